@@ -1,0 +1,1 @@
+//! Words and contracts of sysd: records, stores, procedures, state machines, clocks, ids, errors.

@@ -1,0 +1,1 @@
+//! Rate limiting on any sysd store.

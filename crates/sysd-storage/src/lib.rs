@@ -1,0 +1,1 @@
+//! Stores for sysd: memory and Redis, and the shared log on any of them.

@@ -1,0 +1,1 @@
+//! Certify a sysd backend: conformance clauses, mutants, deterministic simulation, history checkers.

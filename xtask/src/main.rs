@@ -1,0 +1,2 @@
+//! Chores of the sysd workspace.
+fn main() {}
