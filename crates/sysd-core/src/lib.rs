@@ -1,1 +1,39 @@
-//! Words and contracts of sysd: records, stores, procedures, state machines, clocks, ids, errors.
+#![doc = include_str!("../README.md")]
+
+pub mod any;
+pub mod clock;
+pub mod entropy;
+pub mod error;
+pub mod ext;
+pub mod id;
+pub mod key;
+pub mod limits;
+pub mod machine;
+pub mod procedure;
+pub mod record;
+pub mod retry;
+pub mod scan;
+pub mod space;
+pub mod store;
+pub mod timestamp;
+pub mod tuple;
+
+pub use any::{AnyStore, ErasedStore};
+pub use clock::{Clock, Elapsed, FastClock, ManualClock, Sleep, SystemClock, timeout};
+pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
+pub use error::{Effect, Error, ErrorKind, Result};
+pub use ext::StoreExt;
+pub use id::{Snowflake, SnowflakeError, random_base62};
+pub use key::{Key, KeyBuf};
+pub use limits::{ClockAuthority, Durability, Limits};
+pub use machine::{DecodeError, StateMachine};
+pub use procedure::{
+    ArgumentBytes, ErasedProcedure, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Undecodable,
+};
+pub use record::{Change, Expect, Outcome, Record, Version, Write};
+pub use retry::{Idempotence, RetryBudget, RetryPolicy, retry};
+pub use scan::{Keep, Order, Page, Row, Scan, Trim, Trimmed};
+pub use space::{Discipline, Space};
+pub use store::Store;
+pub use timestamp::{Timestamp, TimestampOutOfRange};
+pub use tuple::KeyBytes;

@@ -1,0 +1,130 @@
+//! What callers of a store would otherwise write themselves.
+
+use std::future::Future;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use crate::procedure::Procedure;
+use crate::{Error, Expect, Key, Outcome, Result, Row, Scan, Store, Trim, Trimmed, Write};
+
+/// Convenience over [`Store`], implemented for every store.
+pub trait StoreExt: Store {
+    /// Puts a value whatever is there, under a fresh token, for ever.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    fn put(&self, key: Key<'_>, value: impl Into<Bytes> + Send) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            match self.write(Write::put(key, value)).await? {
+                Outcome::Applied => Ok(()),
+                Outcome::Conflict { .. } => Err(unconditional_conflict(key)),
+            }
+        }
+    }
+
+    /// Puts a value if nothing is there.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    fn put_if_absent(
+        &self,
+        key: Key<'_>,
+        value: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<Outcome>> + Send {
+        async move { self.write(Write::put(key, value).expect(Expect::Absent)).await }
+    }
+
+    /// Removes a record whatever it is.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    fn delete(&self, key: Key<'_>) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            match self.write(Write::delete(key)).await? {
+                Outcome::Applied => Ok(()),
+                Outcome::Conflict { .. } => Err(unconditional_conflict(key)),
+            }
+        }
+    }
+
+    /// Runs a procedure on a record, atomically.
+    ///
+    /// # Errors
+    /// As [`Store::update`]; [`Corrupt`](crate::ErrorKind::Corrupt) if the output can't be decoded, and then the effect is
+    /// unknown.
+    fn run<P: Procedure>(&self, key: Key<'_>, procedure: &P) -> impl Future<Output = Result<P::Output>> + Send {
+        async move {
+            let output = self.update(key, procedure).await?;
+            procedure.decode_output(&output).map_err(|error| error.at(key).with_effect(crate::Effect::Unknown))
+        }
+    }
+
+    /// Reads rows page by page until `scan.limit` rows or the end.
+    ///
+    /// # Errors
+    /// As [`Store::scan`]; what was read before is dropped.
+    ///
+    /// # Cost
+    /// As many round trips as the store makes pages of it. The rows are held in memory: give a limit.
+    fn scan_rows(&self, scan: Scan<'_>) -> impl Future<Output = Result<Vec<Row>>> + Send {
+        async move {
+            let mut rows = Vec::new();
+            let mut cursor: Option<Bytes> = None;
+            loop {
+                let mut next = scan;
+                next.limit = scan.limit.saturating_sub(rows.len());
+                if let Some(cursor) = &cursor {
+                    next = next.after(cursor);
+                }
+                // A cursor at the very bound leaves nothing, and behind it the bounds would cross.
+                if scan.limit > 0 && (next.limit == 0 || cursor.is_some() && is_crossed(&next)) {
+                    return Ok(rows);
+                }
+                let page = self.scan(next).await?;
+                rows.extend(page.rows);
+                match page.next {
+                    Some(next) => cursor = Some(next),
+                    None => return Ok(rows),
+                }
+            }
+        }
+    }
+
+    /// Trims until nothing more is to remove; answers how many rows went.
+    ///
+    /// # Errors
+    /// As [`Store::trim`]; what was removed before stays removed.
+    fn trim_all(&self, trim: Trim<'_>) -> impl Future<Output = Result<usize>> + Send {
+        async move {
+            let mut total = 0;
+            loop {
+                let Trimmed { removed, more } = self.trim(trim).await?;
+                total += removed;
+                if !more {
+                    return Ok(total);
+                }
+            }
+        }
+    }
+}
+
+impl<S: Store> StoreExt for S {}
+
+fn is_crossed(scan: &Scan<'_>) -> bool {
+    match (scan.start, scan.end) {
+        (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => {
+            start > end || scan.is_empty_range()
+        }
+        _ => false,
+    }
+}
+
+fn unconditional_conflict(key: Key<'_>) -> Error {
+    Error::new(
+        crate::ErrorKind::Internal,
+        crate::Effect::Unknown,
+        "the store answered a write without a condition with a conflict; certify it with sysd-testkit",
+    )
+    .with_key(key)
+}

@@ -1,0 +1,56 @@
+//! State machines: large state, exact, at memory speed, made durable by a shared log.
+
+use crate::Timestamp;
+
+/// Bytes of a command or snapshot that can't be decoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{machine} format {format} can't be decoded: {what}")]
+pub struct DecodeError {
+    /// [`StateMachine::NAME`].
+    pub machine: &'static str,
+    /// The format that the bytes claim.
+    pub format: u16,
+    /// What is wrong.
+    pub what: &'static str,
+}
+
+/// A pure, deterministic machine: the same commands at the same times give the same state and replies on every replica.
+///
+/// `apply` must use no clock, no randomness, no iteration order of a hash map, no floating point that differs by machine:
+/// what a command needs, it carries. A refusal (insufficient funds) is a reply. `apply` must not panic.
+///
+/// # Formats
+/// Commands and snapshots are stored for ever. [`StateMachine::FORMAT`] is what this code writes; the decoders are told the
+/// format that was written and must read every one that ever shipped, with the same meaning.
+pub trait StateMachine: Send + Sync + Sized + 'static {
+    /// What is asked of it.
+    type Command: Send + Sync + 'static;
+    /// What it answers.
+    type Reply: Send + 'static;
+
+    /// Its name, stored with the log, so that no machine reads another's.
+    const NAME: &'static str;
+    /// The format of the commands and snapshots that this code writes.
+    const FORMAT: u16;
+
+    /// Applies one command. `now` never goes back in a log.
+    fn apply(&mut self, now: Timestamp, command: &Self::Command) -> Self::Reply;
+
+    /// Appends the command's bytes, in [`StateMachine::FORMAT`].
+    fn encode_command(command: &Self::Command, out: &mut Vec<u8>);
+
+    /// Reads a command; the bytes are exactly one.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if they are not.
+    fn decode_command(format: u16, bytes: &[u8]) -> Result<Self::Command, DecodeError>;
+
+    /// Appends the whole state, in [`StateMachine::FORMAT`], the same bytes for the same state.
+    fn encode_snapshot(&self, out: &mut Vec<u8>);
+
+    /// Reads a whole state.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the bytes are not one.
+    fn decode_snapshot(format: u16, bytes: &[u8]) -> Result<Self, DecodeError>;
+}
