@@ -1,1 +1,7 @@
-//! Stores for sysd: memory and Redis, and the shared log on any of them.
+#![doc = include_str!("../README.md")]
+
+#[cfg(feature = "memory")]
+pub mod memory;
+
+#[cfg(feature = "memory")]
+pub use memory::{Memory, MemoryConfig};

@@ -1,0 +1,395 @@
+//! The in-process store: sharded, ordered, exact expiry, bounded on request.
+//!
+//! A record's shard is chosen by the hash of space and partition, so a partition lies in one shard and is scanned under one
+//! lock. Locks are held for one record's operation, one page or one sweep, never across an await. Values of up to 24 bytes
+//! (a procedure's state) and keys of up to 24 lie in the table's own slot: updating them allocates nothing.
+//!
+//! Expired records are absent at once and reclaimed later: a shard is swept when it has doubled since its last sweep, so at
+//! most half of what it holds is dead, and by [`Memory::reclaim`].
+
+mod shard;
+mod value;
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use sysd_core::procedure::expiry;
+use sysd_core::{
+    Change, Clock, Effect, ErasedProcedure, Error, ErrorKind, Expect, Key, Limits, Outcome, OutputBytes, Page, Record,
+    Result, Scan, Space, StateChange, Store, SystemClock, Timestamp, Trim, Trimmed, Version, Write,
+};
+
+use shard::{Place, Shard, cost};
+use value::Stored;
+
+/// How a [`Memory`] is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// How many shards; rounded up to a power of two, at most 65,536. More let more threads write at once.
+    pub shards: usize,
+    /// The most bytes of records (keys, values, and 128 for each record's share of the tables); `None`: no bound.
+    ///
+    /// At the bound, expired records go first, then arbitrary records of [evictable](Space::evictable) spaces; if that is
+    /// not enough the write is refused with [`ErrorKind::Full`].
+    pub bytes_max: Option<usize>,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { shards: 64, bytes_max: None }
+    }
+}
+
+/// The in-process store. Clones share the records.
+///
+/// # Cancel safety
+/// Every call is done at its first poll: a future dropped unpolled did nothing, and none is ever pending.
+#[derive(Debug)]
+pub struct Memory<C = SystemClock> {
+    shared: Arc<Shared<C>>,
+}
+
+impl<C> Clone for Memory<C> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// Its own cache lines, so that neighbouring shards' locks don't slow each other.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+struct Padded(Mutex<Shard>);
+
+#[derive(Debug)]
+struct Shared<C> {
+    clock: C,
+    limits: Limits,
+    hasher: foldhash::fast::RandomState,
+    shards: Box<[Padded]>,
+    /// The upper half of the versions that updates mint.
+    nonce: u64,
+    bytes_max: Option<usize>,
+    /// Kept only where there is a bound.
+    bytes_used: AtomicUsize,
+}
+
+impl Memory {
+    /// Unbounded, by the system's clock.
+    pub fn new() -> Self {
+        Self::with_clock(SystemClock)
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<C: Clock> Memory<C> {
+    /// Unbounded, by `clock`. [`FastClock`](sysd_core::FastClock) makes procedures faster.
+    pub fn with_clock(clock: C) -> Self {
+        Self::with_config(MemoryConfig::default(), clock)
+    }
+
+    /// As `config` says, by `clock`.
+    pub fn with_config(config: MemoryConfig, clock: C) -> Self {
+        let shards = config.shards.clamp(1, 1 << 16).next_power_of_two();
+        let shared = Shared {
+            clock,
+            limits: Limits::PROCESS,
+            hasher: foldhash::fast::RandomState::default(),
+            shards: (0..shards).map(|_| Padded::default()).collect(),
+            nonce: (Version::random().as_u128() >> 64) as u64,
+            bytes_max: config.bytes_max,
+            bytes_used: AtomicUsize::new(0),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// How many records are held, expired ones that were not reclaimed yet included.
+    pub fn record_count(&self) -> usize {
+        self.shared.shards.iter().map(|shard| shard.0.lock().record_count()).sum()
+    }
+
+    /// Reclaims expired records now, shard by shard.
+    pub fn reclaim(&self) {
+        let now = self.shared.clock.now();
+        for shard in &self.shared.shards {
+            self.shared.sweep(shard, now, 0);
+        }
+    }
+}
+
+/// What was decided under the shard's lock.
+enum Attempt<T> {
+    Done(T),
+    /// The bound stands in the way: so many bytes are wanted.
+    NoRoom(usize),
+}
+
+/// The time, read once and only if something can expire: reading it costs as much as the rest.
+struct LazyNow<'a, C>(&'a C, Option<Timestamp>);
+
+impl<C: Clock> LazyNow<'_, C> {
+    fn get(&mut self) -> Timestamp {
+        *self.1.get_or_insert_with(|| self.0.now())
+    }
+
+    fn has_expired(&mut self, stored: &Stored) -> bool {
+        stored.expires() && stored.is_expired(self.get())
+    }
+}
+
+impl<C: Clock> Shared<C> {
+    fn hash(&self, space: Space, partition: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(space.name().as_bytes());
+        hasher.write_usize(space.name().len());
+        hasher.write(partition);
+        hasher.finish()
+    }
+
+    fn place<'a>(&self, key: Key<'a>) -> Place<'a> {
+        Place { key, hash: self.hash(key.space(), key.partition()) }
+    }
+
+    fn shard(&self, hash: u64) -> &Padded {
+        // The table uses the lowest bits and the highest seven: take others.
+        #[allow(clippy::cast_possible_truncation, reason = "16 bits are left")]
+        let index = (hash >> 40) as usize & (self.shards.len() - 1);
+        &self.shards[index]
+    }
+
+    fn now(&self) -> LazyNow<'_, C> {
+        LazyNow(&self.clock, None)
+    }
+
+    fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
+        self.limits.check_key(key)?;
+        let place = self.place(key);
+        let mut now = self.now();
+        let shard = self.shard(place.hash).0.lock();
+        let found = shard.find(place).filter(|stored| !now.has_expired(stored));
+        Ok(found.map(Stored::to_record))
+    }
+
+    fn write(&self, write: &Write<'_>) -> Result<Outcome> {
+        let mut now = self.now();
+        let expires = matches!(write.change, Change::Put { expires_at: Some(_), .. });
+        let checked_at = if expires { now.get() } else { Timestamp::UNIX_EPOCH };
+        self.limits.check_write(write, checked_at)?;
+        self.with_room(|| self.try_write(write, &mut now))
+    }
+
+    fn try_write(&self, write: &Write<'_>, now: &mut LazyNow<'_, C>) -> Attempt<Outcome> {
+        let place = self.place(write.key);
+        let home = self.shard(place.hash);
+        let mut shard = home.0.lock();
+        let (mut lost, mut held_bytes) = (None, 0);
+        {
+            let stored = shard.find(place);
+            if let Some(stored) = stored {
+                held_bytes = cost(write.key, stored.bytes().len());
+            }
+            let holds = match (write.expect, stored.filter(|stored| !now.has_expired(stored))) {
+                (Expect::Any, _) | (Expect::Absent, None) => true,
+                (Expect::Is(version), Some(live)) if live.version() == version => true,
+                (_, live) => {
+                    lost = live.map(Stored::to_record);
+                    false
+                }
+            };
+            if !holds {
+                return Attempt::Done(write.lost_to(lost));
+            }
+        }
+        match &write.change {
+            Change::Delete => {
+                if shard.remove(place) {
+                    self.release(held_bytes);
+                }
+            }
+            Change::Put { value, version, expires_at } => {
+                let wanted = cost(write.key, value.len());
+                if !self.reserve(held_bytes, wanted) {
+                    return Attempt::NoRoom(wanted);
+                }
+                let stored = Stored::new(value, *version, *expires_at, self.bytes_max.is_some());
+                shard.put(place, stored, |space, partition| self.hash(space, partition));
+                self.sweep_if_due(&mut shard, now);
+            }
+        }
+        Attempt::Done(Outcome::Applied)
+    }
+
+    #[inline]
+    fn update<P: ErasedProcedure + ?Sized>(&self, key: Key<'_>, procedure: &P) -> Result<OutputBytes> {
+        self.limits.check_update(key)?;
+        let now = self.clock.now();
+        self.with_room(|| match self.try_update(key, procedure, now) {
+            Ok(Attempt::Done(output)) => Attempt::Done(Ok(output)),
+            Ok(Attempt::NoRoom(bytes)) => Attempt::NoRoom(bytes),
+            Err(error) => Attempt::Done(Err(error)),
+        })?
+    }
+
+    #[inline]
+    fn try_update<P: ErasedProcedure + ?Sized>(
+        &self,
+        key: Key<'_>,
+        procedure: &P,
+        now: Timestamp,
+    ) -> Result<Attempt<OutputBytes>> {
+        let place = self.place(key);
+        let home = self.shard(place.hash);
+        let mut output = OutputBytes::new();
+        let mut shard = home.0.lock();
+        let minted = shard.mint();
+        let found = shard.find_mut(place);
+        let held_bytes = found.as_ref().map_or(0, |stored| cost(key, stored.bytes().len()));
+        let state = found.as_deref().filter(|stored| !stored.is_expired(now)).map(Stored::bytes);
+        match procedure.apply(state, now, &mut output).map_err(|error| error.at(key))? {
+            StateChange::Keep => {}
+            StateChange::Delete => {
+                if shard.remove(place) {
+                    self.release(held_bytes);
+                }
+            }
+            StateChange::Put { state, ttl } => {
+                self.limits.check_value(&state)?;
+                let expires_at = ttl.map(|ttl| expiry(now, ttl)).transpose()?;
+                let wanted = cost(key, state.len());
+                if !self.reserve(held_bytes, wanted) {
+                    return Ok(Attempt::NoRoom(wanted));
+                }
+                let version = Version::from_u128(u128::from(self.nonce) << 64 | u128::from(self.unique(place, minted)));
+                let stored = Stored::from_state(&state, version, expires_at);
+                if let Some(found) = found {
+                    *found = stored;
+                } else {
+                    shard.put(place, stored, |space, partition| self.hash(space, partition));
+                    self.sweep_if_due(&mut shard, &mut LazyNow(&self.clock, Some(now)));
+                }
+            }
+        }
+        Ok(Attempt::Done(output))
+    }
+
+    /// A number that no shard of this store minted before: the shard's index above the shard's count.
+    fn unique(&self, place: Place<'_>, minted: u64) -> u64 {
+        let shard = (place.hash >> 40) & (self.shards.len() as u64 - 1);
+        shard << 48 | minted
+    }
+
+    fn scan(&self, scan: &Scan<'_>) -> Result<Page> {
+        self.limits.check_scan(scan)?;
+        if scan.is_empty_range() {
+            return Ok(Page::default());
+        }
+        let place = self.place(Key::lone(scan.space, scan.partition));
+        let now = self.clock.now();
+        Ok(self.shard(place.hash).0.lock().scan(place, scan, self.limits.page_rows_max, now))
+    }
+
+    fn trim(&self, trim: &Trim<'_>) -> Result<Trimmed> {
+        self.limits.check_trim(trim)?;
+        let place = self.place(Key::lone(trim.space, trim.partition));
+        let now = self.clock.now();
+        let (trimmed, freed) = self.shard(place.hash).0.lock().trim(place, trim, self.limits.page_rows_max, now);
+        self.release(freed);
+        Ok(trimmed)
+    }
+
+    /// Runs `attempt`; where it finds no room, makes some and runs it again.
+    #[inline]
+    fn with_room<T>(&self, mut attempt: impl FnMut() -> Attempt<T>) -> Result<T> {
+        for _ in 0..3 {
+            match attempt() {
+                Attempt::Done(answer) => return Ok(answer),
+                Attempt::NoRoom(bytes) => self.make_room(bytes),
+            }
+        }
+        let message = "the store's bytes_max is reached; raise it, delete records, or let a space be evictable";
+        Err(Error::new(ErrorKind::Full, Effect::None, message))
+    }
+
+    #[cold]
+    fn make_room(&self, bytes: usize) {
+        let Some(bytes_max) = self.bytes_max else { return };
+        let now = self.clock.now();
+        for shard in &self.shards {
+            let used = self.bytes_used.load(Ordering::Relaxed);
+            let excess = (used + bytes).saturating_sub(bytes_max);
+            if excess == 0 {
+                return;
+            }
+            self.sweep(shard, now, excess);
+        }
+    }
+
+    fn sweep(&self, shard: &Padded, now: Timestamp, evict_bytes: usize) {
+        let freed = shard.0.lock().sweep(now, evict_bytes);
+        self.release(freed);
+    }
+
+    fn sweep_if_due(&self, shard: &mut Shard, now: &mut LazyNow<'_, C>) {
+        if shard.is_sweep_due() {
+            let freed = shard.sweep(now.get(), 0);
+            self.release(freed);
+        }
+    }
+
+    fn reserve(&self, held_bytes: usize, wanted: usize) -> bool {
+        let Some(bytes_max) = self.bytes_max else { return true };
+        if wanted <= held_bytes {
+            self.bytes_used.fetch_sub(held_bytes - wanted, Ordering::Relaxed);
+            return true;
+        }
+        let more = wanted - held_bytes;
+        let take = |used: usize| (used + more <= bytes_max).then_some(used + more);
+        self.bytes_used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    fn release(&self, bytes: usize) {
+        if self.bytes_max.is_some() {
+            self.bytes_used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<C: Clock> Store for Memory<C> {
+    fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
+        self.shared.get(key)
+    }
+
+    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
+        keys.iter().map(|&key| self.shared.get(key)).collect()
+    }
+
+    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
+        self.shared.write(&write)
+    }
+
+    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
+        writes.iter().map(|write| self.shared.write(write)).collect()
+    }
+
+    async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
+        self.shared.scan(&scan)
+    }
+
+    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
+        self.shared.trim(&trim)
+    }
+
+    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        self.shared.update(key, procedure)
+    }
+}
