@@ -1,1 +1,9 @@
-//! The hard part of seven well-known systems as libraries, on the database you already run.
+#![doc = include_str!("../README.md")]
+
+#[doc(inline)]
+pub use sysd_core as core;
+#[cfg(feature = "ratelimit")]
+#[doc(inline)]
+pub use sysd_ratelimit as ratelimit;
+#[doc(inline)]
+pub use sysd_storage as storage;

@@ -1,0 +1,227 @@
+//! The in-process store beside the bare maps, in one run: `cargo bench --bench store`.
+//!
+//! Keys are 16 bytes, values 100, as owned byte strings, a million of each. Maps are handed borrowed keys and answer a clone
+//! of the value, as the store does. The store is called through its futures, polled once.
+#![allow(missing_docs, clippy::unwrap_used, clippy::future_not_send)]
+
+use std::hint::black_box;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use sysd_core::procedure::ErasedProcedure;
+use sysd_core::{
+    Expect, FastClock, Key, OutputBytes, Procedure, Scan, SeededEntropy, Space, StateBytes, StateChange, Step, Store,
+    Timestamp, Undecodable, Version, Write,
+};
+use sysd_storage::Memory;
+
+const SPACE: Space = Space::conditional("bench");
+const KEYS: usize = 1_000_000;
+
+/// The memory store's futures are ready at once.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let future = std::pin::pin!(future);
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("the memory store never waits"),
+    }
+}
+
+/// Pseudo-random, so that no prefetcher sees a pattern.
+fn key(index: usize) -> [u8; 16] {
+    let mixed = (index as u128 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+    mixed.to_be_bytes()
+}
+
+struct Indexes(usize);
+
+impl Indexes {
+    fn next(&mut self) -> [u8; 16] {
+        self.0 = (self.0 + 611_953) % KEYS;
+        key(self.0)
+    }
+}
+
+/// What a token bucket costs, without being one: 16 bytes of state, a time to live, 16 bytes of output.
+struct Touch;
+
+impl Procedure for Touch {
+    type Output = (u64, u64);
+
+    fn name(&self) -> &'static str {
+        "touch"
+    }
+
+    #[inline]
+    fn apply(&self, state: Option<&[u8]>, now: Timestamp) -> Result<Step<(u64, u64)>, Undecodable> {
+        let (count, last) = state.map_or(Ok((0, 0)), |state| self.decode_output(state))?;
+        let mut state = StateBytes::new();
+        self.encode_output(&(count + 1, now.as_micros().max(last)), &mut state);
+        let change = StateChange::Put { state, ttl: Some(Duration::from_secs(60)) };
+        Ok(Step { change, output: (count + 1, last) })
+    }
+
+    #[inline]
+    fn encode_output(&self, output: &(u64, u64), out: &mut OutputBytes) {
+        out.extend_from_slice(&output.0.to_be_bytes());
+        out.extend_from_slice(&output.1.to_be_bytes());
+    }
+
+    #[inline]
+    fn decode_output(&self, bytes: &[u8]) -> Result<(u64, u64), Undecodable> {
+        let error = Undecodable { procedure: "touch", what: "state" };
+        let (a, b) = bytes.split_at_checked(8).ok_or(error.clone())?;
+        let word = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).map_err(|_| error.clone());
+        Ok((word(a)?, word(b)?))
+    }
+}
+
+fn get(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("get_1m");
+    let value = Bytes::from(vec![7_u8; 100]);
+    {
+        let map = dashmap::DashMap::new();
+        (0..KEYS)
+            .for_each(|index| drop(map.insert(Bytes::copy_from_slice(&key(index)), Bytes::copy_from_slice(&value))));
+        let mut indexes = Indexes(0);
+        group.bench_function("dashmap", |bench| {
+            bench.iter(|| map.get(&indexes.next()[..]).map(|found| found.value().clone()));
+        });
+    }
+    {
+        let map = papaya::HashMap::new();
+        let pin = map.pin();
+        (0..KEYS).for_each(|index| {
+            pin.insert(Bytes::copy_from_slice(&key(index)), Bytes::copy_from_slice(&value));
+        });
+        let mut indexes = Indexes(0);
+        group.bench_function("papaya", |bench| {
+            bench.iter(|| {
+                let pin = map.pin();
+                pin.get(&indexes.next()[..]).cloned()
+            });
+        });
+    }
+    let store = filled(&value);
+    let mut indexes = Indexes(0);
+    group.bench_function("memory", |bench| {
+        bench.iter(|| now(store.get(Key::lone(SPACE, &indexes.next()))).unwrap());
+    });
+    group.finish();
+}
+
+fn filled(value: &Bytes) -> Memory<FastClock> {
+    let store = Memory::with_clock(FastClock::new());
+    for index in 0..KEYS {
+        let write = Write::put(Key::lone(SPACE, &key(index)), Bytes::copy_from_slice(value));
+        assert!(now(store.write(write)).unwrap().is_applied());
+    }
+    store
+}
+
+fn put(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("put_1m");
+    let value = Bytes::from(vec![7_u8; 100]);
+    let fresh = || Bytes::copy_from_slice(&value);
+    {
+        let map = dashmap::DashMap::new();
+        (0..KEYS).for_each(|index| drop(map.insert(Bytes::copy_from_slice(&key(index)), fresh())));
+        let mut indexes = Indexes(0);
+        group.bench_function("dashmap", |bench| {
+            bench.iter_batched(
+                || (Bytes::copy_from_slice(&indexes.next()), fresh()),
+                |(key, value)| map.insert(key, value),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    let store = filled(&value);
+    let (mut indexes, entropy) = (Indexes(0), SeededEntropy::new(1));
+    group.bench_function("memory", |bench| {
+        bench.iter_batched(
+            || (indexes.next(), fresh()),
+            |(key, value)| now(store.write(Write::put(Key::lone(SPACE, &key), value))).unwrap(),
+            BatchSize::SmallInput,
+        );
+    });
+    let mut versions = vec![None; KEYS];
+    let mut index = 0;
+    group.bench_function("memory_conditional", |bench| {
+        bench.iter_batched(
+            || {
+                index = (index + 611_953) % KEYS;
+                let held = versions[index]
+                    .unwrap_or_else(|| now(store.get(Key::lone(SPACE, &key(index)))).unwrap().unwrap().version);
+                let version = Version::mint(&entropy);
+                versions[index] = Some(version);
+                (key(index), fresh(), held, version)
+            },
+            |(key, value, held, version)| {
+                let write = Write::put(Key::lone(SPACE, &key), value).with_version(version);
+                assert!(now(store.write(write.expect(Expect::Is(held)))).unwrap().is_applied());
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+fn update(criterion: &mut Criterion) {
+    let quota = governor::Quota::per_second(std::num::NonZeroU32::MAX);
+    for (name, keys) in [("update_hot", 1), ("update_100k", 100_000), ("update_1m", KEYS)] {
+        let mut group = criterion.benchmark_group(name);
+        let at = |index: &mut usize| {
+            *index = (*index + 611_953) % keys;
+            key(*index)
+        };
+        {
+            let limiter = governor::RateLimiter::keyed(quota);
+            let names: Vec<String> =
+                (0..keys).map(|index| format!("{:032x}", u128::from_be_bytes(key(index)))).collect();
+            names.iter().for_each(|name| drop(limiter.check_key(name)));
+            let mut index = 0;
+            group.bench_function("governor_string", |bench| {
+                bench.iter(|| {
+                    index = (index + 611_953) % keys;
+                    limiter.check_key(&names[index]).is_ok()
+                });
+            });
+        }
+        let store = Memory::with_clock(FastClock::new());
+        (0..keys).for_each(|index| drop(now(store.update(Key::lone(SPACE, &key(index)), &Touch))));
+        let mut index = 0;
+        group.bench_function("memory", |bench| {
+            bench.iter(|| {
+                let erased: &dyn ErasedProcedure = black_box(&Touch);
+                now(store.update(Key::lone(SPACE, &at(&mut index)), erased)).unwrap()
+            });
+        });
+        group.finish();
+    }
+}
+
+fn scan(criterion: &mut Criterion) {
+    let store = Memory::new();
+    let map: std::collections::BTreeMap<Vec<u8>, Bytes> =
+        (0..10_000).map(|index| (key(index).to_vec(), Bytes::from(vec![7; 100]))).collect();
+    for (sort, value) in &map {
+        assert!(now(store.write(Write::put(Key::row(SPACE, b"p", sort), value.clone()))).unwrap().is_applied());
+    }
+    let mut group = criterion.benchmark_group("scan_50_of_10k");
+    group.bench_function("btreemap", |bench| {
+        bench.iter(|| map.iter().take(50).map(|(sort, value)| (sort.clone(), value.clone())).collect::<Vec<_>>());
+    });
+    group.bench_function("memory", |bench| {
+        bench.iter(|| now(store.scan(Scan::partition(SPACE, b"p", 50))).unwrap());
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3)).sample_size(20);
+    targets = get, put, update, scan
+}
+criterion_main!(benches);
