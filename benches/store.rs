@@ -87,7 +87,10 @@ fn get(criterion: &mut Criterion) {
             .for_each(|index| drop(map.insert(Bytes::copy_from_slice(&key(index)), Bytes::copy_from_slice(&value))));
         let mut indexes = Indexes(0);
         group.bench_function("dashmap", |bench| {
-            bench.iter(|| map.get(&indexes.next()[..]).map(|found| found.value().clone()));
+            bench.iter(|| {
+                let key = indexes.next();
+                map.get(&key[..]).map(|found| found.value().clone())
+            });
         });
     }
     {
@@ -99,8 +102,8 @@ fn get(criterion: &mut Criterion) {
         let mut indexes = Indexes(0);
         group.bench_function("papaya", |bench| {
             bench.iter(|| {
-                let pin = map.pin();
-                pin.get(&indexes.next()[..]).cloned()
+                let (pin, key) = (map.pin(), indexes.next());
+                pin.get(&key[..]).cloned()
             });
         });
     }

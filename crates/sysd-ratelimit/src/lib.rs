@@ -1,1 +1,12 @@
-//! Rate limiting on any sysd store.
+#![doc = include_str!("../README.md")]
+
+pub mod error;
+pub mod model;
+pub mod procedure;
+pub mod schema;
+pub mod service;
+
+pub use error::RateLimitError;
+pub use model::{Decision, MAX_REFILL, Outcome, Rate, TokenBucket};
+pub use procedure::{Take, Verdict};
+pub use service::RateLimiter;

@@ -1,0 +1,34 @@
+//! What can go wrong when a limiter is made or asked.
+
+use std::time::Duration;
+
+/// Why a limit could not be made. A request that is over its limit is no error: it is a
+/// [`Decision`](crate::Decision).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RateLimitError {
+    /// A rate of no tokens at all.
+    #[error("rate: 0 tokens would never admit anything; give at least 1")]
+    ZeroRate,
+    /// A period that is zero, longer than [`MAX_REFILL`](crate::MAX_REFILL), or not whole microseconds.
+    #[error("rate: a period of {period:?} is not usable; give whole microseconds, from 1 µs to 100 years")]
+    RatePeriod {
+        /// The period that was given.
+        period: Duration,
+    },
+    /// A text that is not a rate.
+    #[error("rate: {text:?} is not a rate; write a count and a period, like 10/s, 100/m, 1/h, 5000/d, 1/mo or 3/500ms")]
+    RateSyntax {
+        /// The text that was given, shortened.
+        text: String,
+    },
+    /// A bucket that holds nothing.
+    #[error("burst: a bucket of 0 tokens would never admit anything; give at least 1")]
+    ZeroBurst,
+    /// A bucket that would need longer than [`MAX_REFILL`](crate::MAX_REFILL) to fill.
+    #[error("burst: {burst} tokens need more than 100 years to refill at this rate; lower the burst or raise the rate")]
+    BurstTooLarge {
+        /// The burst that was given, in tokens.
+        burst: u32,
+    },
+}
