@@ -118,7 +118,8 @@ fn get(criterion: &mut Criterion) {
 fn filled(value: &Bytes) -> Memory<FastClock> {
     let store = Memory::with_clock(FastClock::new());
     for index in 0..KEYS {
-        let write = Write::put(Key::lone(SPACE, &key(index)), Bytes::copy_from_slice(value));
+        let key = key(index);
+        let write = Write::put(Key::lone(SPACE, &key), Bytes::copy_from_slice(value));
         assert!(now(store.write(write)).unwrap().is_applied());
     }
     store
@@ -183,7 +184,9 @@ fn update(criterion: &mut Criterion) {
             let limiter = governor::RateLimiter::keyed(quota);
             let names: Vec<String> =
                 (0..keys).map(|index| format!("{:032x}", u128::from_be_bytes(key(index)))).collect();
-            names.iter().for_each(|name| drop(limiter.check_key(name)));
+            for name in &names {
+                drop(limiter.check_key(name));
+            }
             let mut index = 0;
             group.bench_function("governor_string", |bench| {
                 bench.iter(|| {

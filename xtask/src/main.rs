@@ -1,2 +1,37 @@
-//! Chores of the sysd workspace.
-fn main() {}
+//! Chores of the sysd workspace: `cargo xtask test` runs what continuous integration runs.
+
+mod steps;
+mod tidy;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND
+
+Commands:
+  test [STEP...]   run all steps that continuous integration runs, or only those named
+  tidy             only check the house rules that need no compiler
+  help             print this
+
+Steps: ";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["test", names @ ..] => steps::run(names),
+        ["tidy"] => steps::run(&["tidy"]),
+        ["help" | "--help" | "-h"] => {
+            println!("{HELP}{}", steps::names().join(", "));
+            Ok(())
+        }
+        [] => Err(format!("say what to do\n\n{HELP}{}", steps::names().join(", "))),
+        [other, ..] => Err(format!("there is no command {other}\n\n{HELP}{}", steps::names().join(", "))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

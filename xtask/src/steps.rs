@@ -1,0 +1,91 @@
+//! The steps of `cargo xtask test`, in order.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::tidy;
+
+/// What a step does.
+enum Action {
+    /// Runs cargo with these arguments and environment.
+    Cargo(&'static [&'static str], &'static [(&'static str, &'static str)]),
+    /// Checks the tree.
+    Tidy,
+}
+
+/// One feature set for all, so that nothing is built twice.
+const STEPS: &[(&str, Action)] = &[
+    ("tidy", Action::Tidy),
+    ("format", Action::Cargo(&["fmt", "--all", "--check"], &[])),
+    (
+        "clippy",
+        Action::Cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"], &[]),
+    ),
+    ("docs", Action::Cargo(&["doc", "--workspace", "--no-deps", "--all-features"], &[("RUSTDOCFLAGS", "-D warnings")])),
+    ("tests", Action::Cargo(&["test", "--workspace", "--all-features"], &[])),
+];
+
+/// The names of all steps.
+pub(crate) fn names() -> Vec<&'static str> {
+    STEPS.iter().map(|(name, _)| *name).collect()
+}
+
+/// Runs all steps, or those named; stops at the first that fails.
+pub(crate) fn run(wanted: &[&str]) -> Result<(), String> {
+    if let Some(unknown) = wanted.iter().find(|name| !names().contains(name)) {
+        return Err(format!("there is no step {unknown}; the steps are {}", names().join(", ")));
+    }
+    let root = root()?;
+    let mut times = Vec::new();
+    let mut failure = None;
+    for (name, action) in STEPS.iter().filter(|(name, _)| wanted.is_empty() || wanted.contains(name)) {
+        println!("\n== {name}");
+        let start = Instant::now();
+        let result = match action {
+            Action::Cargo(arguments, environment) => cargo(&root, arguments, environment),
+            Action::Tidy => tidy::check(&root),
+        };
+        times.push((*name, start.elapsed()));
+        if let Err(message) = result {
+            failure = Some(format!("step {name} failed: {message}"));
+            break;
+        }
+    }
+    print_times(&times);
+    failure.map_or(Ok(()), Err)
+}
+
+fn print_times(times: &[(&str, Duration)]) {
+    println!();
+    for (name, time) in times {
+        println!("{name:>10} {:>7.1} s", time.as_secs_f64());
+    }
+}
+
+fn root() -> Result<PathBuf, String> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map(Path::to_owned).ok_or_else(|| "xtask lies in no workspace".to_owned())
+}
+
+fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(root)
+        .status()
+        .map_err(|error| format!("cargo did not start: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("cargo {} ended with {status}", arguments.join(" "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_step_is_refused_with_the_list() {
+        let message = run(&["tidy", "tyops"]).err().unwrap_or_default();
+        assert!(message.contains("tyops") && message.contains("clippy"), "{message}");
+    }
+}
