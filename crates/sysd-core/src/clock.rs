@@ -120,7 +120,8 @@ struct FastClockAnchor {
     offset_us: AtomicU64,
     /// The counter's time, microseconds, from which on the anchor is stale.
     stale_at_us: AtomicU64,
-    zero: quanta::Instant,
+    /// The counter when the clock was made.
+    zero_raw: u64,
 }
 
 impl FastClock {
@@ -129,13 +130,13 @@ impl FastClock {
     /// Calibrates the counter: takes up to 200 milliseconds, once a process.
     pub fn new() -> Self {
         let counter = quanta::Clock::new();
-        let zero = counter.now();
+        let zero_raw = counter.raw();
         let clock = Self {
             shared: Arc::new(FastClockAnchor {
                 counter,
                 offset_us: AtomicU64::new(0),
                 stale_at_us: AtomicU64::new(0),
-                zero,
+                zero_raw,
             }),
         };
         clock.anchor(0);
@@ -143,8 +144,8 @@ impl FastClock {
     }
 
     fn counter_us(&self) -> u64 {
-        let since = self.shared.counter.now().duration_since(self.shared.zero);
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        let shared = &*self.shared;
+        shared.counter.delta_as_nanos(shared.zero_raw, shared.counter.raw()) / 1_000
     }
 
     #[cold]

@@ -176,15 +176,16 @@ impl<C: Clock> Shared<C> {
         Ok(found.map(Stored::to_record))
     }
 
-    fn write(&self, write: &Write<'_>) -> Result<Outcome> {
+    fn write(&self, mut write: Write<'_>) -> Result<Outcome> {
         let mut now = self.now();
         let expires = matches!(write.change, Change::Put { expires_at: Some(_), .. });
         let checked_at = if expires { now.get() } else { Timestamp::UNIX_EPOCH };
-        self.limits.check_write(write, checked_at)?;
-        self.with_room(|| self.try_write(write, &mut now))
+        self.limits.check_write(&write, checked_at)?;
+        self.with_room(|| self.try_write(&mut write, &mut now))
     }
 
-    fn try_write(&self, write: &Write<'_>, now: &mut LazyNow<'_, C>) -> Attempt<Outcome> {
+    /// Takes the value out of `write` once it is written.
+    fn try_write(&self, write: &mut Write<'_>, now: &mut LazyNow<'_, C>) -> Attempt<Outcome> {
         let place = self.place(write.key);
         let home = self.shard(place.hash);
         let mut shard = home.0.lock();
@@ -206,7 +207,7 @@ impl<C: Clock> Shared<C> {
                 return Attempt::Done(write.lost_to(lost));
             }
         }
-        match &write.change {
+        match &mut write.change {
             Change::Delete => {
                 if shard.remove(place) {
                     self.release(held_bytes);
@@ -217,7 +218,7 @@ impl<C: Clock> Shared<C> {
                 if !self.reserve(held_bytes, wanted) {
                     return Attempt::NoRoom(wanted);
                 }
-                let stored = Stored::new(value, *version, *expires_at, self.bytes_max.is_some());
+                let stored = Stored::new(std::mem::take(value), *version, *expires_at, self.bytes_max.is_some());
                 shard.put(place, stored, |space, partition| self.hash(space, partition));
                 self.sweep_if_due(&mut shard, now);
             }
@@ -374,11 +375,11 @@ impl<C: Clock> Store for Memory<C> {
     }
 
     async fn write(&self, write: Write<'_>) -> Result<Outcome> {
-        self.shared.write(&write)
+        self.shared.write(write)
     }
 
     async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
-        writes.iter().map(|write| self.shared.write(write)).collect()
+        writes.iter().map(|write| self.shared.write(write.clone())).collect()
     }
 
     async fn scan(&self, scan: Scan<'_>) -> Result<Page> {

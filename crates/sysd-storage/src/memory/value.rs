@@ -23,14 +23,14 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub(super) fn new(value: &Bytes, version: Version, expires_at: Option<Timestamp>, copy: bool) -> Self {
+    pub(super) fn new(value: Bytes, version: Version, expires_at: Option<Timestamp>, copy: bool) -> Self {
         let value = if value.len() <= INLINE_BYTES {
-            Value::Inline(SmallVec::from_slice(value))
+            Value::Inline(SmallVec::from_slice(&value))
         } else if copy {
             // The caller's buffer may be a slice of a larger one that it would keep alive.
-            Value::Shared(Bytes::copy_from_slice(value))
+            Value::Shared(Bytes::copy_from_slice(&value))
         } else {
-            Value::Shared(value.clone())
+            Value::Shared(value)
         };
         Self::with(value, version, expires_at)
     }
