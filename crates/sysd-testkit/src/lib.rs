@@ -1,1 +1,3 @@
-//! Certify a sysd backend: conformance clauses, mutants, deterministic simulation, history checkers.
+#![doc = include_str!("../README.md")]
+
+pub mod oracle;

@@ -1,0 +1,58 @@
+//! Every future of a store can be spawned, on any runtime: a check of the compiler's, run for form's sake.
+
+use sysd_core::{
+    AnyStore, Keep, Key, OutputBytes, Procedure, Result, Scan, Space, StateChange, Step, Store, StoreExt, Timestamp,
+    Trim, Undecodable, Write,
+};
+use sysd_storage::Memory;
+
+const SPACE: Space = Space::conditional("spawn");
+
+struct Nothing;
+
+impl Procedure for Nothing {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        "nothing"
+    }
+
+    fn apply(&self, _: Option<&[u8]>, _: Timestamp) -> Result<Step<()>, Undecodable> {
+        Ok(Step { change: StateChange::Keep, output: () })
+    }
+
+    fn encode_output(&self, (): &(), _: &mut OutputBytes) {}
+
+    fn decode_output(&self, _: &[u8]) -> Result<(), Undecodable> {
+        Ok(())
+    }
+}
+
+fn spawn<F: Future<Output = Result<usize>> + Send + 'static>(future: F) -> Result<usize> {
+    futures::executor::block_on(future)
+}
+
+async fn every_call(store: impl Store) -> Result<usize> {
+    let partition = vec![1_u8];
+    let key = Key::row(SPACE, &partition, b"s");
+    store.put(key, "x").await?;
+    let held = store.get(key).await?.map(|record| record.version);
+    let found = store.get_many(&[key]).await.len() + store.write_many(&[Write::put(key, "y")]).await.len();
+    assert!(held.is_some() && store.write(Write::put(key, "z")).await?.is_applied());
+    store.run(key, &Nothing).await?;
+    let rows = store.scan_rows(Scan::partition(SPACE, &partition, 10)).await?.len();
+    let page = store.scan(Scan::partition(SPACE, &partition, 10)).await?.rows.len();
+    let trimmed = store.trim_all(Trim { space: SPACE, partition: &partition, keep: Keep::First(0) }).await?;
+    store.delete(key).await?;
+    let _ = store.put_if_absent(key, "x").await?;
+    Ok(found + rows + page + trimmed)
+}
+
+#[test]
+fn generic_erased_and_shared_stores_spawn() -> Result<()> {
+    assert_eq!(spawn(every_call(Memory::new()))?, 5);
+    assert_eq!(spawn(every_call(AnyStore::new(Memory::new())))?, 5);
+    assert_eq!(spawn(every_call(std::sync::Arc::new(Memory::new())))?, 5);
+    assert_eq!(spawn(every_call(AnyStore::new(AnyStore::new(Memory::new()))))?, 5);
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! Checks histories.
+
+mod linearizability;
+mod record;
+
+pub use linearizability::{CallId, History, NotLinearizable, Specification, check};
+pub use record::{Call, RecordSpec, Reply};
