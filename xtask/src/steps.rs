@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::tidy;
+use crate::{servers, tidy};
 
 /// What a step does.
 enum Action {
@@ -12,6 +12,8 @@ enum Action {
     Cargo(&'static [&'static str], &'static [(&'static str, &'static str)]),
     /// Checks the tree.
     Tidy,
+    /// Runs cargo with servers beside it.
+    Served(&'static [&'static str]),
 }
 
 /// One feature set for all, so that nothing is built twice.
@@ -23,7 +25,7 @@ const STEPS: &[(&str, Action)] = &[
         Action::Cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"], &[]),
     ),
     ("docs", Action::Cargo(&["doc", "--workspace", "--no-deps", "--all-features"], &[("RUSTDOCFLAGS", "-D warnings")])),
-    ("tests", Action::Cargo(&["test", "--workspace", "--all-features"], &[])),
+    ("tests", Action::Served(&["test", "--workspace", "--all-features"])),
 ];
 
 /// The names of all steps.
@@ -43,8 +45,9 @@ pub(crate) fn run(wanted: &[&str]) -> Result<(), String> {
         println!("\n== {name}");
         let start = Instant::now();
         let result = match action {
-            Action::Cargo(arguments, environment) => cargo(&root, arguments, environment),
+            Action::Cargo(arguments, environment) => cargo(&root, arguments, environment.iter().copied()),
             Action::Tidy => tidy::check(&root),
+            Action::Served(arguments) => served(&root, arguments),
         };
         times.push((*name, start.elapsed()));
         if let Err(message) = result {
@@ -63,16 +66,27 @@ fn print_times(times: &[(&str, Duration)]) {
     }
 }
 
-fn root() -> Result<PathBuf, String> {
+/// The workspace.
+pub(crate) fn root() -> Result<PathBuf, String> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest.parent().map(Path::to_owned).ok_or_else(|| "xtask lies in no workspace".to_owned())
 }
 
-fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
+fn served(root: &Path, arguments: &[&str]) -> Result<(), String> {
+    let running = servers::start_for_tests()?;
+    let environment = running.environment().iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    cargo(root, arguments, environment)
+}
+
+fn cargo<'a>(
+    root: &Path,
+    arguments: &[&str],
+    environment: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<(), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(arguments)
-        .envs(environment.iter().copied())
+        .envs(environment)
         .current_dir(root)
         .status()
         .map_err(|error| format!("cargo did not start: {error}"))?;
