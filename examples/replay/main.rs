@@ -1,0 +1,188 @@
+//! Replays a web server's access log through a token bucket, one for every client.
+//!
+//! Without a log it makes up a day of traffic. Time is the log's own, so a run decides the same on every store.
+
+mod access_log;
+mod feed;
+mod replay;
+mod report;
+mod source;
+mod store;
+mod traffic;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::thread::JoinHandle;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use sysd::core::{ManualClock, Timestamp};
+use sysd::ratelimit::{Rate, RateLimiter, TokenBucket};
+use tokio::sync::mpsc;
+
+use crate::access_log::Format;
+use crate::feed::{BATCHES_WAITING, Batch, Feeder, Notes};
+use crate::replay::Pace;
+use crate::report::Summary;
+use crate::traffic::Traffic;
+
+/// What a request is limited by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum KeyBy {
+    /// The client's address.
+    Ip,
+    /// The path, without its query.
+    Path,
+    /// The user agent.
+    Agent,
+}
+
+/// Replays an access log through a token bucket for every client, and says who would have been limited.
+///
+/// Without --log it makes up a day of traffic. Time is the log's own, so the decisions are the same on every store.
+#[derive(Debug, Parser)]
+#[command(name = "replay", after_long_help = READS)]
+struct Arguments {
+    /// The log: a file, or - for the standard input; plain, gzipped, or a tar of logs
+    #[arg(long, value_name = "FILE|-")]
+    log: Option<String>,
+    /// The shape of the log's lines
+    #[arg(long, value_enum, default_value = "auto")]
+    format: Format,
+    /// How many requests to make up
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, conflicts_with = "log")]
+    requests: u64,
+    /// What to make them up from; the same seed gives the same requests
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "log")]
+    seed: u64,
+    /// How fast: max, or so many times real time
+    #[arg(long, value_name = "max|N", default_value = "max", value_parser = parse_speed)]
+    speed: Speed,
+    /// What a request is limited by
+    #[arg(long, value_enum, default_value = "ip")]
+    key: KeyBy,
+    /// How fast a bucket refills: 10/s, 100/m, 1/h, 5000/d, 3/500ms
+    #[arg(long, default_value = "10/s")]
+    rate: Rate,
+    /// How many tokens a bucket holds
+    #[arg(long, value_name = "TOKENS", default_value_t = 20)]
+    burst: u32,
+    /// Where the buckets lie: memory, or the URL of a Redis
+    #[arg(long, value_name = "memory|URL", default_value = "memory")]
+    store: String,
+    /// Print one line of JSON instead of the summary
+    #[arg(long)]
+    json: bool,
+}
+
+const READS: &str = "\
+What is read, told line by line with --format auto:
+  combined  Common and Combined Log Format:
+            host ident user [time] \"request\" status bytes [\"referer\" \"agent\"]
+  csv       vhost,port,client,ident,user,[time],7 counts,status,\"protocol\",\"method\",\"path\",\"query\",\"referer\",\"agent\"
+  sshd      sshd in a syslog: each log-in attempt counts as a request of its address; the log names no year, so it
+            begins in 2000
+A line that is none of these, or longer than 64 KiB, is counted as malformed, and the first five are shown.
+Times that step back count as the latest before them. The logs of a tar are replayed one after another; one that begins
+before the log in front of it ends is moved to begin there.";
+
+/// Times real time; `None` is as fast as can be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Speed(Option<f64>);
+
+fn parse_speed(text: &str) -> Result<Speed, String> {
+    if text == "max" {
+        return Ok(Speed(None));
+    }
+    match text.parse::<f64>() {
+        Ok(speed) if speed.is_finite() && speed > 0.0 => Ok(Speed(Some(speed))),
+        _ => Err("give max, or a number above zero: 60 replays an hour in a minute".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to tell it to if this fails.
+            let _ = writeln!(io::stderr(), "replay: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let bucket = TokenBucket::new(arguments.rate, arguments.burst)?;
+    let (sender, mut batches) = mpsc::channel(BATCHES_WAITING);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
+    let (tally, notes, store_name) = runtime.block_on(async {
+        let opened = store::open(&arguments.store, &clock).await?;
+        let limiter = RateLimiter::new(opened.store, &opened.limiter_name, bucket);
+        let pace = Pace { speed: arguments.speed.0, concurrency: opened.concurrency };
+        let (bar, feed) = start_feed(arguments, sender)?;
+        let counts = arguments.log.is_none();
+        let tally = replay::replay(&limiter, &clock, &mut batches, pace, |done, _| {
+            if counts {
+                bar.inc(done as u64);
+            }
+        })
+        .await;
+        // The feed ends when nobody takes its batches.
+        drop(batches);
+        let notes = feed.join().map_err(|_| "the reader panicked; please report it");
+        bar.finish_and_clear();
+        Ok::<_, Failure>((tally?, notes??, opened.shown))
+    })?;
+    let summary = Summary::new(&tally, &notes, store_name);
+    print(arguments, &summary, &tally, &notes)?;
+    Ok(())
+}
+
+fn print(arguments: &Arguments, summary: &Summary, tally: &replay::Tally, notes: &Notes) -> io::Result<()> {
+    let mut errors = io::stderr().lock();
+    if notes.malformed > 0 {
+        writeln!(errors, "{} malformed lines, the first:", notes.malformed)?;
+    }
+    for shown in &notes.shown {
+        writeln!(errors, "  {shown}")?;
+    }
+    if notes.logs_moved > 0 {
+        writeln!(
+            errors,
+            "{} of {} logs begin before the one in front of them ends, and were moved to begin there",
+            notes.logs_moved, notes.logs
+        )?;
+    }
+    let mut out = io::stdout().lock();
+    if arguments.json { summary.print_json(&mut out) } else { summary.print(tally, &mut out) }
+}
+
+/// Starts the thread that reads or makes up requests, and the bar that shows how far it is.
+fn start_feed(
+    arguments: &Arguments,
+    sender: mpsc::Sender<Batch>,
+) -> Result<(ProgressBar, JoinHandle<io::Result<Notes>>), Failure> {
+    let feeder = Feeder::new(arguments.key, sender);
+    let thread = std::thread::Builder::new().name("feed".to_owned());
+    let Some(log) = arguments.log.clone() else {
+        let traffic = Traffic::new(arguments.requests, arguments.seed)?;
+        let bar = progress_bar(Some(arguments.requests), "{human_pos}/{human_len} requests")?;
+        return Ok((bar, thread.spawn(move || Ok(feeder.feed_traffic(traffic)))?));
+    };
+    let (input, size) = source::open(&log)?;
+    let bar = progress_bar(size, "{binary_bytes}/{binary_total_bytes} of the log")?;
+    let mut input = bar.wrap_read(input);
+    let format = arguments.format;
+    let feed = thread.spawn(move || feeder.feed_log(&log, &mut input, format))?;
+    Ok((bar, feed))
+}
+
+/// Draws itself on a terminal only.
+fn progress_bar(length: Option<u64>, unit: &str) -> Result<ProgressBar, Failure> {
+    let bar = length.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    let style = ProgressStyle::with_template(&format!("{{wide_bar}} {unit} {{eta}}"))?;
+    Ok(bar.with_style(style))
+}
