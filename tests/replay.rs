@@ -2,6 +2,11 @@
 #![cfg(all(feature = "memory", feature = "ratelimit"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+/// Cargo builds an example to be run or to be tested, not both: its unit tests run from here.
+#[allow(dead_code, reason = "main is run as the example")]
+#[path = "../examples/replay/main.rs"]
+mod parts;
+
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 use sysd::core::Timestamp;
 use tokio::sync::mpsc;
 
-use crate::KeyBy;
-use crate::access_log::{Entry, Format, Line, Parser};
-use crate::source::{self, Found};
-use crate::traffic::Traffic;
+use super::KeyBy;
+use super::access_log::{Entry, Format, Line, Parser};
+use super::source::{self, Found};
+use super::traffic::Traffic;
 
 const BATCH_REQUESTS: usize = 1_024;
 /// How many batches wait at most.

@@ -20,11 +20,11 @@ use sysd::core::{ManualClock, Timestamp};
 use sysd::ratelimit::{Rate, RateLimiter, TokenBucket};
 use tokio::sync::mpsc;
 
-use crate::access_log::Format;
-use crate::feed::{BATCHES_WAITING, Batch, Feeder, Notes};
-use crate::replay::Pace;
-use crate::report::Summary;
-use crate::traffic::Traffic;
+use self::access_log::Format;
+use self::feed::{BATCHES_WAITING, Batch, Feeder, Notes};
+use self::replay::Pace;
+use self::report::Summary;
+use self::traffic::Traffic;
 
 /// What a request is limited by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

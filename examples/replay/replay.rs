@@ -12,7 +12,7 @@ use sysd::core::{ManualClock, Result, Store, Timestamp};
 use sysd::ratelimit::RateLimiter;
 use tokio::sync::mpsc;
 
-use crate::feed::Batch;
+use super::feed::Batch;
 
 /// What came of it.
 #[derive(Debug)]

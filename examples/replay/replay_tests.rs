@@ -4,10 +4,10 @@ use sysd::core::AnyStore;
 use sysd::ratelimit::{Rate, TokenBucket};
 use sysd::storage::Memory;
 
+use super::super::KeyBy;
+use super::super::feed::Feeder;
+use super::super::traffic::Traffic;
 use super::*;
-use crate::KeyBy;
-use crate::feed::Feeder;
-use crate::traffic::Traffic;
 
 const REQUESTS: u64 = 20_000;
 
@@ -59,7 +59,7 @@ async fn redis_decides_as_memory_does() {
         panic!("SYSD_TEST_REDIS_URL is not set: run `cargo xtask servers up` and export what it prints")
     };
     let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
-    let opened = crate::store::open(&url, &clock).await.unwrap();
+    let opened = super::super::store::open(&url, &clock).await.unwrap();
     let (on_redis, redis_tally) = decide_all(opened.store, &clock, &opened.limiter_name, opened.concurrency).await;
     let (on_memory, memory_tally) = on_memory(1).await;
     let first_apart = on_redis.iter().zip(&on_memory).position(|(redis, memory)| redis != memory);

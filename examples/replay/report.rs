@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::feed::{Notes, fit_for_terminal};
-use crate::replay::Tally;
+use super::feed::{Notes, fit_for_terminal};
+use super::replay::Tally;
 
 const MOST_LIMITED: usize = 10;
 

@@ -12,7 +12,7 @@ use rand_distr::{Distribution as _, Zipf};
 use rand_pcg::Pcg64;
 use sysd::core::Timestamp;
 
-use crate::KeyBy;
+use super::KeyBy;
 
 /// 2026-01-01T00:00:00Z.
 const DAY_START_US: u64 = 1_767_225_600_000_000;
