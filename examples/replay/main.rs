@@ -16,13 +16,11 @@ use std::thread::JoinHandle;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use sysd::core::{ManualClock, Timestamp};
-use sysd::ratelimit::{Rate, RateLimiter, TokenBucket};
+use sysd::ratelimit::{Rate, TokenBucket};
 use tokio::sync::mpsc;
 
 use self::access_log::Format;
 use self::feed::{BATCHES_WAITING, Batch, Feeder, Notes};
-use self::replay::Pace;
 use self::report::Summary;
 use self::traffic::Traffic;
 
@@ -117,16 +115,15 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let bucket = TokenBucket::new(arguments.rate, arguments.burst)?;
     let (sender, mut batches) = mpsc::channel(BATCHES_WAITING);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
     let (tally, notes, store_name) = runtime.block_on(async {
-        let opened = store::open(&arguments.store, &clock).await?;
-        let limiter = RateLimiter::new(opened.store, &opened.limiter_name, bucket);
-        let pace = Pace { speed: arguments.speed.0, concurrency: opened.concurrency };
+        let opened = store::open(&arguments.store).await?;
+        let shown = opened.shown.clone();
+        let lanes = opened.lanes(bucket);
         let (bar, feed) = start_feed(arguments, sender)?;
         let counts = arguments.log.is_none();
-        let tally = replay::replay(&limiter, &clock, &mut batches, pace, |done, _| {
+        let tally = replay::replay(&lanes, &mut batches, arguments.speed.0, |verdicts| {
             if counts {
-                bar.inc(done as u64);
+                bar.inc(verdicts.len() as u64);
             }
         })
         .await;
@@ -134,7 +131,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         drop(batches);
         let notes = feed.join().map_err(|_| "the reader panicked; please report it");
         bar.finish_and_clear();
-        Ok::<_, Failure>((tally?, notes??, opened.shown))
+        Ok::<_, Failure>((tally?, notes??, shown))
     })?;
     let summary = Summary::new(&tally, &notes, store_name);
     print(arguments, &summary, &tally, &notes)?;

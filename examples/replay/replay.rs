@@ -1,12 +1,15 @@
 //! Puts requests to the limiter, at the times they have, and counts.
 //!
-//! The clock is set to each request's time before it is decided. Requests of the same moment are decided together where
-//! the store is far away, those of one key in their order, so every request meets the same bucket on every store.
+//! Requests are dealt out to lanes by their key. A lane decides one request after another, its clock set to each one's
+//! time; lanes go side by side. So every request meets the same bucket at the same time on every store, however many
+//! lanes hide the way to it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::Hasher as _;
 use std::time::{Duration, Instant};
 
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::stream::{FuturesUnordered, TryStreamExt as _};
 use hdrhistogram::Histogram;
 use sysd::core::{ManualClock, Result, Store, Timestamp};
 use sysd::ratelimit::RateLimiter;
@@ -22,17 +25,22 @@ pub(crate) struct Tally {
     pub(crate) denied_by_key: HashMap<Box<[u8]>, u64>,
     /// How long decisions took, nanoseconds.
     pub(crate) latency_ns: Histogram<u64>,
-    /// From the first decision to the last, waiting for the log's time left out.
+    /// From the first decision to the last; with a speed, waiting for the log's time too.
     pub(crate) elapsed: Duration,
 }
 
-/// How it is done.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
-    /// Times real time; `None`: as fast as can be.
-    pub(crate) speed: Option<f64>,
-    /// How many decisions of one moment are under way together.
-    pub(crate) concurrency: usize,
+/// A limiter, and the clock that it goes by.
+#[derive(Debug)]
+pub(crate) struct Lane<S> {
+    limiter: RateLimiter<S>,
+    clock: ManualClock,
+}
+
+impl<S: Store> Lane<S> {
+    /// `clock` must be that of the limiter's store, and of no other lane's.
+    pub(crate) fn new(limiter: RateLimiter<S>, clock: ManualClock) -> Self {
+        Self { limiter, clock }
+    }
 }
 
 /// A decision that was made.
@@ -43,16 +51,15 @@ struct Made {
     took: Duration,
 }
 
-/// Replays all batches. `on_batch` is told how many requests are done.
+/// Replays all batches at `speed` times real time, or as fast as can be. `on_batch` is given what became of each request.
 ///
 /// # Errors
 /// The first of the store.
 pub(crate) async fn replay<S: Store>(
-    limiter: &RateLimiter<S>,
-    clock: &ManualClock,
+    lanes: &[Lane<S>],
     batches: &mut mpsc::Receiver<Batch>,
-    pace: Pace,
-    mut on_batch: impl FnMut(usize, &[bool]) + Send,
+    speed: Option<f64>,
+    mut on_batch: impl FnMut(&[bool]) + Send,
 ) -> Result<Tally> {
     let mut tally = Tally {
         allowed: 0,
@@ -61,62 +68,61 @@ pub(crate) async fn replay<S: Store>(
         latency_ns: latency_histogram(),
         elapsed: Duration::ZERO,
     };
-    let mut pacer = Pacer { speed: pace.speed, start: None };
+    let mut pacer = None;
     let mut verdicts = Vec::new();
     while let Some(batch) = batches.recv().await {
-        verdicts.clear();
-        let mut first = 0;
-        while first < batch.len() {
-            let at = batch.at(first);
-            let mut end = first + 1;
-            while end < batch.len() && batch.at(end) == at {
-                end += 1;
-            }
-            pacer.wait_for(at).await;
-            clock.set(at);
-            let start = Instant::now();
-            let made = decide_moment(limiter, &batch, first..end, pace.concurrency).await?;
-            tally.elapsed += start.elapsed();
-            verdicts.resize(end, false);
-            for made in made {
-                verdicts[made.index] = made.is_allowed;
-                tally.count(batch.key(made.index), &made);
-            }
-            first = end;
+        if let Some(speed) = speed {
+            pacer.get_or_insert_with(|| Pacer { speed, start: Instant::now(), first: batch.at(0) });
         }
-        on_batch(batch.len(), &verdicts);
+        let start = Instant::now();
+        let made = decide_batch(lanes, &batch, pacer.as_ref()).await?;
+        tally.elapsed += start.elapsed();
+        verdicts.clear();
+        verdicts.resize(batch.len(), false);
+        for made in made {
+            verdicts[made.index] = made.is_allowed;
+            tally.count(batch.key(made.index), &made);
+        }
+        on_batch(&verdicts);
     }
     Ok(tally)
 }
 
-/// Decides the requests of one moment.
-async fn decide_moment<S: Store>(
-    limiter: &RateLimiter<S>,
-    batch: &Batch,
-    range: std::ops::Range<usize>,
-    concurrency: usize,
-) -> Result<Vec<Made>> {
-    if concurrency <= 1 || range.len() == 1 {
-        return decide_in_order(limiter, batch, range).await;
+async fn decide_batch<S: Store>(lanes: &[Lane<S>], batch: &Batch, pacer: Option<&Pacer>) -> Result<Vec<Made>> {
+    if let [lane] = lanes {
+        return decide_in_order(lane, batch, 0..batch.len(), pacer).await;
     }
-    let mut by_key: HashMap<&[u8], Vec<usize>> = HashMap::new();
-    for index in range {
-        by_key.entry(batch.key(index)).or_default().push(index);
+    let mut dealt = vec![Vec::new(); lanes.len()];
+    for index in 0..batch.len() {
+        dealt[lane_of(batch.key(index), lanes.len())].push(index);
     }
-    let made = stream::iter(by_key.into_values().map(|indexes| decide_in_order(limiter, batch, indexes)))
-        .buffer_unordered(concurrency);
-    made.try_concat().await
+    let under_way: FuturesUnordered<_> =
+        lanes.iter().zip(dealt).map(|(lane, indexes)| decide_in_order(lane, batch, indexes, pacer)).collect();
+    under_way.try_concat().await
+}
+
+/// Always the same for a key.
+fn lane_of(key: &[u8], lanes: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(key);
+    usize::try_from(hasher.finish() % lanes as u64).unwrap_or_default()
 }
 
 async fn decide_in_order<S: Store>(
-    limiter: &RateLimiter<S>,
+    lane: &Lane<S>,
     batch: &Batch,
     indexes: impl IntoIterator<Item = usize, IntoIter: Send> + Send,
+    pacer: Option<&Pacer>,
 ) -> Result<Vec<Made>> {
     let mut made = Vec::new();
     for index in indexes {
+        let at = batch.at(index);
+        if let Some(pacer) = pacer {
+            pacer.wait_for(at).await;
+        }
+        lane.clock.set(at);
         let start = Instant::now();
-        let decision = limiter.check(batch.key(index), 1).await?;
+        let decision = lane.limiter.check(batch.key(index), 1).await?;
         made.push(Made { index, is_allowed: decision.is_allowed(), took: start.elapsed() });
     }
     Ok(made)
@@ -138,7 +144,7 @@ impl Tally {
     }
 }
 
-/// Two digits, from a nanosecond to a minute.
+/// Three digits, from a nanosecond to a minute.
 fn latency_histogram() -> Histogram<u64> {
     match Histogram::new_with_bounds(1, 60_000_000_000, 3) {
         Ok(histogram) => histogram,
@@ -148,16 +154,14 @@ fn latency_histogram() -> Histogram<u64> {
 
 /// Waits for the log's time to come.
 struct Pacer {
-    speed: Option<f64>,
-    start: Option<(Instant, Timestamp)>,
+    speed: f64,
+    start: Instant,
+    first: Timestamp,
 }
 
 impl Pacer {
-    async fn wait_for(&mut self, at: Timestamp) {
-        let Some(speed) = self.speed else { return };
-        let (start, first) = *self.start.get_or_insert_with(|| (Instant::now(), at));
-        let due = start.checked_add(scaled(at.saturating_since(first), speed));
-        match due {
+    async fn wait_for(&self, at: Timestamp) {
+        match self.start.checked_add(scaled(at.saturating_since(self.first), self.speed)) {
             Some(due) => tokio::time::sleep_until(due.into()).await,
             None => std::future::pending().await,
         }

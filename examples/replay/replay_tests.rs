@@ -1,43 +1,30 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use sysd::core::AnyStore;
 use sysd::ratelimit::{Rate, TokenBucket};
-use sysd::storage::Memory;
 
 use super::super::KeyBy;
 use super::super::feed::Feeder;
+use super::super::store::{Opened, open_memory};
 use super::super::traffic::Traffic;
 use super::*;
 
 const REQUESTS: u64 = 20_000;
 
-/// A limit that made-up traffic meets often.
-fn bucket() -> TokenBucket {
-    TokenBucket::new(Rate::per_second(2).unwrap(), 5).unwrap()
-}
-
-/// Replays made-up traffic: what became of each request, and who was denied how often.
-async fn decide_all(store: AnyStore, clock: &ManualClock, name: &str, concurrency: usize) -> (Vec<bool>, Tally) {
-    let limiter = RateLimiter::new(store, name, bucket());
+/// Replays made-up traffic against a limit that it meets often: what became of each request, and who was denied how often.
+async fn decide_all(opened: Opened) -> (Vec<bool>, Tally) {
+    let lanes = opened.lanes(TokenBucket::new(Rate::per_second(2).unwrap(), 5).unwrap());
     let (sender, mut batches) = mpsc::channel(4);
     let traffic = Traffic::new(REQUESTS, 1).unwrap();
     let feed = std::thread::spawn(move || Feeder::new(KeyBy::Ip, sender).feed_traffic(traffic));
     let mut verdicts = Vec::new();
-    let pace = Pace { speed: None, concurrency };
-    let tally =
-        replay(&limiter, clock, &mut batches, pace, |_, batch| verdicts.extend_from_slice(batch)).await.unwrap();
+    let tally = replay(&lanes, &mut batches, None, |batch| verdicts.extend_from_slice(batch)).await.unwrap();
     feed.join().unwrap();
     (verdicts, tally)
 }
 
-async fn on_memory(concurrency: usize) -> (Vec<bool>, Tally) {
-    let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
-    decide_all(AnyStore::new(Memory::with_clock(clock.clone())), &clock, "r", concurrency).await
-}
-
 #[tokio::test]
 async fn every_request_is_decided_and_counted() {
-    let (verdicts, tally) = on_memory(1).await;
+    let (verdicts, tally) = decide_all(open_memory(1)).await;
     assert_eq!(verdicts.len() as u64, REQUESTS);
     assert_eq!(tally.allowed, verdicts.iter().filter(|&&is_allowed| is_allowed).count() as u64);
     assert_eq!(tally.allowed + tally.denied, REQUESTS);
@@ -46,25 +33,27 @@ async fn every_request_is_decided_and_counted() {
 }
 
 #[tokio::test]
-async fn deciding_a_moment_together_changes_nothing() {
-    let ((one_by_one, _), (together, _)) = (on_memory(1).await, on_memory(64).await);
-    assert!(one_by_one == together);
+async fn lanes_change_nothing() {
+    let (one, many) = (decide_all(open_memory(1)).await, decide_all(open_memory(7)).await);
+    assert_same(&one, &many);
 }
 
-/// The same traffic on Redis, many decisions under way together: request for request the same as on memory.
+/// The same traffic on Redis: request for request the same as on memory.
 #[cfg(feature = "redis")]
 #[tokio::test]
 async fn redis_decides_as_memory_does() {
     let Ok(url) = std::env::var("SYSD_TEST_REDIS_URL") else {
         panic!("SYSD_TEST_REDIS_URL is not set: run `cargo xtask servers up` and export what it prints")
     };
-    let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
-    let opened = super::super::store::open(&url, &clock).await.unwrap();
-    let (on_redis, redis_tally) = decide_all(opened.store, &clock, &opened.limiter_name, opened.concurrency).await;
-    let (on_memory, memory_tally) = on_memory(1).await;
-    let first_apart = on_redis.iter().zip(&on_memory).position(|(redis, memory)| redis != memory);
-    assert_eq!((first_apart, on_redis.len()), (None, on_memory.len()));
-    assert_eq!(redis_tally.denied_by_key, memory_tally.denied_by_key);
+    let on_redis = decide_all(super::super::store::open(&url).await.unwrap()).await;
+    assert_same(&on_redis, &decide_all(open_memory(1)).await);
+}
+
+#[track_caller]
+fn assert_same(one: &(Vec<bool>, Tally), other: &(Vec<bool>, Tally)) {
+    let first_apart = one.0.iter().zip(&other.0).position(|(one, other)| one != other);
+    assert_eq!((first_apart, one.0.len()), (None, other.0.len()));
+    assert_eq!(one.1.denied_by_key, other.1.denied_by_key);
 }
 
 #[test]

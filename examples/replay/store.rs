@@ -1,55 +1,77 @@
 //! Which store the buckets lie in.
 
-use sysd::core::{AnyStore, ManualClock};
+use sysd::core::{AnyStore, ManualClock, Timestamp};
+use sysd::ratelimit::{RateLimiter, TokenBucket};
 use sysd::storage::Memory;
+
+use super::replay::Lane;
+
+/// Hides the way to a server.
+#[cfg(feature = "redis")]
+const LANES_ON_REDIS: usize = 32;
 
 /// A store to replay on.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) store: AnyStore,
+    /// One for each lane, with a clock of its own.
+    pub(crate) stores: Vec<(AnyStore, ManualClock)>,
     /// Its URL, fit to be shown.
     pub(crate) shown: String,
     /// Buckets of an earlier replay must not be met again, so each has a limiter of its own.
     pub(crate) limiter_name: String,
-    /// How many decisions of one moment to have under way.
-    pub(crate) concurrency: usize,
 }
 
-/// Opens `memory` or a URL, by the replay's clock.
+impl Opened {
+    pub(crate) fn lanes(self, bucket: TokenBucket) -> Vec<Lane<AnyStore>> {
+        let lane = |(store, clock)| Lane::new(RateLimiter::new(store, &self.limiter_name, bucket), clock);
+        self.stores.into_iter().map(lane).collect()
+    }
+}
+
+/// Opens `memory` or a URL, by clocks that the replay sets.
 ///
 /// # Errors
 /// In words: what is not a store, or could not be reached.
-pub(crate) async fn open(url: &str, clock: &ManualClock) -> Result<Opened, String> {
+pub(crate) async fn open(url: &str) -> Result<Opened, String> {
     if url == "memory" || url == "memory:" {
-        return Ok(Opened {
-            store: AnyStore::new(Memory::with_clock(clock.clone())),
-            shown: "memory".to_owned(),
-            limiter_name: "r".to_owned(),
-            concurrency: 1,
-        });
+        return Ok(open_memory(1));
     }
     if url.starts_with("redis://") || url.starts_with("rediss://") {
-        return open_redis(url, clock).await;
+        return open_redis(url).await;
     }
     Err(format!("--store {}: not a store; give memory, or a URL like redis://127.0.0.1:6379", without_password(url)))
 }
 
+/// Memory is at hand: more lanes than one are for tests.
+pub(crate) fn open_memory(lanes: usize) -> Opened {
+    let open_lane = |_| {
+        let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
+        (AnyStore::new(Memory::with_clock(clock.clone())), clock)
+    };
+    Opened { stores: (0..lanes).map(open_lane).collect(), shown: "memory".to_owned(), limiter_name: "r".to_owned() }
+}
+
 #[cfg(feature = "redis")]
-async fn open_redis(url: &str, clock: &ManualClock) -> Result<Opened, String> {
+async fn open_redis(url: &str) -> Result<Opened, String> {
     use sysd::core::{SystemEntropy, random_base62};
     use sysd::storage::{RedisConfig, RedisStore};
 
     let shown = without_password(url);
-    let store = RedisStore::connect_with(url, RedisConfig::default(), clock.clone())
-        .await
-        .map_err(|error| format!("--store {shown}: {error}"))?;
+    let mut stores = Vec::new();
+    for _ in 0..LANES_ON_REDIS {
+        let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
+        let store = RedisStore::connect_with(url, RedisConfig::default(), clock.clone())
+            .await
+            .map_err(|error| format!("--store {shown}: {error}"))?;
+        stores.push((AnyStore::new(store), clock));
+    }
     let limiter_name = format!("replay {}", random_base62(12, &SystemEntropy));
-    Ok(Opened { store: AnyStore::new(store), shown, limiter_name, concurrency: 64 })
+    Ok(Opened { stores, shown, limiter_name })
 }
 
 #[cfg(not(feature = "redis"))]
 #[allow(clippy::unused_async, reason = "its twin connects")]
-async fn open_redis(_url: &str, _clock: &ManualClock) -> Result<Opened, String> {
+async fn open_redis(_url: &str) -> Result<Opened, String> {
     Err("--store: this build is without Redis; run `cargo run --release --features redis --example replay`".to_owned())
 }
 
