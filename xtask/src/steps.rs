@@ -1,10 +1,13 @@
 //! The steps of `cargo xtask test`, in order.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::{servers, tidy};
+use crate::{process, servers, tidy};
+
+/// A step that takes longer hangs.
+const STEP_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// What a step does.
 enum Action {
@@ -45,7 +48,9 @@ pub(crate) fn run(wanted: &[&str]) -> Result<(), String> {
         println!("\n== {name}");
         let start = Instant::now();
         let result = match action {
-            Action::Cargo(arguments, environment) => cargo(&root, arguments, environment.iter().copied()),
+            Action::Cargo(arguments, environment) => {
+                cargo(&root, arguments, environment.iter().map(|(name, value)| (*name, OsStr::new(value))))
+            }
             Action::Tidy => tidy::check(&root),
             Action::Served(arguments) => served(&root, arguments),
         };
@@ -74,22 +79,20 @@ pub(crate) fn root() -> Result<PathBuf, String> {
 
 fn served(root: &Path, arguments: &[&str]) -> Result<(), String> {
     let running = servers::start_for_tests()?;
-    let environment = running.environment().iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    cargo(root, arguments, environment)
+    let environment = running.environment().iter().map(|(name, value)| (name.as_str(), OsStr::new(value)));
+    // What tests leave behind goes when the servers go.
+    let scratch = ("TMPDIR", running.directory().as_os_str());
+    cargo(root, arguments, environment.chain([scratch]))
 }
 
 fn cargo<'a>(
     root: &Path,
     arguments: &[&str],
-    environment: impl Iterator<Item = (&'a str, &'a str)>,
+    environment: impl Iterator<Item = (&'a str, &'a OsStr)>,
 ) -> Result<(), String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(arguments)
-        .envs(environment)
-        .current_dir(root)
-        .status()
-        .map_err(|error| format!("cargo did not start: {error}"))?;
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = process::bound(&cargo, "TERM");
+    let status = process::run(command.args(arguments).envs(environment).current_dir(root), STEP_MAX)?;
     if status.success() { Ok(()) } else { Err(format!("cargo {} ended with {status}", arguments.join(" "))) }
 }
 

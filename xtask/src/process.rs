@@ -1,0 +1,124 @@
+//! Programs in process groups of their own: whatever ends us, they don't stay behind.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+use crate::interrupt;
+
+const POLL: Duration = Duration::from_millis(20);
+/// What a group gets to end by itself, before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Waits until it holds; an error at the deadline, when we are interrupted, and when the question itself fails.
+pub(crate) fn wait_until(
+    what: &str,
+    limit: Duration,
+    mut holds: impl FnMut() -> Result<bool, String>,
+) -> Result<(), String> {
+    let start = Instant::now();
+    while !holds()? {
+        interrupt::check()?;
+        if start.elapsed() > limit {
+            return Err(format!("waited {} s in vain until {what}", limit.as_secs()));
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// A program that the kernel ends with this signal when we end, were it by SIGKILL.
+pub(crate) fn bound(program: &str, signal: &str) -> Command {
+    if !cfg!(target_os = "linux") {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", signal, program]);
+    command
+}
+
+/// Runs a program to its end.
+///
+/// It is the head of a process group, so that a Ctrl-C meets us alone. At the deadline, or when we are interrupted,
+/// the whole group is asked to end and then killed; what is left of the group when its head ends is killed too.
+pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<ExitStatus, String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let start_failed = |error| format!("{name} did not start: {error}");
+    let mut child = command.process_group(0).stdin(Stdio::null()).spawn().map_err(start_failed)?;
+    let group = Pid::from_child(&child);
+    let ended = wait_until(&format!("{name} ended"), limit, || has_ended(group));
+    if ended.is_err() {
+        signal_group(group, Signal::TERM);
+        let start = Instant::now();
+        while start.elapsed() < GRACE && has_ended(group) == Ok(false) {
+            std::thread::sleep(POLL);
+        }
+    }
+    // Its head is not reaped yet, so no other group can bear its number.
+    signal_group(group, Signal::KILL);
+    let status = reap(&mut child, &name);
+    ended.and(status)
+}
+
+fn has_ended(pid: Pid) -> Result<bool, String> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(pid), options) {
+        Ok(status) => Ok(status.is_some()),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(format!("waiting for {pid:?}: {error}")),
+    }
+}
+
+fn signal_group(group: Pid, signal: Signal) {
+    // The only failure is that nobody is left.
+    let _ = kill_process_group(group, signal);
+}
+
+fn reap(child: &mut Child, name: &str) -> Result<ExitStatus, String> {
+    child.wait().map_err(|error| format!("waiting for {name}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn says_how_a_program_ended() {
+        assert_eq!(run(&mut shell("exit 3"), LONG).map(|status| status.code()), Ok(Some(3)));
+        let message = run(&mut Command::new("no-such-program"), LONG).err().unwrap_or_default();
+        assert!(message.contains("no-such-program did not start"), "{message}");
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_is_ended_at_the_deadline() {
+        let start = Instant::now();
+        let message = run(&mut shell("sleep 60 & wait"), Duration::from_millis(50)).err().unwrap_or_default();
+        assert!(message.contains("in vain until sh ended"), "{message}");
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn what_the_head_leaves_behind_ends_with_it() {
+        let directory = std::env::temp_dir().join(format!("sysd-process-{}", std::process::id()));
+        let script = format!("sleep 60 & echo $! > {}", directory.display());
+        assert!(run(&mut shell(&script), LONG).is_ok_and(|status| status.success()));
+        let left = std::fs::read_to_string(&directory).unwrap_or_default();
+        let _ = std::fs::remove_file(&directory);
+        let cwd = format!("/proc/{}/cwd", left.trim());
+        // A zombie has no working directory.
+        let gone = wait_until("it ends", LONG, || Ok(std::fs::read_link(&cwd).is_err()));
+        assert_eq!(gone, Ok(()));
+        assert!(!left.trim().is_empty());
+    }
+}
