@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::{process, servers, tidy};
+use crate::{interrupt, process, servers, tidy};
 
 /// A step that takes longer hangs.
 const STEP_MAX: Duration = Duration::from_secs(30 * 60);
@@ -45,6 +45,7 @@ pub(crate) fn run(wanted: &[&str]) -> Result<(), String> {
     let mut times = Vec::new();
     let mut failure = None;
     for (name, action) in STEPS.iter().filter(|(name, _)| wanted.is_empty() || wanted.contains(name)) {
+        interrupt::check()?;
         println!("\n== {name}");
         let start = Instant::now();
         let result = match action {

@@ -1,0 +1,59 @@
+//! Servers by hand, and what is said where there are none.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod harness;
+
+use harness::Scratch;
+
+#[test]
+fn servers_by_hand_stay_until_they_are_stopped() {
+    let scratch = Scratch::new("by-hand");
+    let printed = scratch.says(&["servers", "up"]);
+    assert!(printed.starts_with("export SYSD_TEST_REDIS_URL=redis://127.0.0.1:"), "{printed}");
+    assert_eq!(scratch.servers().len(), 1);
+
+    let again = scratch.xtask(&["servers", "up"]).output().unwrap();
+    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("run already"));
+
+    // A run of the tests cleans up after killed runs; these are not left behind.
+    scratch.fake_cargo("exit 0");
+    scratch.says(&["test", "tests"]);
+    assert_eq!(scratch.servers().len(), 1);
+
+    let status = scratch.says(&["servers", "status"]);
+    assert!(status.starts_with("# 1 servers run") && status.ends_with(&printed), "{status}");
+    scratch.says(&["servers", "down"]);
+    assert_eq!((scratch.servers(), scratch.directories()), (vec![], vec![]));
+    let nothing = scratch.xtask(&["servers", "down"]).output().unwrap();
+    assert!(!nothing.status.success() && String::from_utf8_lossy(&nothing.stderr).contains("no servers were started"));
+}
+
+#[test]
+fn tests_get_what_the_environment_does_not_name() {
+    let scratch = Scratch::new("variables");
+    scratch.fake_cargo("env | grep ^SYSD_TEST_ | sort; cat \"$SYSD_TEST_REDIS_TLS_CA\"; echo $TMPDIR");
+    let mut xtask = scratch.xtask(&["test", "tests"]);
+    let output =
+        xtask.env_remove("SYSD_TEST_REDIS_CLUSTER_URL").env_remove("SYSD_TEST_REDIS_TLS_URL").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let value = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap();
+    assert!(value("SYSD_TEST_REDIS_URL").starts_with("redis://127.0.0.1:"));
+    assert!(value("SYSD_TEST_REDIS_TLS_URL").starts_with("rediss://127.0.0.1:"));
+    assert!(said.contains("-----BEGIN CERTIFICATE-----"));
+    // Its masters, not their replicas.
+    let nodes = value("SYSD_TEST_REDIS_CLUSTER_URL").strip_prefix("redis-cluster://").unwrap();
+    assert_eq!(nodes.trim_end_matches('/').split(',').count(), 3);
+    let left = said.lines().rfind(|line| line.contains("sysd-servers-")).unwrap();
+    assert!(!std::path::Path::new(left).exists(), "what tests leave in TMPDIR goes with the servers");
+}
+
+#[test]
+fn a_missing_server_is_a_failure_that_says_what_to_do() {
+    let scratch = Scratch::new("missing");
+    // A machine with neither Redis nor a package manager.
+    let output = scratch.xtask(&["test", "tests"]).env("PATH", &scratch.path).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("apt-get install redis-server") && said.contains("SYSD_TEST_REDIS_URL"), "{said}");
+}
