@@ -36,7 +36,7 @@ pub(crate) async fn open(url: &str) -> Result<Opened, String> {
     if url == "memory" || url == "memory:" {
         return Ok(open_memory(1));
     }
-    if url.starts_with("redis://") || url.starts_with("rediss://") {
+    if ["redis://", "rediss://", "redis-cluster://", "rediss-cluster://"].iter().any(|scheme| url.starts_with(scheme)) {
         return open_redis(url).await;
     }
     Err(format!("--store {}: not a store; give memory, or a URL like redis://127.0.0.1:6379", without_password(url)))

@@ -8,4 +8,4 @@ pub mod redis;
 #[cfg(feature = "memory")]
 pub use memory::{Memory, MemoryConfig};
 #[cfg(feature = "redis")]
-pub use redis::{RedisConfig, RedisStore};
+pub use redis::{RedisConfig, RedisStore, TlsCa};

@@ -3,6 +3,8 @@
 use redis::{ErrorKind as RedisKind, RedisError, ServerErrorKind};
 use sysd_core::{Effect, Error, ErrorKind};
 
+use super::link::Failure;
+
 /// Whether the call may have changed something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -11,9 +13,10 @@ pub(super) enum Access {
 }
 
 /// Maps an error. The source is left out: a client's error text can hold what was sent.
-pub(super) fn map(error: &RedisError, access: Access) -> Error {
+pub(super) fn map(failure: &Failure, access: Access) -> Error {
+    let error = &failure.error;
     let (kind, effect, message) = classify(error);
-    let effect = if access == Access::Read { Effect::None } else { effect };
+    let effect = if access == Access::Read || !failure.was_sent { Effect::None } else { effect };
     match error.code() {
         Some(code) => Error::new(kind, effect, format!("{message} ({code})")),
         None => Error::new(kind, effect, message),
@@ -116,9 +119,11 @@ mod tests {
             (io(std::io::ErrorKind::UnexpectedEof), ErrorKind::Unavailable, Unknown),
         ];
         for (error, kind, effect) in rows {
-            let write = map(&error, Access::Write);
+            let failure = Failure { error, was_sent: true };
+            let error = &failure.error;
+            let write = map(&failure, Access::Write);
             assert_eq!((write.kind(), write.effect()), (kind, effect), "{error}");
-            let read = map(&error, Access::Read);
+            let read = map(&failure, Access::Read);
             assert_eq!((read.kind(), read.effect()), (kind, Nothing), "{error}");
         }
     }

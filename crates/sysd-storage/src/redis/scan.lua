@@ -1,6 +1,6 @@
 -- ARGV: now, first bound, second bound, rows, '' or 'rev'. Two keys.
 -- Answers {cursor or false, sort, record, sort, record, ...}; the cursor is the last row looked at if more may follow.
-local now = struct.unpack('>I8', ARGV[1])
+local now = time_of(ARGV[1])
 local command = ARGV[5] == 'rev' and 'ZREVRANGEBYLEX' or 'ZRANGEBYLEX'
 local rows = tonumber(ARGV[4])
 local sorts = redis.call(command, KEYS[2], ARGV[2], ARGV[3], 'LIMIT', 0, rows + 1)

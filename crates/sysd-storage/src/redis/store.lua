@@ -5,6 +5,13 @@ local HEADER = 25
 -- Expired rows are reclaimed this long after their expiry, so that no caller whose clock is late still sees them.
 local GRACE_US = 60000000
 
+-- The time that a call brings, or the server's own where it brings none.
+local function time_of(packed)
+  if packed ~= '' then return (struct.unpack('>I8', packed)) end
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
 local function load(sort)
   if #KEYS == 1 then return redis.call('GET', KEYS[1]) end
   return redis.call('HGET', KEYS[1], sort)

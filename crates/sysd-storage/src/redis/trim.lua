@@ -1,6 +1,6 @@
 -- ARGV: now, how many live rows to keep, how many to remove at most, '' (keep the first) or 'rev' (keep the last).
 -- Answers {removed, 1 if more}.
-local now = struct.unpack('>I8', ARGV[1])
+local now = time_of(ARGV[1])
 local keep, budget = tonumber(ARGV[2]), tonumber(ARGV[3])
 local command = ARGV[4] == 'rev' and 'ZREVRANGE' or 'ZRANGE'
 local kept, removed, from = 0, 0, 0

@@ -1,6 +1,6 @@
 -- ARGV: now, version, arguments, grace in milliseconds, sort.
 -- Answers {1, output}, {2} a bad time to live, {3, what} undecodable.
-local now = struct.unpack('>I8', ARGV[1])
+local now = time_of(ARGV[1])
 local sort = ARGV[5]
 local found = load(sort)
 local state = nil

@@ -1,0 +1,309 @@
+//! The nodes of a Cluster, and who holds which slot.
+//!
+//! # Why not the client's own Cluster connection
+//! Because it sends again by itself. After a dropped connection its `choose_response` puts the command back into its queue as
+//! long as retries are left (16 unless set), whether or not the first was carried out; a procedure, or a put without a
+//! condition, could then happen twice, the second time over somebody else's write. With retries set to none it no longer
+//! follows redirections either. So calls are routed here:
+//! - a call goes to the holder of its slot, once;
+//! - `MOVED`, `ASK` and `NOSCRIPT` mean that nothing was done: the call is sent on, a few times at most;
+//! - so does a connection that could not be made: the map is learned anew, and a new holder tried;
+//! - whatever else goes wrong after the call went out is the caller's to judge, its effect unknown. The next call learns the
+//!   map first.
+//!
+//! The map is learned by whoever needs it, from several nodes at once, the first answer taken; callers share one attempt.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt as _, StreamExt as _, stream};
+use parking_lot::{Mutex, RwLock};
+use redis::{ErrorKind as RedisKind, RedisError, ServerError, ServerErrorKind, Value};
+
+use super::address::Connector;
+use super::call::Call;
+use super::link::{Failure, Link};
+use super::slots::{self, Address, Range, SLOTS};
+
+/// How often a call is sent on at most.
+const HOPS_MAX: usize = 5;
+/// The map is not learned more often than this.
+const LEARN_GAP: Duration = Duration::from_millis(50);
+/// How many nodes are asked for the map at once.
+const ASKED_AT_ONCE: usize = 4;
+const NOBODY: u16 = u16::MAX;
+
+/// The nodes of a Cluster.
+pub(super) struct Cluster {
+    connector: Connector,
+    seeds: Vec<Arc<Link>>,
+    map: RwLock<Arc<Map>>,
+    learning: Mutex<Learning>,
+    /// Something went wrong that a newer map may explain.
+    is_stale: AtomicBool,
+}
+
+struct Map {
+    /// Indexes into `nodes` by slot.
+    holders: Box<[u16]>,
+    nodes: Vec<Arc<Link>>,
+    /// How many of `nodes`, from the first on, are masters.
+    masters: usize,
+}
+
+#[derive(Default)]
+struct Learning {
+    attempt: Option<(Attempt, Instant)>,
+    learned_at: Option<Instant>,
+}
+
+type Attempt = Shared<BoxFuture<'static, Result<Vec<Range>, RedisError>>>;
+
+/// What to do about a refusal.
+enum Next {
+    Moved(Address),
+    Ask(Address),
+    LoadScript,
+    Tell,
+}
+
+impl Cluster {
+    /// Knows nothing yet: [`Cluster::learn`].
+    pub(super) fn new(connector: Connector, seeds: Vec<Arc<Link>>) -> Self {
+        let holders = vec![NOBODY; usize::from(SLOTS)].into_boxed_slice();
+        let map = RwLock::new(Arc::new(Map { holders, nodes: Vec::new(), masters: 0 }));
+        Self { connector, seeds, map, learning: Mutex::default(), is_stale: AtomicBool::new(false) }
+    }
+
+    /// The links to all masters.
+    pub(super) fn masters(&self) -> Vec<Arc<Link>> {
+        let map = Arc::clone(&self.map.read());
+        map.nodes[..map.masters].to_vec()
+    }
+
+    /// The holder of a call's slot, as far as is known.
+    pub(super) fn holder(&self, call: &Call) -> Option<Arc<Link>> {
+        let map = self.map.read();
+        let index = map.holders[usize::from(call.slot())];
+        map.nodes.get(usize::from(index)).cloned()
+    }
+
+    /// Learns the map first if something speaks against it.
+    pub(super) async fn freshen(&self) {
+        if self.is_stale.load(Ordering::Relaxed) {
+            // What is known may still do; the call will tell.
+            let _ = self.learn(None).await;
+        }
+    }
+
+    /// Something went wrong that a newer map may explain.
+    pub(super) fn doubt(&self) {
+        self.is_stale.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends a call to where it belongs.
+    pub(super) async fn send(&self, call: &Call) -> Result<Value, Failure> {
+        if self.is_stale.load(Ordering::Relaxed) {
+            self.freshen().boxed().await;
+        }
+        if let Some(link) = self.holder(call).filter(|link| link.is_up()) {
+            let answer = link.send(&call.command).await;
+            if let Ok(Value::ServerError(_)) | Err(_) = &answer {
+                return self.settle(call, link, answer).boxed().await;
+            }
+            return answer;
+        }
+        self.send_slowly(call).boxed().await
+    }
+
+    async fn send_slowly(&self, call: &Call) -> Result<Value, Failure> {
+        let mut holder = self.holder(call);
+        if holder.is_none() {
+            self.learn(None).await?;
+            holder = self.holder(call);
+        }
+        let link = holder.ok_or_else(nobody)?;
+        let answer = link.send(&call.command).await;
+        self.settle(call, link, answer).await
+    }
+
+    /// Sends a call on, as long as it is certain that nothing was done.
+    pub(super) async fn settle(
+        &self,
+        call: &Call,
+        mut link: Arc<Link>,
+        mut answer: Result<Value, Failure>,
+    ) -> Result<Value, Failure> {
+        let start = Instant::now();
+        let (mut command, mut is_asking) = (call.command.clone(), false);
+        for _ in 0..HOPS_MAX {
+            match &answer {
+                Ok(Value::ServerError(refusal)) => match self.next(refusal, &link) {
+                    Next::Moved(address) => {
+                        // Without a newer map the next call is only a hop longer.
+                        let _ = self.learn(None).await;
+                        (link, is_asking) = (self.link(&address)?, false);
+                    }
+                    Next::Ask(address) => (link, is_asking) = (self.link(&address)?, true),
+                    Next::LoadScript => command = call.loading(),
+                    Next::Tell => return answer,
+                },
+                Ok(_) => return answer,
+                Err(failure) if failure.was_sent => {
+                    self.doubt();
+                    return answer;
+                }
+                Err(_) => {
+                    self.learn(Some(&link)).await?;
+                    match self.holder(call) {
+                        Some(holder) if holder.address != link.address => (link, is_asking) = (holder, false),
+                        _ => {
+                            self.doubt();
+                            return answer;
+                        }
+                    }
+                }
+            }
+            if start.elapsed() > self.connector.response_timeout {
+                return answer;
+            }
+            answer = if is_asking { link.send_asking(&command).await } else { link.send(&command).await };
+        }
+        answer
+    }
+
+    fn next(&self, refusal: &ServerError, link: &Link) -> Next {
+        let address = || {
+            let (_, address) = refusal.details()?.split_once(' ')?;
+            Address::parse(address, &link.address.host)
+        };
+        match refusal.kind() {
+            Some(ServerErrorKind::Moved) => address().map_or(Next::Tell, Next::Moved),
+            Some(ServerErrorKind::Ask) => address().map_or(Next::Tell, Next::Ask),
+            Some(ServerErrorKind::NoScript) => Next::LoadScript,
+            Some(ServerErrorKind::ClusterDown | ServerErrorKind::MasterDown | ServerErrorKind::ReadOnly) => {
+                self.doubt();
+                Next::Tell
+            }
+            _ => Next::Tell,
+        }
+    }
+
+    /// The link to a node, also to one that the map does not know.
+    fn link(&self, address: &Address) -> Result<Arc<Link>, Failure> {
+        let known = self.map.read().nodes.iter().find(|link| link.address == *address).cloned();
+        known.map_or_else(|| self.connector.link(address).map(Arc::new).map_err(Failure::unsent), Ok)
+    }
+
+    /// Learns who holds which slot, unless that was done a moment ago. `suspect` is not asked.
+    ///
+    /// # Errors
+    /// If no node answers in time. What was known stays.
+    pub(super) async fn learn(&self, suspect: Option<&Link>) -> Result<(), Failure> {
+        let Some(attempt) = self.attempt(suspect) else { return Ok(()) };
+        let ranges = attempt.clone().await;
+        let mut learning = self.learning.lock();
+        if !learning.attempt.as_ref().is_some_and(|(current, _)| current.ptr_eq(&attempt)) {
+            return ranges.map(|_| ()).map_err(Failure::unsent);
+        }
+        learning.attempt = None;
+        let map = self.draw(&ranges.map_err(Failure::unsent)?)?;
+        *self.map.write() = Arc::new(map);
+        learning.learned_at = Some(Instant::now());
+        self.is_stale.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn attempt(&self, suspect: Option<&Link>) -> Option<Attempt> {
+        let mut learning = self.learning.lock();
+        if let Some((attempt, since)) = &learning.attempt {
+            // One that nobody has driven for too long would only time out.
+            if attempt.peek().is_some() || since.elapsed() < self.connector.connection_timeout {
+                return Some(attempt.clone());
+            }
+        }
+        if learning.learned_at.is_some_and(|at| at.elapsed() < LEARN_GAP) {
+            return None;
+        }
+        let mut asked = self.map.read().nodes.clone();
+        for seed in &self.seeds {
+            if !asked.iter().any(|link| link.address == seed.address) {
+                asked.push(Arc::clone(seed));
+            }
+        }
+        asked.retain(|link| suspect.is_none_or(|suspect| link.address != suspect.address));
+        // Those that need no new connection first.
+        asked.sort_by_key(|link| !link.is_up());
+        let attempt = ask_for_ranges(asked, self.connector.connection_timeout).boxed().shared();
+        learning.attempt = Some((attempt.clone(), Instant::now()));
+        Some(attempt)
+    }
+
+    /// The map that these ranges make; links that are known stay as they are.
+    fn draw(&self, ranges: &[Range]) -> Result<Map, Failure> {
+        let old = Arc::clone(&self.map.read());
+        let known: HashMap<&Address, &Arc<Link>> =
+            self.seeds.iter().chain(&old.nodes).map(|link| (&link.address, link)).collect();
+        let link = |address: &Address| match known.get(address) {
+            Some(link) => Ok(Arc::clone(link)),
+            None => self.connector.link(address).map(Arc::new).map_err(Failure::unsent),
+        };
+        let mut map =
+            Map { holders: vec![NOBODY; usize::from(SLOTS)].into_boxed_slice(), nodes: Vec::new(), masters: 0 };
+        for range in ranges {
+            let known = map.nodes.iter().position(|link| link.address == range.master);
+            let index = known.unwrap_or(map.nodes.len());
+            if known.is_none() {
+                map.nodes.push(link(&range.master)?);
+            }
+            let index = u16::try_from(index).unwrap_or(NOBODY);
+            map.holders[usize::from(range.first)..=usize::from(range.last)].fill(index);
+        }
+        map.masters = map.nodes.len();
+        for address in ranges.iter().flat_map(|range| &range.replicas) {
+            if !map.nodes.iter().any(|link| link.address == *address) {
+                map.nodes.push(link(address)?);
+            }
+        }
+        Ok(map)
+    }
+}
+
+fn nobody() -> Failure {
+    Failure::unsent((RedisKind::ClusterConnectionNotFound, "nobody holds this slot"))
+}
+
+/// Asks several nodes at once, and takes the first answer that makes sense.
+async fn ask_for_ranges(asked: Vec<Arc<Link>>, deadline: Duration) -> Result<Vec<Range>, RedisError> {
+    let mut command = redis::cmd("CLUSTER");
+    command.arg("SLOTS");
+    let command = &command;
+    let ask = |link: Arc<Link>| async move {
+        match link.send(command).await {
+            Ok(Value::ServerError(refusal)) if refusal.kind() == Some(ServerErrorKind::ResponseError) => {
+                Err((RedisKind::InvalidClientConfig, "this server is no Cluster; give it a redis:// URL").into())
+            }
+            Ok(Value::ServerError(refusal)) => Err(refusal.into()),
+            Ok(answer) => slots::read_ranges(&answer, &link.address.host)
+                .ok_or_else(|| (RedisKind::ClusterConnectionNotFound, "the node knows no holder of any slot").into()),
+            Err(failure) => Err(failure.error),
+        }
+    };
+    let answers = async {
+        let mut answers = stream::iter(asked).map(ask).buffer_unordered(ASKED_AT_ONCE);
+        let mut last = (RedisKind::ClusterConnectionNotFound, "there is no node to ask").into();
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(ranges) => return Ok(ranges),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    tokio::time::timeout(deadline, answers)
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+}

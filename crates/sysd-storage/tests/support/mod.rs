@@ -1,0 +1,95 @@
+//! What the tests of the Redis store share.
+#![allow(dead_code, reason = "each test uses its part")]
+
+pub(crate) mod server;
+pub(crate) mod suite;
+
+use std::time::Duration;
+
+use sysd_core::{
+    ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable, random_base62,
+};
+use sysd_storage::RedisConfig;
+
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run `cargo xtask servers up` and export what it prints"))
+}
+
+pub(crate) fn server_url() -> String {
+    variable("SYSD_TEST_REDIS_URL")
+}
+
+pub(crate) fn cluster_url() -> String {
+    variable("SYSD_TEST_REDIS_CLUSTER_URL")
+}
+
+/// The URL, and the file of the authority.
+pub(crate) fn tls_url() -> (String, String) {
+    (variable("SYSD_TEST_REDIS_TLS_URL"), variable("SYSD_TEST_REDIS_TLS_CA"))
+}
+
+/// Keys of the test's own on a shared server.
+pub(crate) fn config() -> RedisConfig {
+    let prefix = format!("{}:", random_base62(12, &sysd_core::SystemEntropy));
+    RedisConfig { prefix, ..RedisConfig::default() }
+}
+
+/// Adds, up to 9; 9 removes the record, 5 leaves it. Its state lives for as many milliseconds as it counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Add(pub(crate) u8);
+
+pub(crate) const ADD: Script = Script {
+    name: "add",
+    source: r"
+        return function(state, now, arguments)
+          local sum = string.byte(arguments)
+          if state then
+            if #state ~= 1 then return 'undecodable', 'state' end
+            sum = sum + string.byte(state)
+          end
+          if sum == 5 then return 'keep', string.char(sum) end
+          if sum >= 9 then return 'delete', string.char(sum) end
+          return 'put', string.char(sum), string.char(sum), sum * 1000
+        end",
+};
+
+impl Procedure for Add {
+    type Output = u8;
+
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn apply(&self, state: Option<&[u8]>, _now: Timestamp) -> Result<Step<u8>, Undecodable> {
+        let sum = self.0 + state.map_or(Ok(0), |state| self.decode_output(state))?;
+        let change = match sum {
+            5 => StateChange::Keep,
+            9.. => StateChange::Delete,
+            _ => StateChange::Put {
+                state: StateBytes::from_slice(&[sum]),
+                ttl: Some(Duration::from_millis(u64::from(sum))),
+            },
+        };
+        Ok(Step { change, output: sum })
+    }
+
+    fn encode_output(&self, output: &u8, out: &mut OutputBytes) {
+        out.push(*output);
+    }
+
+    fn decode_output(&self, bytes: &[u8]) -> Result<u8, Undecodable> {
+        match bytes {
+            [sum] => Ok(*sum),
+            _ => Err(Undecodable { procedure: "add", what: "state" }),
+        }
+    }
+
+    fn script(&self) -> Option<&'static Script> {
+        Some(&ADD)
+    }
+
+    fn encode_arguments(&self, out: &mut ArgumentBytes) {
+        out.push(self.0);
+    }
+}
