@@ -1,6 +1,7 @@
 //! Chores of the sysd workspace: `cargo xtask test` runs what continuous integration runs.
 
 mod interrupt;
+mod msrv;
 mod process;
 mod servers;
 mod steps;

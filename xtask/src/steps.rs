@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::{interrupt, process, servers, tidy};
+use crate::{interrupt, msrv, process, servers, tidy};
 
 /// A step that takes longer hangs.
 const STEP_MAX: Duration = Duration::from_secs(30 * 60);
@@ -15,6 +15,8 @@ enum Action {
     Cargo(&'static [&'static str], &'static [(&'static str, &'static str)]),
     /// Checks the tree.
     Tidy,
+    /// Checks with the oldest compiler that is promised.
+    Msrv,
     /// Runs cargo with servers beside it.
     Served(&'static [&'static str]),
 }
@@ -28,6 +30,7 @@ const STEPS: &[(&str, Action)] = &[
         Action::Cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"], &[]),
     ),
     ("docs", Action::Cargo(&["doc", "--workspace", "--no-deps", "--all-features"], &[("RUSTDOCFLAGS", "-D warnings")])),
+    ("msrv", Action::Msrv),
     ("tests", Action::Served(&["test", "--workspace", "--all-features"])),
 ];
 
@@ -52,6 +55,7 @@ pub(crate) fn run(wanted: &[&str]) -> Result<(), String> {
             Action::Cargo(arguments, environment) => {
                 cargo(&root, arguments, environment.iter().map(|(name, value)| (*name, OsStr::new(value))))
             }
+            Action::Msrv => msrv::check(&root, STEP_MAX),
             Action::Tidy => tidy::check(&root),
             Action::Served(arguments) => served(&root, arguments),
         };

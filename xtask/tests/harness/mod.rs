@@ -24,11 +24,15 @@ impl Scratch {
 
     /// What the steps run instead of cargo.
     pub(crate) fn fake_cargo(&self, script: &str) {
+        self.fake("cargo", script);
+    }
+
+    pub(crate) fn fake(&self, program: &str, script: &str) {
         // Renamed into place: a file that is still open for writing cannot be run.
-        let new = self.path.join("cargo.new");
+        let new = self.path.join(format!("{program}.new"));
         fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::rename(new, self.path.join("cargo")).unwrap();
+        fs::rename(new, self.path.join(program)).unwrap();
     }
 
     /// The program; the only server it has to start is one Redis.
