@@ -2,12 +2,20 @@
 #![cfg(all(feature = "redis", feature = "memory"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use sysd_core::{AnyStore, Expect, Key, Space, Store as _, StoreExt as _, SystemClock, Write};
-use sysd_storage::RedisStore;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sysd_core::{
+    AnyStore, Effect, Error, ErrorKind, Expect, Key, Space, Store as _, StoreExt as _, SystemClock, Write,
+};
+use sysd_storage::{RedisConfig, RedisStore};
 
 mod support;
 
-use support::{Add, cluster_url, config, suite};
+use support::proxy::{Mode, Proxy};
+use support::server::{Private, PrivateCluster};
+use support::{Add, Count, cluster_url, config, suite};
 
 const SPACE: Space = Space::conditional("redis_test");
 
@@ -48,20 +56,204 @@ async fn any_of_the_nodes_leads_to_all() {
 async fn a_server_that_is_no_cluster_is_a_matter_of_configuration_and_the_other_way_round() {
     let single = support::server_url().replace("redis://", "redis-cluster://");
     let error = RedisStore::connect(&single).await.unwrap_err();
-    assert_eq!(error.kind(), sysd_core::ErrorKind::Config, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     let node = cluster_url().replace("redis-cluster://", "redis://");
     let node = node.split(',').next().unwrap();
     let store = RedisStore::connect_with(node, config(), SystemClock).await.unwrap();
     let mut refused = 0;
     for partition in 0..16_u32 {
         if let Err(error) = store.put(Key::lone(SPACE, &partition.to_be_bytes()), "x").await {
-            assert_eq!(
-                (error.kind(), error.effect()),
-                (sysd_core::ErrorKind::Config, sysd_core::Effect::None),
-                "{error}"
-            );
+            assert_eq!((error.kind(), error.effect()), (ErrorKind::Config, Effect::None), "{error}");
             refused += 1;
         }
     }
     assert!(refused > 0);
+}
+
+/// The text of a key as Redis has it, for partitions of letters.
+fn name(config: &RedisConfig, partition: &str) -> String {
+    format!("{}{{redis_test:{partition}}}", config.prefix)
+}
+
+#[tokio::test]
+async fn scripts_are_loaded_again_on_every_node_that_forgot_them_also_within_a_batch() {
+    let cluster = PrivateCluster::start(0);
+    let store = RedisStore::connect(&cluster.url()).await.unwrap();
+    let names: Vec<[u8; 1]> = (0..60).map(|name| [name]).collect();
+    for round in 0..3_u64 {
+        let sort = round.to_be_bytes();
+        for node in &cluster.nodes {
+            assert_eq!(node.tell(&["SCRIPT", "FLUSH"]).trim(), "OK");
+        }
+        let writes: Vec<_> = names.iter().map(|name| Write::put(Key::row(SPACE, name, &sort), "x")).collect();
+        for outcome in store.write_many(&writes).await {
+            assert!(outcome.unwrap().is_applied());
+        }
+        for node in &cluster.nodes {
+            assert_eq!(node.tell(&["SCRIPT", "FLUSH"]).trim(), "OK");
+        }
+        for name in &names {
+            assert_eq!(store.run(Key::lone(SPACE, name), &Count).await.unwrap(), round + 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn follows_a_slot_that_moves() {
+    let cluster = PrivateCluster::start(0);
+    let config = config();
+    let store = RedisStore::connect_with(&cluster.url(), config.clone(), SystemClock).await.unwrap();
+    let (lone, row) = (Key::lone(SPACE, b"moving"), Key::row(SPACE, b"moving", b"a"));
+    let name = name(&config, "moving");
+    let slot = slot_of(&cluster.nodes[0], &name).to_string();
+    assert_eq!(store.run(lone, &Count).await.unwrap(), 1);
+    store.put(row, "x").await.unwrap();
+    let from = &cluster.nodes[cluster.holder(&name)];
+    let to = cluster.nodes.iter().find(|node| node.port != from.port).unwrap();
+    let id = |node: &Private| node.tell(&["CLUSTER", "MYID"]).trim().to_owned();
+    to.tell(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]);
+    from.tell(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]);
+    let to_port = to.port.to_string();
+    // The lone record moves, the row stays: each is found where it is.
+    assert_eq!(from.tell(&["MIGRATE", "127.0.0.1", &to_port, &name, "0", "1000"]).trim(), "OK");
+    assert_eq!(store.run(lone, &Count).await.unwrap(), 2);
+    assert_eq!(store.get(row).await.unwrap().unwrap().value, "x");
+    assert_eq!(store.get_many(&[row, lone]).await.into_iter().filter(|found| matches!(found, Ok(Some(_)))).count(), 2);
+    // One of a row's two keys has moved: for a moment nobody can serve it.
+    assert_eq!(from.tell(&["MIGRATE", "127.0.0.1", &to_port, &format!("{name}:rows"), "0", "1000"]).trim(), "OK");
+    let error = store.put(row, "y").await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
+    assert_eq!(from.tell(&["MIGRATE", "127.0.0.1", &to_port, &format!("{name}:order"), "0", "1000"]).trim(), "OK");
+    store.put(row, "y").await.unwrap();
+    for node in &cluster.nodes {
+        node.tell(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]);
+    }
+    assert_eq!(store.run(lone, &Count).await.unwrap(), 3);
+    let answers = store.get_many(&[row, lone]).await;
+    assert!(answers.into_iter().all(|found| matches!(found, Ok(Some(_)))));
+}
+
+fn set_all(proxies: &[Proxy], mode: Mode) {
+    for proxy in proxies {
+        proxy.set(mode);
+    }
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_is_cut_off_is_never_sent_again() {
+    let cluster = PrivateCluster::start(0);
+    let proxies: Vec<_> = cluster.nodes.iter().map(|node| Proxy::start(node.port)).collect();
+    for (node, proxy) in cluster.nodes.iter().zip(&proxies) {
+        node.tell(&["CONFIG", "SET", "cluster-announce-port", &proxy.port.to_string()]);
+    }
+    let ports: Vec<_> = proxies.iter().map(|proxy| proxy.port.to_string()).collect();
+    support::server::wait_until("all nodes announce the proxies", Duration::from_secs(20), || {
+        cluster.nodes.iter().all(|node| {
+            let slots = node.tell(&["CLUSTER", "SLOTS"]);
+            ports.iter().all(|port| slots.contains(port))
+        })
+    });
+    let url = format!("redis-cluster://127.0.0.1:{}/", ports[0]);
+    let store = RedisStore::connect(&url).await.unwrap();
+    for round in 0..30_u8 {
+        let key = [round];
+        let key = Key::lone(SPACE, &key);
+        // Connections are up, scripts are known.
+        for other in 100..130_u8 {
+            let _: u64 = store.run(Key::lone(SPACE, &[other]), &Count).await.unwrap();
+        }
+        set_all(&proxies, Mode::CutAnswers);
+        let error = store.run(key, &Count).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::Unknown), "{error}");
+        let error = store.put(Key::row(SPACE, b"p", &[round]), "x").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        set_all(&proxies, Mode::Pass);
+        // Once it was, not twice; that twice would be seen, the next call shows.
+        assert_eq!(store.get(key).await.unwrap().unwrap().value, 1_u64.to_be_bytes().as_slice());
+        assert_eq!(store.run(key, &Count).await.unwrap(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_master_is_followed_by_its_replica() {
+    let mut cluster = PrivateCluster::start(1);
+    let config = config();
+    let store = RedisStore::connect_with(&cluster.url(), config.clone(), SystemClock).await.unwrap();
+    let name = name(&config, "p");
+    let master = cluster.holder(&name);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> =
+        (0..8_u32).map(|writer| tokio::spawn(write_until(store.clone(), writer, Arc::clone(&is_over)))).collect();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(300) {
+        tokio::task::yield_now().await;
+    }
+    cluster.nodes[master].kill();
+    let survivor = cluster.nodes.iter().position(|node| node.port != cluster.nodes[master].port).unwrap();
+    let dead = cluster.nodes[master].port.to_string();
+    let slot = slot_of(&cluster.nodes[survivor], &name);
+    tokio::task::block_in_place(|| {
+        support::server::wait_until("a replica takes over", Duration::from_secs(30), || {
+            cluster
+                .nodes
+                .iter()
+                .filter(|node| node.port.to_string() != dead)
+                .all(|node| holder_port(node, slot) != dead)
+                && cluster.nodes[survivor].tell(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+        });
+    });
+    let failed_over = Instant::now();
+    while let Err(error) = store.put(Key::row(SPACE, b"p", b"after"), "x").await {
+        assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error}");
+        assert!(failed_over.elapsed() < Duration::from_secs(2), "not found within two seconds: {error}");
+        tokio::task::yield_now().await;
+    }
+    is_over.store(true, Ordering::SeqCst);
+    let mut refused = 0;
+    for writer in writers {
+        for (sort, error) in writer.await.unwrap() {
+            assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error}");
+            if error.effect() == Effect::None {
+                assert_eq!(store.get(Key::row(SPACE, b"p", &sort)).await.unwrap(), None, "refused, and there: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "nobody met the failover");
+}
+
+/// Writes rows of one partition until told to end; answers the writes that failed.
+async fn write_until(store: RedisStore, writer: u32, is_over: Arc<AtomicBool>) -> Vec<([u8; 8], Error)> {
+    let mut failed = Vec::new();
+    for at in 0_u32.. {
+        if is_over.load(Ordering::SeqCst) {
+            break;
+        }
+        let mut sort = [0; 8];
+        sort[..4].copy_from_slice(&writer.to_be_bytes());
+        sort[4..].copy_from_slice(&at.to_be_bytes());
+        if let Err(error) = store.put(Key::row(SPACE, b"p", &sort), "x").await {
+            failed.push((sort, error));
+        }
+        tokio::task::yield_now().await;
+    }
+    failed
+}
+
+fn slot_of(node: &Private, name: &str) -> u16 {
+    node.tell(&["CLUSTER", "KEYSLOT", name]).trim().parse().unwrap()
+}
+
+/// The port of the master that a node thinks holds a slot.
+fn holder_port(node: &Private, slot: u16) -> String {
+    let nodes = node.tell(&["CLUSTER", "NODES"]);
+    let holds = |range: &str| match range.split_once('-') {
+        Some((first, last)) => {
+            matches!((first.parse(), last.parse()), (Ok(first), Ok(last)) if (first..=last).contains(&slot))
+        }
+        None => range.parse() == Ok(slot),
+    };
+    let line = nodes.lines().find(|line| line.split(' ').skip(8).any(holds)).unwrap_or_default();
+    let address = line.split(' ').nth(1).unwrap_or_default();
+    address.split(['@', ':']).nth(1).unwrap_or_default().to_owned()
 }

@@ -118,7 +118,8 @@ impl Connector {
         let is_tls = matches!(addr, ConnectionAddr::TcpTls { .. });
         let info = self.template.clone().set_addr(addr);
         let client = if is_tls && self.certificates.root_cert.is_some() {
-            Client::build_with_tls(info, self.certificates.clone())?
+            Client::build_with_tls(info, self.certificates.clone())
+                .map_err(|_| wrong("the CA's certificates can't be read"))?
         } else {
             Client::open(info)?
         };

@@ -1,9 +1,18 @@
 //! Redis errors as kind and effect: the mapping table.
 
+use std::error::Error as StdError;
+use std::sync::Arc;
+
 use redis::{ErrorKind as RedisKind, RedisError, ServerErrorKind};
 use sysd_core::{Effect, Error, ErrorKind};
 
 use super::link::Failure;
+
+/// A row of the table: kind, effect if it was sent, and what to say.
+type Row = (ErrorKind, Effect, &'static str);
+
+const DENIED: Row = (ErrorKind::Denied, Effect::None, "Redis refused the credentials");
+const UNEXPECTED: Row = (ErrorKind::Internal, Effect::Unknown, "Redis answered with an error");
 
 /// Whether the call may have changed something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,25 +32,62 @@ pub(super) fn map(failure: &Failure, access: Access) -> Error {
     }
 }
 
-fn classify(error: &RedisError) -> (ErrorKind, Effect, &'static str) {
+fn classify(error: &RedisError) -> Row {
     use Effect::{None, Unknown};
     match error.kind() {
-        RedisKind::Server(kind) => classify_server(kind, error),
+        RedisKind::Server(kind) => classify_server(kind, error.detail().unwrap_or_default()),
         RedisKind::Extension => classify_code(error.code().unwrap_or_default()),
-        RedisKind::AuthenticationFailed => (ErrorKind::Denied, None, "Redis refused the credentials"),
+        RedisKind::AuthenticationFailed => DENIED,
         RedisKind::InvalidClientConfig => (ErrorKind::Config, None, "the Redis URL or its options are wrong"),
-        RedisKind::RESP3NotSupported => (ErrorKind::Config, None, "this Redis is too old; use 6.0 or later"),
-        RedisKind::Io if error.is_connection_refusal() => {
-            (ErrorKind::Unavailable, None, "no Redis answers at that address")
+        RedisKind::RESP3NotSupported => {
+            (ErrorKind::Config, None, "this Redis is too old; use 6.0 or later, or add ?protocol=resp2 to the URL")
         }
-        RedisKind::Io if error.is_timeout() => (ErrorKind::Timeout, Unknown, "Redis gave no answer in time"),
-        RedisKind::Io => (ErrorKind::Unavailable, Unknown, "the connection to Redis broke"),
+        RedisKind::Io => classify_io(error),
         RedisKind::ClusterConnectionNotFound => (ErrorKind::Unavailable, None, "no node of the Cluster can be reached"),
+        // Found before anything is sent.
+        RedisKind::Client => (ErrorKind::Internal, None, "the Redis client refused the call"),
+        // What is out of step stays so: the connection is given up.
+        RedisKind::Parse => (ErrorKind::Internal, Unknown, "Redis answered something that can't be read"),
         _ => (ErrorKind::Internal, Unknown, "Redis answered something unexpected"),
     }
 }
 
-fn classify_server(kind: ServerErrorKind, error: &RedisError) -> (ErrorKind, Effect, &'static str) {
+fn classify_io(error: &RedisError) -> Row {
+    use Effect::{None, Unknown};
+    if let Some(tls) = tls_error(error) {
+        return match tls {
+            rustls::Error::InvalidCertificate(_) => (
+                ErrorKind::Config,
+                None,
+                "the server's certificate is not from an authority that is trusted here, or not for this host; set tls_ca",
+            ),
+            _ => (ErrorKind::Config, None, "the server does not speak TLS as it is spoken here"),
+        };
+    }
+    if error.is_connection_refusal() {
+        (ErrorKind::Unavailable, None, "no Redis answers at that address")
+    } else if error.is_timeout() {
+        (ErrorKind::Timeout, Unknown, "Redis gave no answer in time")
+    } else {
+        (ErrorKind::Unavailable, Unknown, "there is no connection to Redis, or it broke")
+    }
+}
+
+/// What went wrong with TLS, if that did.
+fn tls_error(error: &RedisError) -> Option<&rustls::Error> {
+    let source = error.source()?;
+    // The client shares its causes.
+    let io = match source.downcast_ref::<Arc<dyn StdError + Send + Sync>>() {
+        Some(shared) => shared.downcast_ref::<std::io::Error>(),
+        None => source.downcast_ref::<std::io::Error>(),
+    };
+    io?.get_ref()?.downcast_ref()
+}
+
+/// Refusals by code. What a script's command is refused for comes with that command's code (Redis 7), or as `ERR` with the code
+/// in the text (Redis 6). Every script of this store checks first, and what it changes first can be refused as a whole,
+/// so nothing was done.
+fn classify_server(kind: ServerErrorKind, detail: &str) -> Row {
     use Effect::{None, Unknown};
     match kind {
         ServerErrorKind::BusyLoading => (ErrorKind::Unavailable, None, "Redis is loading its data"),
@@ -52,28 +98,42 @@ fn classify_server(kind: ServerErrorKind, error: &RedisError) -> (ErrorKind, Eff
             (ErrorKind::Unavailable, None, "the Cluster or its master is down")
         }
         ServerErrorKind::ReadOnly => (ErrorKind::Unavailable, None, "this node is a replica; a failover is under way"),
+        ServerErrorKind::NoScript => (ErrorKind::Unavailable, None, "Redis forgot a script that was just loaded"),
         ServerErrorKind::NoPerm => (ErrorKind::Denied, None, "the Redis user may not run this command"),
-        // Every command of this store checks before it changes anything, so a script's error means nothing was done.
-        ServerErrorKind::ResponseError if error.detail().is_some_and(|detail| detail.contains("WRONGTYPE")) => {
-            (ErrorKind::Corrupt, None, "the key holds another type; was it written by another program?")
-        }
-        ServerErrorKind::ResponseError if error.detail().is_some_and(|detail| detail.contains("OOM")) => {
-            (ErrorKind::Full, None, "Redis has reached its maxmemory")
-        }
-        _ => (ErrorKind::Internal, Unknown, "Redis answered with an error"),
+        ServerErrorKind::CrossSlot => (ErrorKind::Internal, None, "the keys of a partition lie in two slots"),
+        ServerErrorKind::ResponseError => classify_text(detail),
+        ServerErrorKind::ExecAbort | ServerErrorKind::NotBusy | ServerErrorKind::NoSub => UNEXPECTED,
+        _ => (ErrorKind::Internal, Unknown, "Redis answered with an error of a new kind"),
     }
 }
 
-fn classify_code(code: &str) -> (ErrorKind, Effect, &'static str) {
-    use Effect::{None, Unknown};
+fn classify_text(detail: &str) -> Row {
+    use Effect::None;
+    if detail.contains("ACL failure in script") || detail.contains("NOPERM") {
+        return (ErrorKind::Denied, None, "the Redis user may not run this command");
+    }
+    if detail.starts_with("max number of clients") {
+        return (ErrorKind::Unavailable, None, "Redis has as many clients as it takes");
+    }
+    let code = ["WRONGTYPE", "OOM", "READONLY", "MISCONF", "NOREPLICAS", "BUSY"]
+        .into_iter()
+        .find(|code| detail.split(|letter: char| !letter.is_ascii_uppercase()).any(|word| word == *code));
+    code.map_or(UNEXPECTED, classify_code)
+}
+
+fn classify_code(code: &str) -> Row {
+    use Effect::None;
     match code {
         "WRONGTYPE" => (ErrorKind::Corrupt, None, "the key holds another type; was it written by another program?"),
         "OOM" => (ErrorKind::Full, None, "Redis has reached its maxmemory"),
-        "NOAUTH" | "WRONGPASS" => (ErrorKind::Denied, None, "Redis refused the credentials"),
+        "NOAUTH" | "WRONGPASS" => DENIED,
+        "DENIED" => (ErrorKind::Denied, None, "Redis is in protected mode and lets nobody in from other machines"),
+        "READONLY" => (ErrorKind::Unavailable, None, "this node is a replica; a failover is under way"),
         "BUSY" => (ErrorKind::Unavailable, None, "Redis is busy with a script that does not end"),
         "MISCONF" => (ErrorKind::Unavailable, None, "Redis can't persist and refuses writes; look at its disk"),
         "NOREPLICAS" => (ErrorKind::Unavailable, None, "Redis has too few replicas and refuses writes"),
-        _ => (ErrorKind::Internal, Unknown, "Redis answered with an error"),
+        "NOPROTO" => (ErrorKind::Config, None, "this Redis speaks no RESP3; add ?protocol=resp2 to the URL"),
+        _ => UNEXPECTED,
     }
 }
 
@@ -91,6 +151,14 @@ mod tests {
 
     fn io(kind: std::io::ErrorKind) -> RedisError {
         std::io::Error::from(kind).into()
+    }
+
+    fn tls(error: rustls::Error) -> RedisError {
+        std::io::Error::new(std::io::ErrorKind::InvalidData, error).into()
+    }
+
+    fn client(kind: RedisKind) -> RedisError {
+        (kind, "told with a secret").into()
     }
 
     #[test]
@@ -111,12 +179,44 @@ mod tests {
             (reply("BUSY Redis is busy"), ErrorKind::Unavailable, Nothing),
             (reply("MISCONF Redis is"), ErrorKind::Unavailable, Nothing),
             (reply("NOREPLICAS Not enough"), ErrorKind::Unavailable, Nothing),
+            (reply("DENIED Redis is running in protected mode"), ErrorKind::Denied, Nothing),
+            (reply("NOPROTO unsupported protocol version"), ErrorKind::Config, Nothing),
+            (reply("NOSCRIPT No matching script"), ErrorKind::Unavailable, Nothing),
+            (reply("CROSSSLOT Keys in request"), ErrorKind::Internal, Nothing),
+            (reply("EXECABORT Transaction discarded"), ErrorKind::Internal, Unknown),
+            (reply("NOTBUSY No scripts in execution"), ErrorKind::Internal, Unknown),
+            (reply("NOSUB 'unsubscribe' not allowed"), ErrorKind::Internal, Unknown),
+            // Raised inside a script, by Redis 7 and by Redis 6.
+            (reply("WRONGTYPE Operation against a key script: ab, on @user_script:1."), ErrorKind::Corrupt, Nothing),
+            (reply("OOM command not allowed script: ab, on @user_script:1."), ErrorKind::Full, Nothing),
+            (reply("READONLY You can't write script: ab, on @user_script:1."), ErrorKind::Unavailable, Nothing),
+            (reply("ERR ACL failure in script: User x has no permissions"), ErrorKind::Denied, Nothing),
+            (
+                reply("ERR Error running script (call to f_ab): @user_script:1: WRONGTYPE Op"),
+                ErrorKind::Corrupt,
+                Nothing,
+            ),
+            (reply("ERR Error running script (call to f_ab): @user_script:1: -OOM command"), ErrorKind::Full, Nothing),
+            (reply("ERR Error running script (call to f_ab): @user_script:1: ROOM"), ErrorKind::Internal, Unknown),
+            (reply("ERR max number of clients reached"), ErrorKind::Unavailable, Nothing),
             (reply("ERR unknown command"), ErrorKind::Internal, Unknown),
             (reply("WHATEVER it is"), ErrorKind::Internal, Unknown),
             (io(std::io::ErrorKind::ConnectionRefused), ErrorKind::Unavailable, Nothing),
             (io(std::io::ErrorKind::TimedOut), ErrorKind::Timeout, Unknown),
             (io(std::io::ErrorKind::BrokenPipe), ErrorKind::Unavailable, Unknown),
             (io(std::io::ErrorKind::UnexpectedEof), ErrorKind::Unavailable, Unknown),
+            (tls(rustls::CertificateError::UnknownIssuer.into()), ErrorKind::Config, Nothing),
+            (tls(rustls::Error::HandshakeNotComplete), ErrorKind::Config, Nothing),
+            (client(RedisKind::Parse), ErrorKind::Internal, Unknown),
+            (client(RedisKind::AuthenticationFailed), ErrorKind::Denied, Nothing),
+            (client(RedisKind::UnexpectedReturnType), ErrorKind::Internal, Unknown),
+            (client(RedisKind::InvalidClientConfig), ErrorKind::Config, Nothing),
+            (client(RedisKind::Client), ErrorKind::Internal, Nothing),
+            (client(RedisKind::MasterNameNotFoundBySentinel), ErrorKind::Internal, Unknown),
+            (client(RedisKind::NoValidReplicasFoundBySentinel), ErrorKind::Internal, Unknown),
+            (client(RedisKind::EmptySentinelList), ErrorKind::Internal, Unknown),
+            (client(RedisKind::ClusterConnectionNotFound), ErrorKind::Unavailable, Nothing),
+            (client(RedisKind::RESP3NotSupported), ErrorKind::Config, Nothing),
         ];
         for (error, kind, effect) in rows {
             let failure = Failure { error, was_sent: true };
@@ -125,6 +225,9 @@ mod tests {
             assert_eq!((write.kind(), write.effect()), (kind, effect), "{error}");
             let read = map(&failure, Access::Read);
             assert_eq!((read.kind(), read.effect()), (kind, Nothing), "{error}");
+            let unsent = map(&Failure { was_sent: false, ..failure.clone() }, Access::Write);
+            assert_eq!((unsent.kind(), unsent.effect()), (kind, Nothing), "{error}");
+            assert!(!format!("{write} {write:?}").contains("secret"));
         }
     }
 }

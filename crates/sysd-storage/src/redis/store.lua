@@ -19,8 +19,9 @@ end
 
 local function store(sort, record, px)
   if #KEYS == 2 then
-    redis.call('HSET', KEYS[1], sort, record)
+    -- In this order: were one key of another type, a reader would see no difference.
     redis.call('ZADD', KEYS[2], 0, sort)
+    redis.call('HSET', KEYS[1], sort, record)
   elseif px == '' then
     redis.call('SET', KEYS[1], record)
   else
@@ -33,8 +34,8 @@ local function remove(sort)
 end
 if #KEYS == 2 then
   remove = function(sort)
-    redis.call('HDEL', KEYS[1], sort)
     redis.call('ZREM', KEYS[2], sort)
+    redis.call('HDEL', KEYS[1], sort)
   end
 end
 

@@ -1,6 +1,7 @@
 //! What the tests of the Redis store share.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod suite;
 
@@ -91,5 +92,44 @@ impl Procedure for Add {
 
     fn encode_arguments(&self, out: &mut ArgumentBytes) {
         out.push(self.0);
+    }
+}
+
+/// Counts its calls, for ever.
+pub(crate) struct Count;
+
+const COUNT: Script = Script {
+    name: "count",
+    source: r"
+        return function(state, now, arguments)
+          local count = struct.pack('>I8', (state and struct.unpack('>I8', state) or 0) + 1)
+          return 'put', count, count
+        end",
+};
+
+impl Procedure for Count {
+    type Output = u64;
+
+    fn name(&self) -> &'static str {
+        "count"
+    }
+
+    fn apply(&self, state: Option<&[u8]>, _now: Timestamp) -> Result<Step<u64>, Undecodable> {
+        let count = state.map_or(Ok(0), |state| self.decode_output(state))? + 1;
+        let change = StateChange::Put { state: StateBytes::from_slice(&count.to_be_bytes()), ttl: None };
+        Ok(Step { change, output: count })
+    }
+
+    fn encode_output(&self, output: &u64, out: &mut OutputBytes) {
+        out.extend_from_slice(&output.to_be_bytes());
+    }
+
+    fn decode_output(&self, bytes: &[u8]) -> Result<u64, Undecodable> {
+        let error = Undecodable { procedure: "count", what: "state" };
+        Ok(u64::from_be_bytes(bytes.try_into().map_err(|_| error)?))
+    }
+
+    fn script(&self) -> Option<&'static Script> {
+        Some(&COUNT)
     }
 }

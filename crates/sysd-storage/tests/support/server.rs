@@ -13,7 +13,8 @@ pub(crate) fn wait_until(what: &str, within: Duration, mut holds: impl FnMut() -
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < within, "waited {within:?} in vain until {what}");
-        std::thread::yield_now();
+        // real-time: other processes are waited for.
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
