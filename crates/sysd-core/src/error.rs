@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Timeout,
     /// Other writers kept winning until the attempts ran out. Try again, or spread the load over more keys.
     Contention,
+    /// A newer writer has taken over. Stop writing, or take over again on purpose.
+    Fenced,
     /// The store has reached the cap on its memory or disk. Free some, or raise the cap.
     Full,
     /// Credentials are missing, wrong or lack a right. Retrying does not help.
@@ -41,13 +43,14 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Invalid,
         Self::TooLarge,
         Self::Throttled,
         Self::Unavailable,
         Self::Timeout,
         Self::Contention,
+        Self::Fenced,
         Self::Full,
         Self::Denied,
         Self::Corrupt,
@@ -70,6 +73,7 @@ impl ErrorKind {
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",
             Self::Contention => "contention",
+            Self::Fenced => "fenced",
             Self::Full => "full",
             Self::Denied => "denied",
             Self::Corrupt => "corrupt",
@@ -166,6 +170,19 @@ impl Error {
     pub fn with_effect(mut self, effect: Effect) -> Self {
         self.0.effect = effect;
         self
+    }
+
+    /// The same error for another caller of the same call; without the source, which has one owner.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self(Box::new(Inner {
+            kind: self.0.kind,
+            effect: self.0.effect,
+            field: self.0.field,
+            message: self.0.message.clone(),
+            key: self.0.key.clone(),
+            source: None,
+        }))
     }
 
     /// What went wrong.

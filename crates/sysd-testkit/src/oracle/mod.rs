@@ -1,6 +1,7 @@
 //! Checks histories.
 
 mod linearizability;
+pub mod log;
 mod record;
 
 pub use linearizability::{CallId, History, NotLinearizable, Specification, check};

@@ -1,0 +1,164 @@
+//! Storage calls of a log: each with a deadline, and tried again where that is safe.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use sysd_core::{
+    Clock as _, Effect, Error, ErrorKind, Idempotence, Outcome, Page, Record, Result, Scan, Store, Timestamp, Write,
+    timeout,
+};
+
+use super::config::ReplicaConfig;
+use super::entry::{self, Entry};
+use super::schema::{self, Place, Schema};
+
+/// How many entries a page of the log holds at most.
+const PAGE_ENTRIES: usize = 64;
+
+/// A log's store, and how it is called.
+#[derive(Clone, Debug)]
+pub(super) struct Calls<S> {
+    pub(super) store: S,
+    pub(super) schema: Schema,
+    pub(super) config: ReplicaConfig,
+}
+
+/// An answer that did not come in time.
+fn timed_out() -> Error {
+    Error::new(ErrorKind::Timeout, Effect::Unknown, "the store gave no answer in time")
+}
+
+impl<S: Store> Calls<S> {
+    pub(super) fn now(&self) -> Timestamp {
+        self.config.clock.now()
+    }
+
+    /// Writes once.
+    pub(super) async fn write_once(&self, write: Write<'_>) -> Result<Outcome> {
+        let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.write(write)).await;
+        answer.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    /// Waits before attempt `attempts + 1`, whatever the policy thinks of how many there were.
+    pub(super) async fn pause(&self, attempts: u32) {
+        let error = timed_out();
+        let policy = sysd_core::RetryPolicy { attempts_max: u32::MAX, ..self.config.retry };
+        let elapsed = std::time::Duration::ZERO;
+        let wait = policy.decide(attempts, elapsed, &error, Idempotence::Idempotent, &self.config.entropy);
+        let wait = wait.unwrap_or(self.config.retry.wait_max);
+        self.config.clock.sleep_until(self.now().saturating_add(wait)).await;
+    }
+
+    /// Waits before the next attempt, or gives up.
+    async fn retry(&self, attempts: u32, start: Timestamp, error: Error) -> Result<()> {
+        let elapsed = self.now().saturating_since(start);
+        let config = &self.config;
+        match config.retry.decide(attempts, elapsed, &error, Idempotence::Idempotent, &config.entropy) {
+            Some(wait) => {
+                config.clock.sleep_until(self.now().saturating_add(wait)).await;
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+
+    /// Writes until there is an answer; sends the same write again, which recognises itself.
+    pub(super) async fn write(&self, write: &Write<'_>) -> Result<Outcome> {
+        let (start, mut attempts) = (self.now(), 0);
+        loop {
+            match self.write_once(write.clone()).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => {
+                    attempts += 1;
+                    self.retry(attempts, start, error).await?;
+                }
+            }
+        }
+    }
+
+    pub(super) async fn get(&self, place: &Place) -> Result<Option<Record>> {
+        let (start, mut attempts) = (self.now(), 0);
+        loop {
+            let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.get(place.key())).await;
+            match answer.unwrap_or_else(|_| Err(timed_out().with_effect(Effect::None))) {
+                Ok(record) => return Ok(record),
+                Err(error) => {
+                    attempts += 1;
+                    self.retry(attempts, start, error).await?;
+                }
+            }
+        }
+    }
+
+    pub(super) async fn get_many(&self, places: &[Place]) -> Result<Vec<Option<Record>>> {
+        let keys: Vec<_> = places.iter().map(Place::key).collect();
+        let (start, mut attempts) = (self.now(), 0);
+        loop {
+            let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.get_many(&keys)).await;
+            let answer = answer.unwrap_or_else(|_| vec![Err(timed_out().with_effect(Effect::None))]);
+            match answer.into_iter().collect::<Result<Vec<_>>>() {
+                Ok(records) => return Ok(records),
+                Err(error) => {
+                    attempts += 1;
+                    self.retry(attempts, start, error).await?;
+                }
+            }
+        }
+    }
+
+    async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
+        let (start, mut attempts) = (self.now(), 0);
+        loop {
+            let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.scan(scan)).await;
+            match answer.unwrap_or_else(|_| Err(timed_out().with_effect(Effect::None))) {
+                Ok(page) => return Ok(page),
+                Err(error) => {
+                    attempts += 1;
+                    self.retry(attempts, start, error).await?;
+                }
+            }
+        }
+    }
+
+    /// Reads the entry of a number, if it was written.
+    pub(super) async fn entry(&self, number: u64) -> Result<Option<(Entry, usize)>> {
+        let place = self.schema.entry(number);
+        let Some(record) = self.get(&place).await? else { return Ok(None) };
+        Ok(Some((entry::decode(place.key(), number, &record.value)?, record.value.len())))
+    }
+
+    /// Reads some entries from `number` on, without a gap; none if there is none yet. With each its size in bytes.
+    pub(super) async fn entries(&self, number: u64) -> Result<Vec<(Entry, usize)>> {
+        let first = self.schema.entry(number);
+        let mut cursor: Option<Bytes> = None;
+        loop {
+            let start = match &cursor {
+                Some(cursor) => Bound::Excluded(cursor.as_ref()),
+                None => Bound::Included(first.key().sort()),
+            };
+            let scan = Scan::partition(schema::SPACE, first.key().partition(), PAGE_ENTRIES);
+            let page = self.scan(scan.range(start, Bound::Unbounded)).await?;
+            if page.rows.is_empty() && page.next.is_some() {
+                cursor = page.next;
+                continue;
+            }
+            let mut entries = Vec::with_capacity(page.rows.len());
+            for (row, number) in page.rows.iter().zip(number..) {
+                // A scan is no snapshot: it may have missed a row and seen its successor. That row is read by itself.
+                if schema::number_of(&row.sort) != Some(number) {
+                    break;
+                }
+                let entry = entry::decode(self.schema.entry(number).key(), number, &row.record.value)?;
+                entries.push((entry, row.record.value.len()));
+            }
+            if entries.is_empty() && !page.rows.is_empty() {
+                let entry = self.entry(number).await?;
+                return match entry {
+                    Some(entry) => Ok(vec![entry]),
+                    None => Err(Error::corrupt(first.key(), "the log has a gap: this entry is missing")),
+                };
+            }
+            return Ok(entries);
+        }
+    }
+}
