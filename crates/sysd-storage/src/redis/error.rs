@@ -109,7 +109,8 @@ fn classify_server(kind: ServerErrorKind, detail: &str) -> Row {
 
 fn classify_text(detail: &str) -> Row {
     use Effect::None;
-    if detail.contains("ACL failure in script") || detail.contains("NOPERM") {
+    let denials = ["ACL failure in script", "The user executing the script can't", "NOPERM"];
+    if denials.iter().any(|denial| detail.contains(denial)) {
         return (ErrorKind::Denied, None, "the Redis user may not run this command");
     }
     if detail.starts_with("max number of clients") {

@@ -71,6 +71,11 @@ impl Private {
         assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
     }
 
+    /// From now on it can't save.
+    pub(crate) fn lose_directory(&self) {
+        std::fs::remove_dir_all(&self.directory).unwrap();
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
