@@ -71,6 +71,8 @@ async fn timed<F>(iterations: u64, callers: u64, call: impl Fn(u64) -> F + Clone
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    // A whole number each; what is more than was asked for is taken off the time.
+    let (iterations, callers) = (u32::try_from(iterations).unwrap(), u32::try_from(callers).unwrap());
     let each = iterations.div_ceil(callers);
     let start = Instant::now();
     let tasks: Vec<_> = (0..callers)
@@ -78,7 +80,7 @@ where
             let call = call.clone();
             tokio::spawn(async move {
                 for at in 0..each {
-                    call(caller * each + at).await;
+                    call(u64::from(caller * each + at)).await;
                 }
             })
         })
@@ -86,7 +88,7 @@ where
     for task in tasks {
         task.await.unwrap();
     }
-    start.elapsed().mul_f64(iterations as f64 / (each * callers) as f64)
+    start.elapsed().mul_f64(f64::from(iterations) / f64::from(each * callers))
 }
 
 fn replica_row(
@@ -106,7 +108,8 @@ fn replica_row(
             let replica = replica.clone();
             runtime.block_on(timed(iterations, callers, move |at| {
                 let replica = replica.clone();
-                async move { drop(replica.submit((at as u32, 1)).await.unwrap()) }
+                let counter = u32::try_from(at % 1_024).unwrap();
+                async move { assert_ne!(replica.submit((counter, 1)).await.unwrap(), 0) }
             }))
         });
     });

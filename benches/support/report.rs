@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 /// Prints a line for each benchmark that was measured since `start`.
-pub fn print(start: SystemTime) {
+pub(crate) fn print(start: SystemTime) {
     let home = std::env::var_os("CRITERION_HOME").map(PathBuf::from).or_else(|| {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
         Some(target.join("criterion"))
@@ -61,8 +61,8 @@ fn read(path: &Path) -> Option<(u64, u64)> {
 #[allow(clippy::cast_precision_loss, reason = "three digits are printed")]
 fn time(picoseconds: u64) -> String {
     match picoseconds {
-        ..1_000_000 => format!("{:.1} ns", picoseconds as f64 / 1e3),
-        ..1_000_000_000 => format!("{:.2} us", picoseconds as f64 / 1e6),
+        0..1_000_000 => format!("{:.1} ns", picoseconds as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} us", picoseconds as f64 / 1e6),
         _ => format!("{:.2} ms", picoseconds as f64 / 1e9),
     }
 }
