@@ -21,6 +21,8 @@ const RULES: &[Rule] = &[
     ("a source file has at most 700 lines", long_files),
     ("a dependency has a line that says why it was chosen", bare_dependencies),
     ("no path of one machine", machine_paths),
+    ("a library's lib.rs turns on the lint of the wall", unguarded_libraries),
+    ("a domain names no backend, a backend no domain, and core neither", wrong_way),
 ];
 
 /// Checks every tracked file; prints what breaks a rule.
@@ -55,17 +57,24 @@ fn is_rust(source: &Source<'_>) -> bool {
     Path::new(source.path).extension().is_some_and(|extension| extension == "rs")
 }
 
+/// What a Rust file has before its tests; nothing of a file of tests.
+fn product_code<'a>(source: &Source<'a>) -> Option<&'a str> {
+    let tests = source.path.ends_with("_tests.rs") || source.path.ends_with("/tests.rs");
+    if tests || !is_rust(source) { None } else { source.text.split("#[cfg(test)]").next() }
+}
+
 /// The words of rules would break them here.
 fn is_this_file(source: &Source<'_>) -> bool {
     source.path == "xtask/src/tidy.rs"
 }
 
 fn wall(source: &Source<'_>) -> Vec<usize> {
-    let inside = source.path.contains("/src/logic") || source.path.contains("/src/procedure/");
-    if !inside || !is_rust(source) {
+    let inside = source.path.contains("/src/logic") || source.path.contains("/src/procedure");
+    // Core defines what a procedure is; it has none.
+    if !inside || source.path.starts_with("crates/sysd-core/") {
         return Vec::new();
     }
-    let code = source.text.split("#[cfg(test)]").next().unwrap_or_default();
+    let Some(code) = product_code(source) else { return Vec::new() };
     let words = ["async ", ".await", "tokio", "Instant", "SystemTime", "rand::", "std::net", "std::fs"];
     lines_with(&Source { path: source.path, text: code }, &words)
 }
@@ -115,9 +124,56 @@ fn machine_paths(source: &Source<'_>) -> Vec<usize> {
     lines_with(source, &["/work/", "/root/", "/home/"])
 }
 
+fn unguarded_libraries(source: &Source<'_>) -> Vec<usize> {
+    let library = source.path.starts_with("crates/") && source.path.ends_with("/src/lib.rs");
+    let guard = "#![cfg_attr(not(test), warn(clippy::disallowed_methods))]";
+    if library && !source.text.lines().any(|line| line == guard) { vec![1] } else { Vec::new() }
+}
+
+/// Dependencies point one way: domains and storage to core, the testkit to both of these.
+fn wrong_way(source: &Source<'_>) -> Vec<usize> {
+    let Some((name, file)) = source.path.strip_prefix("crates/sysd-").and_then(|path| path.split_once('/')) else {
+        return Vec::new();
+    };
+    let may_name = |other: &str| match name {
+        "core" => other == "core",
+        "storage" => ["core", "storage"].contains(&other),
+        "testkit" => ["core", "storage", "testkit"].contains(&other),
+        _ => !["storage", "testkit"].contains(&other),
+    };
+    let names_wrongly = |line: &str, prefix: &str, ends: &[char]| {
+        let others = line.split(prefix).skip(1).filter_map(|rest| rest.split_once(ends)).map(|(other, _)| other);
+        others.filter(|other| other.chars().all(char::is_alphanumeric)).any(|other| !may_name(other))
+    };
+    let mut lines = Vec::new();
+    if file == "Cargo.toml" {
+        let mut normal = false;
+        for (at, line) in source.text.lines().enumerate() {
+            if line.starts_with('[') {
+                normal = line.ends_with("dependencies]") && !line.ends_with("dev-dependencies]");
+            }
+            if normal && line.starts_with("sysd-") && names_wrongly(line, "sysd-", &['.', ' ', '=']) {
+                lines.push(at + 1);
+            }
+        }
+    } else if file.starts_with("src/")
+        && let Some(code) = product_code(source)
+    {
+        for (at, line) in code.lines().enumerate() {
+            let comment = line.trim_start().starts_with("//");
+            if !comment && names_wrongly(line, "sysd_", &[':', ' ', ';']) {
+                lines.push(at + 1);
+            }
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const GUARD: &str = "#![cfg_attr(not(test), warn(clippy::disallowed_methods))]";
 
     fn broken(path: &str, text: &str) -> Vec<&'static str> {
         let source = Source { path, text };
@@ -133,6 +189,14 @@ mod tests {
             ("crates/a/src/b.rs", &"x\n".repeat(LINES_MAX + 1), 3),
             ("Cargo.toml", "[workspace.dependencies]\n# Why.\na = \"1\"\nb = \"1\"", 4),
             ("README.md", "see /home/me", 5),
+            ("crates/a/src/lib.rs", "//! No guard.", 6),
+            ("crates/sysd-links/src/service.rs", "use sysd_storage::Memory;", 7),
+            ("crates/sysd-links/src/service.rs", "let store = sysd_testkit::Limited::new();", 7),
+            ("crates/sysd-links/Cargo.toml", "[dependencies]\nsysd-storage.workspace = true", 7),
+            ("crates/sysd-storage/src/redis/mod.rs", "use sysd_ratelimit::Take;", 7),
+            ("crates/sysd-storage/Cargo.toml", "[dependencies]\nsysd-links = { workspace = true }", 7),
+            ("crates/sysd-core/src/any.rs", "pub use sysd_storage as storage;", 7),
+            ("crates/sysd-links/src/procedure.rs", "use tokio::time;", 0),
         ];
         for (path, text, rule) in cases {
             assert_eq!(broken(path, text), [RULES[rule].0], "{path}");
@@ -146,6 +210,19 @@ mod tests {
             ("crates/a/src/logic/b.rs", "fn f() {}\n#[cfg(test)]\nmod tests { use std::time::Instant; }"),
             ("crates/a/tests/b.rs", "// real-time: the server has its own clock.\nthread::sleep(second);"),
             ("crates/a/src/b.rs", &"x\n".repeat(LINES_MAX)),
+            ("crates/a/src/lib.rs", GUARD),
+            (
+                "crates/sysd-links/src/a.rs",
+                "/// use sysd_storage::Memory;\nuse sysd_core::Key;\n#[cfg(test)]\nuse sysd_storage::x;",
+            ),
+            ("crates/sysd-links/src/a_tests.rs", "use sysd_storage::Memory;"),
+            ("crates/sysd-links/tests/a.rs", "use sysd_storage::Memory;"),
+            (
+                "crates/sysd-links/Cargo.toml",
+                "[dependencies]\nsysd-core.workspace = true\n[dev-dependencies]\nsysd-storage.workspace = true",
+            ),
+            ("crates/sysd-storage/src/a.rs", "counter(\"sysd_links_total\"); use sysd_core::Key;"),
+            ("crates/sysd-testkit/src/a.rs", "use sysd_storage::Memory;"),
             ("Cargo.toml", "[workspace.dependencies]\nown = { path = \"a\" }\n# Why.\na = \"1\"\n[profile.dev]\nb = 1"),
         ];
         for (path, text) in cases {

@@ -74,11 +74,13 @@ pub async fn timeout<F: Future + Send>(clock: &impl Clock, wait: Duration, futur
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
+#[expect(clippy::disallowed_methods, reason = "the one place where a library asks the system for the time")]
 fn system_now() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_micros_saturating(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
+#[expect(clippy::disallowed_methods, reason = "the timer of the clocks of real time")]
 async fn sleep_real(now: impl Fn() -> Timestamp + Send, deadline: Timestamp) {
     // Timers may fire early by a rounding, and the wall clock may have been set back.
     loop {
@@ -128,6 +130,7 @@ impl FastClock {
     const ANCHOR_US: u64 = 1_000_000;
 
     /// Calibrates the counter: takes up to 200 milliseconds, once a process.
+    #[expect(clippy::disallowed_methods, reason = "the counter under this clock")]
     pub fn new() -> Self {
         let counter = quanta::Clock::new();
         let zero_raw = counter.raw();

@@ -22,6 +22,7 @@ impl<E: Entropy + ?Sized> Entropy for Arc<E> {
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
+    #[expect(clippy::disallowed_methods, reason = "the one place where a library asks the system for randomness")]
     fn next_u64(&self) -> u64 {
         rand::rng().next_u64()
     }

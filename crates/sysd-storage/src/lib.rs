@@ -1,9 +1,14 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod log;
 #[cfg(feature = "memory")]
 pub mod memory;
 #[cfg(feature = "redis")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "connections have deadlines of their own; records take their time from the caller"
+)]
 pub mod redis;
 
 pub use log::{Driver, Follower, Replica, ReplicaConfig};
