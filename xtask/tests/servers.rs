@@ -3,6 +3,9 @@
 
 mod harness;
 
+use std::fs;
+use std::path::Path;
+
 use harness::Scratch;
 
 #[test]
@@ -56,4 +59,34 @@ fn a_missing_server_is_a_failure_that_says_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("apt-get install redis-server") && said.contains("SYSD_TEST_REDIS_URL"), "{said}");
+}
+
+/// Installs once it knows what there is, and writes down what it is asked.
+const APT_GET: &str = r#"
+echo "apt-get $* RUNLEVEL=$RUNLEVEL" >> "$SCRATCH/asked"
+case "$*" in
+    *update) : > "$SCRATCH/updated";;
+    *redis-server) test -e "$SCRATCH/updated" && mv "$SCRATCH/package/"* "$SCRATCH";;
+esac"#;
+
+#[test]
+fn a_missing_server_is_installed_and_no_service_of_the_package_goes_on() {
+    let scratch = Scratch::new("install");
+    let path = std::env::var("PATH").unwrap();
+    let program = |name: &str| path.split(':').map(|at| Path::new(at).join(name)).find(|path| path.exists()).unwrap();
+    fs::create_dir(scratch.path.join("package")).unwrap();
+    for name in ["package/redis-server", "package/redis-cli", "setpriv", "mv"] {
+        let installed = program(name.trim_start_matches("package/"));
+        std::os::unix::fs::symlink(installed, scratch.path.join(name)).unwrap();
+    }
+    scratch.fake("apt-get", APT_GET);
+    scratch.fake("systemctl", "echo \"systemctl $*\" >> \"$SCRATCH/asked\"");
+    scratch.fake_cargo("exit 0");
+    let output = scratch.xtask(&["test", "tests"]).env("PATH", &scratch.path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let asked = fs::read_to_string(scratch.path.join("asked")).unwrap();
+    let [first, update, second, service] = asked.lines().collect::<Vec<_>>()[..] else { panic!("{asked}") };
+    assert!(first.contains(" install ") && first == second && first.ends_with("redis-server RUNLEVEL=1"), "{asked}");
+    assert!(update.contains(" update "), "{asked}");
+    assert_eq!(service, "systemctl disable --now redis-server.service");
 }

@@ -1,5 +1,6 @@
 //! Installs the servers where that is possible.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,9 @@ pub(super) fn redis() -> Result<(), String> {
     let install = ["install", "-y", "--no-install-recommends", "redis-server"];
     let done = apt_get(&install) || (apt_get(&["update"]) && apt_get(&install));
     if done && is_installed("redis-server") && is_installed("redis-cli") {
+        // systemd starts what is installed whatever the run level; where there is no systemd this does nothing.
+        let service = ["disable", "--now", "redis-server.service"];
+        finish(Command::new("systemctl").args(service).stderr(Stdio::null()));
         return Ok(());
     }
     Err(format!(
@@ -28,19 +32,18 @@ pub(super) fn redis() -> Result<(), String> {
     ))
 }
 
-/// Goes to its end even when we are interrupted: half an installed package is worse than the wait.
 fn apt_get(arguments: &[&str]) -> bool {
-    use std::os::unix::process::CommandExt as _;
-    let child = Command::new("apt-get")
-        .args(["-o", "DPkg::Lock::Timeout=120"])
-        .args(arguments)
-        // Package scripts must not start a server of their own.
-        .envs([("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")])
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn();
-    let Ok(mut child) = child else { return false };
+    let mut command = Command::new("apt-get");
+    command.args(["-o", "DPkg::Lock::Timeout=120"]).args(arguments);
+    // Package scripts must not start a server of their own.
+    finish(command.envs([("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")]))
+}
+
+/// Goes to its end even when we are interrupted: half an installed package is worse than the wait.
+fn finish(command: &mut Command) -> bool {
+    let Ok(mut child) = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).spawn() else {
+        return false;
+    };
     let start = Instant::now();
     loop {
         match child.try_wait() {
