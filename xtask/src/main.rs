@@ -1,11 +1,11 @@
 //! Chores of the sysd workspace: `cargo xtask test` runs what continuous integration runs.
 
 mod interrupt;
-mod msrv;
 mod process;
 mod servers;
 mod steps;
 mod tidy;
+mod toolchain;
 
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::{interrupt, msrv, process, servers, tidy};
+use crate::{interrupt, process, servers, tidy, toolchain};
 
 /// A step that takes longer hangs.
 const STEP_MAX: Duration = Duration::from_secs(30 * 60);
@@ -55,7 +55,7 @@ pub(crate) fn run(wanted: &[&str]) -> Result<(), String> {
             Action::Cargo(arguments, environment) => {
                 cargo(&root, arguments, environment.iter().map(|(name, value)| (*name, OsStr::new(value))))
             }
-            Action::Msrv => msrv::check(&root, STEP_MAX),
+            Action::Msrv => toolchain::check_oldest(&root, STEP_MAX),
             Action::Tidy => tidy::check(&root),
             Action::Served(arguments) => served(&root, arguments),
         };
@@ -95,6 +95,7 @@ fn cargo<'a>(
     arguments: &[&str],
     environment: impl Iterator<Item = (&'a str, &'a OsStr)>,
 ) -> Result<(), String> {
+    toolchain::ensure_component(root, arguments.first().copied().unwrap_or_default())?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = process::bound(&cargo, "TERM");
     let status = process::run(command.args(arguments).envs(environment).current_dir(root), STEP_MAX)?;

@@ -60,18 +60,9 @@ pub(super) struct Directory {
 #[derive(Debug)]
 pub(super) enum Found {
     /// Its maker lives.
-    InUse(Purpose),
+    InUse,
     /// Its maker is dead, and it is ours now.
     Ours(Directory),
-}
-
-impl Found {
-    pub(super) fn purpose(&self) -> &Purpose {
-        match self {
-            Self::InUse(purpose) => purpose,
-            Self::Ours(directory) => &directory.purpose,
-        }
-    }
 }
 
 impl Directory {
@@ -91,14 +82,16 @@ impl Directory {
         Ok(Self { path, purpose, _owner: owner })
     }
 
-    /// The directories of this kind in `parent` that are provably ours: of our user, named and marked so.
-    pub(super) fn find(parent: &Path) -> Vec<Found> {
+    /// The directories for this purpose in `parent` that are provably ours: of our user, named and marked so.
+    ///
+    /// Those for other purposes are not even locked: their own people would take them for in use.
+    pub(super) fn find(parent: &Path, purpose: &Purpose) -> Vec<Found> {
         let Ok(parent) = parent.canonicalize() else { return Vec::new() };
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-        entries.filter_map(|entry| Self::look(&entry.path())).collect()
+        entries.filter_map(|entry| Self::look(&entry.path(), purpose)).collect()
     }
 
-    fn look(path: &Path) -> Option<Found> {
+    fn look(path: &Path, wanted: &Purpose) -> Option<Found> {
         let named = path.file_name()?.to_str()?.starts_with(PREFIX);
         let metadata = fs::symlink_metadata(path).ok()?;
         if !named || !metadata.is_dir() || metadata.uid() != geteuid().as_raw() {
@@ -106,9 +99,9 @@ impl Directory {
         }
         let file = path.join("owner");
         let owner = fs::File::open(&file).ok()?;
-        let purpose = Purpose::parse(&fs::read_to_string(&file).ok()?)?;
+        let purpose = Purpose::parse(&fs::read_to_string(&file).ok()?).filter(|purpose| purpose == wanted)?;
         if flock(&owner, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Some(Found::InUse(purpose));
+            return Some(Found::InUse);
         }
         Some(Found::Ours(Self { path: path.to_owned(), purpose, _owner: owner }))
     }
@@ -200,9 +193,10 @@ mod tests {
     fn it_is_in_use_until_its_maker_is_gone() {
         let parent = Parent::new("lock");
         let directory = Directory::create(&parent.0, Purpose::Tests).unwrap();
-        assert!(matches!(Directory::find(&parent.0).as_slice(), [Found::InUse(Purpose::Tests)]));
+        assert!(matches!(Directory::find(&parent.0, &Purpose::Tests).as_slice(), [Found::InUse]));
         drop(directory);
-        assert!(matches!(Directory::find(&parent.0).as_slice(), [Found::Ours(_)]));
+        assert!(matches!(Directory::find(&parent.0, &Purpose::Tests).as_slice(), [Found::Ours(_)]));
+        assert!(Directory::find(&parent.0, &Purpose::Hand("/a".into())).is_empty());
     }
 
     #[test]
@@ -218,7 +212,7 @@ mod tests {
         fs::create_dir(&misnamed).unwrap();
         fs::copy(ours.path.join("owner"), misnamed.join("owner")).unwrap();
         std::os::unix::fs::symlink(&ours.path, parent.0.join(format!("{PREFIX}3"))).unwrap();
-        assert_eq!(Directory::find(&parent.0).len(), 1);
+        assert_eq!(Directory::find(&parent.0, &Purpose::Tests).len(), 1);
     }
 
     #[test]

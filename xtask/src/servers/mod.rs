@@ -71,8 +71,7 @@ pub(crate) fn by_hand(root: &Path, command: &str) -> Result<(), String> {
 
 /// What was started by hand in this checkout.
 fn of_checkout(root: &Path) -> Vec<Found> {
-    let purpose = Purpose::Hand(root.to_owned());
-    Directory::find(&std::env::temp_dir()).into_iter().filter(|found| *found.purpose() == purpose).collect()
+    Directory::find(&std::env::temp_dir(), &Purpose::Hand(root.to_owned()))
 }
 
 fn up(root: &Path) -> Result<(), String> {
@@ -104,7 +103,7 @@ fn down(root: &Path) -> Result<(), String> {
     }
     for found in found {
         match found {
-            Found::InUse(_) => return Err("a `cargo xtask servers up` is under way: interrupt that".to_owned()),
+            Found::InUse => return Err("a `cargo xtask servers up` is under way: interrupt that".to_owned()),
             Found::Ours(directory) => directory.remove()?,
         }
     }
@@ -118,7 +117,7 @@ fn status(root: &Path) {
     }
     for found in found {
         match found {
-            Found::InUse(_) => println!("# a `cargo xtask servers up` is under way"),
+            Found::InUse => println!("# a `cargo xtask servers up` is under way"),
             Found::Ours(directory) => {
                 let alive = directory.processes().len();
                 match saved_environment(&directory) {
@@ -146,10 +145,8 @@ fn exports(environment: &[(String, String)]) -> String {
 
 /// Removes what runs that were killed left behind. What was started by hand is left alone.
 fn clean_left_behind() -> Result<(), String> {
-    for found in Directory::find(&std::env::temp_dir()) {
-        if let Found::Ours(directory) = found
-            && directory.purpose == Purpose::Tests
-        {
+    for found in Directory::find(&std::env::temp_dir(), &Purpose::Tests) {
+        if let Found::Ours(directory) = found {
             eprintln!("cleaning up after a run that was killed: {}", directory.path.display());
             directory.remove()?;
         }

@@ -1,4 +1,4 @@
-//! The step that checks with the oldest compiler, on a `rustup` of the test's own.
+//! Compilers and their companions, on a `rustup` of the test's own.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod harness;
@@ -53,4 +53,16 @@ fn without_rustup_it_says_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("rustup is missing") && said.contains(declared()), "{said}");
+}
+
+#[test]
+fn a_missing_companion_of_cargo_is_installed_first() {
+    let scratch = Scratch::new("component");
+    scratch.fake("rustup", RUSTUP);
+    scratch.fake("cargo-clippy", "exit 1");
+    scratch.fake_cargo("echo \"cargo $1\" >> \"$SCRATCH/asked\"");
+    let path = format!("{}:{}", scratch.path.display(), std::env::var("PATH").unwrap());
+    let output = scratch.xtask(&["test", "clippy"]).env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read_to_string(scratch.path.join("asked")).unwrap(), "component add clippy\ncargo clippy\n");
 }

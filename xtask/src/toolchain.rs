@@ -1,4 +1,4 @@
-//! The step that holds `rust-version` to its word.
+//! Compilers and their companions, installed where rustup can; the step that holds `rust-version` to its word.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,34 @@ use crate::process::{bound, run};
 
 const INSTALL_MAX: Duration = Duration::from_secs(600);
 
+/// Makes sure that the companion of cargo for this subcommand is there.
+pub(crate) fn ensure_component(root: &Path, subcommand: &str) -> Result<(), String> {
+    let (program, component) = match subcommand {
+        "clippy" => ("cargo-clippy", "clippy"),
+        "fmt" => ("cargo-fmt", "rustfmt"),
+        _ => return Ok(()),
+    };
+    if succeeds(program, &["--version"]) {
+        return Ok(());
+    }
+    println!("{component} is missing: installing it with rustup");
+    let missing = |error| format!("{component} is missing, and rustup could not install it: {error}");
+    rustup(root, &["component", "add", component], INSTALL_MAX).map_err(missing)
+}
+
 /// Checks the libraries and programs with the oldest compiler that is promised; installs that if rustup can.
-pub(crate) fn check(root: &Path, limit: Duration) -> Result<(), String> {
+pub(crate) fn check_oldest(root: &Path, limit: Duration) -> Result<(), String> {
     let path = root.join("Cargo.toml");
     let manifest = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let version = rust_version(&manifest).ok_or("Cargo.toml declares no rust-version")?;
-    if !succeeds(&["--version"]) {
+    if !succeeds("rustup", &["--version"]) {
         return Err(format!(
             "rustup is missing, and without it no second compiler: install it (https://rustup.rs), or check with \
              Rust {version} by other means and name the other steps: `cargo xtask test STEP...`"
         ));
     }
     // Not from rustup's list: that has what an interrupted installation left, too.
-    if !succeeds(&["run", version, "cargo", "--version"]) {
+    if !succeeds("rustup", &["run", version, "cargo", "--version"]) {
         println!("Rust {version} is missing: installing it with rustup");
         rustup(root, &["toolchain", "install", version, "--profile", "minimal", "--no-self-update"], INSTALL_MAX)?;
     }
@@ -38,8 +53,8 @@ fn target_directory(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |path| root.join(path)).join("msrv")
 }
 
-fn succeeds(arguments: &[&str]) -> bool {
-    let mut command = Command::new("rustup");
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
