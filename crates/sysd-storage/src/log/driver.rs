@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 
 use futures::future::{Either, select};
 use sysd_core::{
-    Effect, Error, ErrorKind, Expect, Outcome, Record, Result, StateMachine, Store, Timestamp, Version, Write, timeout,
+    Clock as _, Effect, Error, ErrorKind, Expect, Outcome, Record, Result, Sleep, StateMachine, Store, Timestamp,
+    Version, Write, timeout,
 };
 
 use super::WriterId;
@@ -125,21 +126,29 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
     async fn append_and_follow(&self) -> Result<()> {
         let mut turns = 0;
         let mut replies = Vec::new();
+        let mut poll = self.next_poll();
         loop {
-            let take = self.shared.queue.take();
-            let work = match self.calls.config.poll_every {
-                Some(wait) => timeout(&self.calls.config.clock, wait, take).await,
-                None => Ok(take.await),
-            };
-            match work {
-                Ok(Some(work)) => self.work(work, &mut replies).await?,
-                Ok(None) => return Ok(()),
-                Err(_) => self.poll().await?,
+            // Work first: a timer that is due must not hold it up.
+            match select(pin!(self.shared.queue.take()), &mut poll).await {
+                Either::Left((Some(work), _)) => self.work(work, &mut replies).await?,
+                Either::Left((None, _)) => return Ok(()),
+                Either::Right(((), _)) => {
+                    self.poll().await?;
+                    poll = self.next_poll();
+                }
             }
             turns += 1;
             if turns % TURNS_MAX == 0 {
                 yield_now().await;
             }
+        }
+    }
+
+    /// Ready when it is time to look for entries of others.
+    fn next_poll(&self) -> Sleep {
+        match self.calls.config.poll_every {
+            Some(wait) => self.calls.config.clock.sleep_until(self.calls.now().saturating_add(wait)),
+            None => Box::pin(std::future::pending()),
         }
     }
 
