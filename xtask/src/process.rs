@@ -46,6 +46,7 @@ pub(crate) fn bound(program: &str, signal: &str) -> Command {
 /// the whole group is asked to end and then killed; what is left of the group when its head ends is killed too.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<ExitStatus, String> {
     let name = command.get_program().to_string_lossy().into_owned();
+    forget_own_package(command);
     let start_failed = |error| format!("{name} did not start: {error}");
     let mut child = command.process_group(0).stdin(Stdio::null()).spawn().map_err(start_failed)?;
     let group = Pid::from_child(&child);
@@ -61,6 +62,16 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<ExitStatus, 
     signal_group(group, Signal::KILL);
     let status = reap(&mut child, &name);
     ended.and(status)
+}
+
+/// `cargo run` told us about our own package. A cargo under us must not hear of it: build scripts that look at these
+/// variables would run anew, with all that depends on them, at each change between `cargo xtask` and cargo by hand.
+fn forget_own_package(command: &mut Command) {
+    for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
 }
 
 fn has_ended(pid: Pid) -> Result<bool, String> {

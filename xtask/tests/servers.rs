@@ -52,6 +52,21 @@ fn tests_get_what_the_environment_does_not_name() {
 }
 
 #[test]
+fn a_step_hears_nothing_of_the_package_that_we_are() {
+    let scratch = Scratch::new("package");
+    scratch.fake_cargo("env");
+    let said = |name: &str| {
+        let mut xtask = scratch.xtask(&["test", "format"]);
+        let output = xtask.env("CARGO_MANIFEST_DIR", "/a").env(name, "xtask").output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let own = |said: &str| said.contains("CARGO_PKG_NAME=") || said.contains("CARGO_MANIFEST_DIR=");
+    assert!(!own(&said("CARGO_PKG_NAME")));
+    assert!(said("CARGO_TERM_COLOR").contains("CARGO_TERM_COLOR=xtask"));
+}
+
+#[test]
 fn a_missing_server_is_a_failure_that_says_what_to_do() {
     let scratch = Scratch::new("missing");
     // A machine with neither Redis nor a package manager.
