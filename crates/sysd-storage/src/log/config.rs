@@ -54,6 +54,8 @@ pub enum Bug {
     ForgetFence,
     /// Takes an append without an answer for one that did not happen.
     ForgetUnsettled,
+    /// Tells a caller that its command was not sent, and sends it all the same with the rest of its batch.
+    KeepExpired,
     /// Lets the time of entries go back with the clock.
     ForgetLogTime,
     /// Names a snapshot in the manifest before its chunks are written.

@@ -90,6 +90,13 @@ impl<M: StateMachine> Proposal<M> {
         }
     }
 
+    /// Answers those whose deadline has passed with `error`, and drops their commands: nothing of this was sent, or what was
+    /// sent is certain not to have happened.
+    fn expire(&mut self, now: Timestamp, error: &Error) {
+        self.batch.expire(now, error);
+        self.fail(Some(now), error);
+    }
+
     fn is_answered(&self) -> bool {
         self.batch.is_answered() && self.call.as_ref().is_none_or(|call| call.reply.is_none())
     }
@@ -101,6 +108,8 @@ enum Settled {
     Own,
     /// Another entry is there, so this one never will be.
     Other(Record),
+    /// Nothing has happened, and some have waited too long: what is left is to be sent.
+    Again,
     /// Nobody waits for it any more, all were answered.
     Refused,
 }
@@ -248,10 +257,11 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
                         return Err(error);
                     }
                 }
+                Settled::Again => {}
                 Settled::Refused => return Ok(None),
             }
             let late = Error::new(ErrorKind::Contention, Effect::None, "other writers kept winning until the deadline");
-            proposal.fail(Some(self.calls.now()), &late);
+            self.expire(proposal, &late);
             if proposal.is_answered() {
                 return Ok(None);
             }
@@ -310,18 +320,39 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
             if error.effect() == Effect::Unknown {
                 effect = Effect::Unknown;
             }
-            if self.calls.config.has(Bug::ForgetUnsettled) {
-                effect = Effect::None;
-            }
-            let due =
-                if effect == Effect::None && !error.kind().is_transient() { None } else { Some(self.calls.now()) };
-            let forgotten = self.calls.config.has(Bug::ForgetUnsettled);
-            proposal.fail(if forgotten { None } else { due }, &error.with_effect(effect));
-            if proposal.is_answered() && (effect == Effect::None || self.shared.queue.is_abandoned()) {
+            let is_forgotten = self.calls.config.has(Bug::ForgetUnsettled);
+            let error = error.with_effect(if is_forgotten { Effect::None } else { effect });
+            if is_forgotten || effect == Effect::None && !error.kind().is_transient() {
+                proposal.fail(None, &error);
                 return Settled::Refused;
             }
             self.shared.queue.expire(self.calls.now());
+            if effect == Effect::None {
+                let before = proposal.batch.len();
+                self.expire(proposal, &error);
+                if proposal.is_answered() {
+                    return Settled::Refused;
+                }
+                self.calls.pause(attempts).await;
+                if proposal.batch.len() < before {
+                    return Settled::Again;
+                }
+                continue;
+            }
+            proposal.fail(Some(self.calls.now()), &error);
+            if proposal.is_answered() && self.shared.queue.is_abandoned() {
+                return Settled::Refused;
+            }
             self.calls.pause(attempts).await;
+        }
+    }
+
+    fn expire(&self, proposal: &mut Proposal<M>, error: &Error) {
+        let now = self.calls.now();
+        if self.calls.config.has(Bug::KeepExpired) {
+            proposal.fail(Some(now), error)
+        } else {
+            proposal.expire(now, error)
         }
     }
 

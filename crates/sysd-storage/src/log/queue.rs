@@ -67,21 +67,26 @@ impl<M: StateMachine> Batch<M> {
         }
     }
 
-    /// Drops the commands at the front whose deadline has passed, which were never sent.
-    fn expire(&mut self, now: Timestamp, error: &Error) {
-        let due = self.waiting.iter().take_while(|waiting| waiting.deadline <= now).count();
-        let mut bytes = 0;
-        for _ in 0..due {
-            let size =
-                self.body[bytes..].first_chunk::<COMMAND_OVERHEAD_BYTES>().map_or(0, |size| u32::from_be_bytes(*size));
-            bytes += COMMAND_OVERHEAD_BYTES + size as usize;
+    /// Drops the commands whose deadline has passed, which have not happened and never will, and answers them with `error`.
+    pub(super) fn expire(&mut self, now: Timestamp, error: &Error) {
+        if self.waiting.iter().all(|waiting| waiting.deadline > now) {
+            return;
         }
-        self.body.drain(..bytes);
-        for waiting in self.waiting.drain(..due) {
-            if let Some(caller) = waiting.reply {
+        let body = std::mem::take(&mut self.body);
+        let mut rest = body.as_slice();
+        self.waiting.retain_mut(|waiting| {
+            let size = rest.first_chunk::<COMMAND_OVERHEAD_BYTES>().map_or(0, |size| u32::from_be_bytes(*size));
+            let (command, behind) = rest.split_at(rest.len().min(COMMAND_OVERHEAD_BYTES + size as usize));
+            rest = behind;
+            if waiting.deadline > now {
+                self.body.extend_from_slice(command);
+                return true;
+            }
+            if let Some(caller) = waiting.reply.take() {
                 let _ = caller.send(Err(error.share()));
             }
-        }
+            false
+        });
     }
 
     fn clear(&mut self) {

@@ -100,6 +100,11 @@ fn forgetting_an_unsettled_append_is_caught() {
 }
 
 #[test]
+fn sending_what_was_given_up_is_caught() {
+    is_caught(Bug::KeepExpired);
+}
+
+#[test]
 fn forgetting_the_time_of_the_log_is_caught() {
     is_caught(Bug::ForgetLogTime);
 }

@@ -18,8 +18,10 @@ const COMMANDS: u64 = 8;
 /// Short waits, so that every deadline is met in a run.
 pub(crate) fn config(simulation: &Simulation, node: Node, bug: Option<Bug>) -> ReplicaConfig {
     let behind = Duration::from_millis(u64::from(node.0) * 7);
+    // Some deadlines are met in every retry, some only in long faults.
+    let submit_wait_ms = [4, 15, 60][usize::try_from(simulation.below(3)).unwrap()];
     ReplicaConfig {
-        submit_wait_max: Duration::from_millis(60),
+        submit_wait_max: Duration::from_millis(submit_wait_ms),
         call_wait_max: Duration::from_millis(10),
         poll_every: Some(Duration::from_millis(20)),
         snapshot_log_bytes: Some(600),
@@ -89,12 +91,22 @@ async fn client(simulation: Simulation, replica: Replica<Counters>, record: Reco
     }
 }
 
+/// Peace, the usual faults, a store that mostly refuses, a network that mostly loses.
+fn weather(simulation: &Simulation) -> Faults {
+    match simulation.below(8) {
+        0 => Faults::NONE,
+        1..6 => Faults::MANY,
+        6 => Faults { refused: 500, ..Faults::MANY },
+        _ => Faults { request_lost: 150, reply_lost: 150, late: 100, ..Faults::MANY },
+    }
+}
+
 /// What one seed does. `Err`: what went wrong.
 pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
     let simulation = Simulation::new(seed);
     let record = Record::default();
     let nodes: Vec<Node> = (0..2 + u32::try_from(seed % 2).unwrap()).map(Node).collect();
-    simulation.set_faults(if simulation.chance(800) { Faults::MANY } else { Faults::NONE });
+    simulation.set_faults(weather(&simulation));
     let start = |node: Node| simulation.spawn(node, process(simulation.clone(), node, record.clone(), bug));
     nodes.iter().copied().for_each(start);
     for _ in 0..simulation.below(6) {
