@@ -350,9 +350,9 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
     fn expire(&self, proposal: &mut Proposal<M>, error: &Error) {
         let now = self.calls.now();
         if self.calls.config.has(Bug::KeepExpired) {
-            proposal.fail(Some(now), error)
+            proposal.fail(Some(now), error);
         } else {
-            proposal.expire(now, error)
+            proposal.expire(now, error);
         }
     }
 
