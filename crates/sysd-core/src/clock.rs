@@ -146,6 +146,7 @@ impl FastClock {
         clock
     }
 
+    #[inline]
     fn counter_us(&self) -> u64 {
         let shared = &*self.shared;
         shared.counter.delta_as_nanos(shared.zero_raw, shared.counter.raw()) / 1_000
@@ -172,6 +173,7 @@ impl fmt::Debug for FastClock {
 }
 
 impl Clock for FastClock {
+    #[inline]
     fn now(&self) -> Timestamp {
         let counter_us = self.counter_us();
         if counter_us >= self.shared.stale_at_us.load(Ordering::Relaxed) {

@@ -64,6 +64,7 @@ impl Limits {
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) naming `partition` if it is empty; [`TooLarge`](crate::ErrorKind::TooLarge)
     /// naming `partition` or `sort`.
+    #[inline]
     pub fn check_key(&self, key: Key<'_>) -> Result<()> {
         self.check_partition(key.partition())?;
         if key.sort().len() > self.sort_bytes_max {
@@ -72,6 +73,7 @@ impl Limits {
         Ok(())
     }
 
+    #[inline]
     fn check_partition(&self, partition: &[u8]) -> Result<()> {
         if partition.is_empty() {
             return Err(Error::invalid("partition", "a partition has at least one byte"));
@@ -109,6 +111,7 @@ impl Limits {
     ///
     /// # Errors
     /// [`TooLarge`](crate::ErrorKind::TooLarge) naming `value`.
+    #[inline]
     pub fn check_value(&self, value: &[u8]) -> Result<()> {
         if value.len() > self.value_bytes_max {
             return Err(Error::too_large("value", value.len(), self.value_bytes_max));
@@ -137,11 +140,13 @@ impl Limits {
     ///
     /// # Errors
     /// As [`Limits::check_key`]; [`Invalid`](crate::ErrorKind::Invalid) naming `space`.
+    #[inline]
     pub fn check_update(&self, key: Key<'_>) -> Result<()> {
         self.check_key(key)?;
         Self::check_conditional(key.space())
     }
 
+    #[inline]
     fn check_conditional(space: Space) -> Result<()> {
         if space.is_conditional() {
             return Ok(());

@@ -234,6 +234,7 @@ pub fn apply_to_record(
 ///
 /// # Errors
 /// [`Invalid`](crate::ErrorKind::Invalid) naming `ttl` if that is now or beyond [`Timestamp::MAX`].
+#[inline]
 pub fn expiry(now: Timestamp, ttl: Duration) -> Result<Timestamp> {
     match now.checked_add(ttl) {
         Some(at) if at > now => Ok(at),

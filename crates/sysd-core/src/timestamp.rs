@@ -27,22 +27,26 @@ impl Timestamp {
     ///
     /// # Errors
     /// [`TimestampOutOfRange`] beyond [`Timestamp::MAX`].
+    #[inline]
     pub const fn from_micros(micros: u64) -> Result<Self, TimestampOutOfRange> {
         if micros > Self::MAX.0 { Err(TimestampOutOfRange { micros }) } else { Ok(Self(micros)) }
     }
 
     /// From microseconds since the Unix epoch, [`Timestamp::MAX`] if beyond it.
+    #[inline]
     pub const fn from_micros_saturating(micros: u64) -> Self {
         if micros > Self::MAX.0 { Self::MAX } else { Self(micros) }
     }
 
     /// Microseconds since the Unix epoch.
+    #[inline]
     pub const fn as_micros(self) -> u64 {
         self.0
     }
 
     /// `self + duration`, a part of a microsecond rounded up, so that what expires then never does so early.
     /// `None` beyond [`Timestamp::MAX`].
+    #[inline]
     pub fn checked_add(self, duration: Duration) -> Option<Self> {
         // In 64 bits: dividing the nanoseconds as 128 would cost more than all the rest of a decision.
         let micros = duration.as_secs().checked_mul(1_000_000)? + u64::from(duration.subsec_nanos().div_ceil(1_000));
@@ -56,6 +60,7 @@ impl Timestamp {
     }
 
     /// The time from `earlier` to `self`, zero if `earlier` is later.
+    #[inline]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }

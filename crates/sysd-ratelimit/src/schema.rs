@@ -1,6 +1,6 @@
 //! The only place where keys and stored formats are built.
 //!
-//! All numbers are big-endian. A bucket's state, version 1, 23 bytes (24 lie inline in the memory store):
+//! All numbers are big-endian. A bucket's state, version 1, 23 bytes (which lie inline in the memory store):
 //!
 //! | bytes | what |
 //! |---|---|
@@ -42,11 +42,13 @@ pub(crate) struct BucketState {
 impl BucketState {
     /// The debt in parts of another rate. What does not carry over is rounded up, by less than a
     /// microsecond, so that a change of rate gives nothing.
+    #[inline]
     pub(crate) fn debt_in(&self, denominator: u32) -> Span {
         if self.denominator == denominator { self.debt } else { Span { us: self.debt.ceil_us(), part: 0 } }
     }
 }
 
+#[inline]
 pub(crate) fn encode_state(state: &BucketState) -> [u8; STATE_BYTES] {
     let mut bytes = [0; STATE_BYTES];
     bytes[0] = STATE_VERSION;
@@ -58,6 +60,7 @@ pub(crate) fn encode_state(state: &BucketState) -> [u8; STATE_BYTES] {
 }
 
 /// `None` if no version of this crate can have written it.
+#[inline]
 pub(crate) fn decode_state(bytes: &[u8]) -> Option<BucketState> {
     let bytes: &[u8; STATE_BYTES] = bytes.try_into().ok()?;
     let state = BucketState {
@@ -73,6 +76,7 @@ pub(crate) fn decode_state(bytes: &[u8]) -> Option<BucketState> {
     is_valid.then_some(state)
 }
 
+#[inline]
 pub(crate) fn encode_verdict(verdict: &Verdict) -> [u8; VERDICT_BYTES] {
     let mut bytes = [0; VERDICT_BYTES];
     bytes[0] = u8::from(verdict.allowed);
@@ -82,6 +86,7 @@ pub(crate) fn encode_verdict(verdict: &Verdict) -> [u8; VERDICT_BYTES] {
     bytes
 }
 
+#[inline]
 pub(crate) fn decode_verdict(bytes: &[u8]) -> Option<Verdict> {
     let bytes: &[u8; VERDICT_BYTES] = bytes.try_into().ok()?;
     let allowed = match bytes[0] {
@@ -106,10 +111,12 @@ pub(crate) fn encode_arguments(denominator: u32, capacity: Span, price: Span) ->
     bytes
 }
 
+#[inline]
 fn u64_at(bytes: &[u8], start: usize) -> Option<u64> {
     Some(u64::from_be_bytes(*bytes.get(start..)?.first_chunk()?))
 }
 
+#[inline]
 fn u32_at(bytes: &[u8], start: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(start..)?.first_chunk()?))
 }

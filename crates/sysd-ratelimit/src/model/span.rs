@@ -16,6 +16,7 @@ impl Span {
     pub(crate) const ZERO: Self = Self { us: 0, part: 0 };
 
     /// The sum, carrying whole microseconds out of the parts.
+    #[inline]
     pub(crate) fn plus(self, other: Self, denominator: u32) -> Self {
         let part = u64::from(self.part) + u64::from(other.part);
         let denominator = u64::from(denominator);
@@ -27,6 +28,7 @@ impl Span {
     }
 
     /// The difference; nothing when `other` is longer.
+    #[inline]
     pub(crate) fn minus(self, other: Self, denominator: u32) -> Self {
         if self <= other {
             return Self::ZERO;
@@ -40,6 +42,7 @@ impl Span {
     }
 
     /// What is left after `us` whole microseconds.
+    #[inline]
     pub(crate) fn minus_us(self, us: u64) -> Self {
         match self.us.checked_sub(us) {
             Some(us) => Self { us, ..self },
@@ -48,6 +51,7 @@ impl Span {
     }
 
     /// Whole microseconds, rounded up.
+    #[inline]
     pub(crate) fn ceil_us(self) -> u64 {
         self.us + u64::from(self.part > 0)
     }
@@ -55,6 +59,7 @@ impl Span {
 
 /// A part is below its denominator, which is a `u32`.
 #[allow(clippy::cast_possible_truncation, reason = "a part is below its u32 denominator")]
+#[inline]
 fn truncated(part: u64) -> u32 {
     debug_assert!(u32::try_from(part).is_ok());
     part as u32

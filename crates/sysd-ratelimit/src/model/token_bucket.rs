@@ -67,15 +67,18 @@ impl TokenBucket {
         Duration::from_micros(self.capacity.ceil_us())
     }
 
+    #[inline]
     pub(crate) fn denominator(&self) -> u32 {
         self.denominator
     }
 
+    #[inline]
     pub(crate) fn capacity(&self) -> Span {
         self.capacity
     }
 
     /// The time in which `cost` tokens come back, or nothing when the bucket never holds so many.
+    #[inline]
     pub(crate) fn price(&self, cost: u32) -> Option<Span> {
         match cost {
             0 => Some(Span::ZERO),

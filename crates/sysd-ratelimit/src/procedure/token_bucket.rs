@@ -54,6 +54,7 @@ impl Take {
 }
 
 /// Decides on `cost` tokens at `now`: the verdict, and the state to write if it changed.
+#[inline]
 pub(crate) fn decide(
     bucket: &TokenBucket,
     state: Option<BucketState>,
@@ -88,6 +89,7 @@ pub(crate) fn decide(
 
 /// How long the state must live from `now`: until the bucket is full. `None`, for ever, when that is
 /// beyond the end of time.
+#[inline]
 pub(crate) fn time_to_live(state: &BucketState, now: Timestamp) -> Option<Duration> {
     let full_at_us = state.at_us.checked_add(state.debt.ceil_us())?;
     let full_at = Timestamp::from_micros(full_at_us).ok()?;

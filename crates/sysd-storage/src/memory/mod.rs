@@ -1,13 +1,14 @@
 //! The in-process store: sharded, ordered, exact expiry, bounded on request.
 //!
 //! A record's shard is chosen by the hash of space and partition, so a partition lies in one shard and is scanned under one
-//! lock. Locks are held for one record's operation, one page or one sweep, never across an await. Values of up to 24 bytes
-//! (a procedure's state) and keys of up to 24 lie in the table's own slot: updating them allocates nothing.
+//! lock. Locks are held for one record's operation, one page or one sweep, never across an await. Values of up to 23 bytes
+//! (a procedure's state) and partitions of up to 30 lie in the table's own slot: updating them allocates nothing.
 //!
 //! Expired records are absent at once and reclaimed later: a shard is swept when it has doubled since its last sweep, so at
 //! most half of what it holds is dead, and by [`Memory::reclaim`].
 
 mod shard;
+mod short;
 mod value;
 
 use std::hash::{BuildHasher, Hasher};
@@ -144,6 +145,7 @@ impl<C: Clock> LazyNow<'_, C> {
 }
 
 impl<C: Clock> Shared<C> {
+    #[inline]
     fn hash(&self, space: Space, partition: &[u8]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(space.name().as_bytes());
@@ -152,7 +154,8 @@ impl<C: Clock> Shared<C> {
         hasher.finish()
     }
 
-    fn place<'a>(&self, key: Key<'a>) -> Place<'a> {
+    #[inline]
+    fn place<'a>(&self, key: &'a Key<'a>) -> Place<'a> {
         Place { key, hash: self.hash(key.space(), key.partition()) }
     }
 
@@ -167,8 +170,8 @@ impl<C: Clock> Shared<C> {
         LazyNow(&self.clock, None)
     }
 
-    fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        self.limits.check_key(key)?;
+    fn get(&self, key: &Key<'_>) -> Result<Option<Record>> {
+        self.limits.check_key(*key)?;
         let place = self.place(key);
         let mut now = self.now();
         let shard = self.shard(place.hash).0.lock();
@@ -181,31 +184,24 @@ impl<C: Clock> Shared<C> {
         let expires = matches!(write.change, Change::Put { expires_at: Some(_), .. });
         let checked_at = if expires { now.get() } else { Timestamp::UNIX_EPOCH };
         self.limits.check_write(&write, checked_at)?;
-        self.with_room(|| self.try_write(&mut write, &mut now))
+        self.with_room(|| Ok(self.try_write(&mut write, &mut now)))
     }
 
     /// Takes the value out of `write` once it is written.
     fn try_write(&self, write: &mut Write<'_>, now: &mut LazyNow<'_, C>) -> Attempt<Outcome> {
-        let place = self.place(write.key);
+        let place = self.place(&write.key);
         let home = self.shard(place.hash);
         let mut shard = home.0.lock();
-        let (mut lost, mut held_bytes) = (None, 0);
-        {
-            let stored = shard.find(place);
-            if let Some(stored) = stored {
-                held_bytes = cost(write.key, stored.bytes().len());
-            }
-            let holds = match (write.expect, stored.filter(|stored| !now.has_expired(stored))) {
-                (Expect::Any, _) | (Expect::Absent, None) => true,
-                (Expect::Is(version), Some(live)) if live.version() == version => true,
-                (_, live) => {
-                    lost = live.map(Stored::to_record);
-                    false
-                }
-            };
-            if !holds {
-                return Attempt::Done(write.lost_to(lost));
-            }
+        let found = shard.find_mut(place);
+        let held_bytes = found.as_ref().map_or(0, |stored| cost(write.key, stored.bytes().len()));
+        let live = found.as_deref().filter(|stored| !now.has_expired(stored));
+        let holds = match (write.expect, live) {
+            (Expect::Any, _) | (Expect::Absent, None) => true,
+            (Expect::Is(version), Some(live)) => live.version() == version,
+            _ => false,
+        };
+        if !holds {
+            return Attempt::Done(write.lost_to(live.map(Stored::to_record)));
         }
         match &mut write.change {
             Change::Delete => {
@@ -219,64 +215,79 @@ impl<C: Clock> Shared<C> {
                     return Attempt::NoRoom(wanted);
                 }
                 let stored = Stored::new(std::mem::take(value), *version, *expires_at, self.bytes_max.is_some());
-                shard.put(place, stored, |space, partition| self.hash(space, partition));
-                self.sweep_if_due(&mut shard, now);
+                if let Some(found) = found {
+                    *found = stored;
+                } else {
+                    self.insert(&mut shard, place, stored, now);
+                }
             }
         }
         Attempt::Done(Outcome::Applied)
     }
 
-    #[inline]
-    fn update<P: ErasedProcedure + ?Sized>(&self, key: Key<'_>, procedure: &P) -> Result<OutputBytes> {
-        self.limits.check_update(key)?;
+    fn insert(&self, shard: &mut Shard, place: Place<'_>, stored: Stored, now: &mut LazyNow<'_, C>) {
+        shard.insert(place, stored, |space, partition| self.hash(space, partition));
+        if shard.is_sweep_due() {
+            let freed = shard.sweep(now.get(), 0);
+            self.release(freed);
+        }
+    }
+
+    // Large values are passed by reference and built where they end up: moving what was just written in words makes the
+    // processor wait for its own stores, and three such moves cost as much as the lock.
+    fn update<P: ErasedProcedure + ?Sized>(&self, key: &Key<'_>, procedure: &P) -> Result<OutputBytes> {
+        self.limits.check_update(*key)?;
         let now = self.clock.now();
-        self.with_room(|| match self.try_update(key, procedure, now) {
-            Ok(Attempt::Done(output)) => Attempt::Done(Ok(output)),
-            Ok(Attempt::NoRoom(bytes)) => Attempt::NoRoom(bytes),
-            Err(error) => Attempt::Done(Err(error)),
-        })?
+        let mut answer = Ok(OutputBytes::new());
+        if let Ok(output) = &mut answer
+            && let Err(error) = self.with_room(|| self.try_update(key, procedure, now, output))
+        {
+            answer = Err(error);
+        }
+        answer
     }
 
     #[inline]
     fn try_update<P: ErasedProcedure + ?Sized>(
         &self,
-        key: Key<'_>,
+        key: &Key<'_>,
         procedure: &P,
         now: Timestamp,
-    ) -> Result<Attempt<OutputBytes>> {
+        output: &mut OutputBytes,
+    ) -> Result<Attempt<()>> {
         let place = self.place(key);
         let home = self.shard(place.hash);
-        let mut output = OutputBytes::new();
+        output.clear();
         let mut shard = home.0.lock();
         let minted = shard.mint();
         let found = shard.find_mut(place);
-        let held_bytes = found.as_ref().map_or(0, |stored| cost(key, stored.bytes().len()));
+        let held_bytes = found.as_ref().map_or(0, |stored| cost(*key, stored.bytes().len()));
         let state = found.as_deref().filter(|stored| !stored.is_expired(now)).map(Stored::bytes);
-        match procedure.apply(state, now, &mut output).map_err(|error| error.at(key))? {
-            StateChange::Keep => {}
-            StateChange::Delete => {
+        match &procedure.apply(state, now, output) {
+            Err(error) => return Err(error.clone().at(*key)),
+            Ok(StateChange::Keep) => {}
+            Ok(StateChange::Delete) => {
                 if shard.remove(place) {
                     self.release(held_bytes);
                 }
             }
-            StateChange::Put { state, ttl } => {
-                self.limits.check_value(&state)?;
+            Ok(StateChange::Put { state, ttl }) => {
+                self.limits.check_value(state)?;
                 let expires_at = ttl.map(|ttl| expiry(now, ttl)).transpose()?;
-                let wanted = cost(key, state.len());
+                let wanted = cost(*key, state.len());
                 if !self.reserve(held_bytes, wanted) {
                     return Ok(Attempt::NoRoom(wanted));
                 }
                 let version = Version::from_u128(u128::from(self.nonce) << 64 | u128::from(self.unique(place, minted)));
-                let stored = Stored::from_state(&state, version, expires_at);
                 if let Some(found) = found {
-                    *found = stored;
+                    found.set_state(state, version, expires_at);
                 } else {
-                    shard.put(place, stored, |space, partition| self.hash(space, partition));
-                    self.sweep_if_due(&mut shard, &mut LazyNow(&self.clock, Some(now)));
+                    let stored = Stored::from_state(state, version, expires_at);
+                    self.insert(&mut shard, place, stored, &mut LazyNow(&self.clock, Some(now)));
                 }
             }
         }
-        Ok(Attempt::Done(output))
+        Ok(Attempt::Done(()))
     }
 
     /// A number that no shard of this store minted before: the shard's index above the shard's count.
@@ -290,14 +301,16 @@ impl<C: Clock> Shared<C> {
         if scan.is_empty_range() {
             return Ok(Page::default());
         }
-        let place = self.place(Key::lone(scan.space, scan.partition));
+        let key = Key::lone(scan.space, scan.partition);
+        let place = self.place(&key);
         let now = self.clock.now();
         Ok(self.shard(place.hash).0.lock().scan(place, scan, self.limits.page_rows_max, now))
     }
 
     fn trim(&self, trim: &Trim<'_>) -> Result<Trimmed> {
         self.limits.check_trim(trim)?;
-        let place = self.place(Key::lone(trim.space, trim.partition));
+        let key = Key::lone(trim.space, trim.partition);
+        let place = self.place(&key);
         let now = self.clock.now();
         let (trimmed, freed) = self.shard(place.hash).0.lock().trim(place, trim, self.limits.page_rows_max, now);
         self.release(freed);
@@ -306,9 +319,9 @@ impl<C: Clock> Shared<C> {
 
     /// Runs `attempt`; where it finds no room, makes some and runs it again.
     #[inline]
-    fn with_room<T>(&self, mut attempt: impl FnMut() -> Attempt<T>) -> Result<T> {
+    fn with_room<T>(&self, mut attempt: impl FnMut() -> Result<Attempt<T>>) -> Result<T> {
         for _ in 0..3 {
-            match attempt() {
+            match attempt()? {
                 Attempt::Done(answer) => return Ok(answer),
                 Attempt::NoRoom(bytes) => self.make_room(bytes),
             }
@@ -336,13 +349,6 @@ impl<C: Clock> Shared<C> {
         self.release(freed);
     }
 
-    fn sweep_if_due(&self, shard: &mut Shard, now: &mut LazyNow<'_, C>) {
-        if shard.is_sweep_due() {
-            let freed = shard.sweep(now.get(), 0);
-            self.release(freed);
-        }
-    }
-
     fn reserve(&self, held_bytes: usize, wanted: usize) -> bool {
         let Some(bytes_max) = self.bytes_max else { return true };
         if wanted <= held_bytes {
@@ -367,11 +373,11 @@ impl<C: Clock> Store for Memory<C> {
     }
 
     async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        self.shared.get(key)
+        self.shared.get(&key)
     }
 
     async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
-        keys.iter().map(|&key| self.shared.get(key)).collect()
+        keys.iter().map(|key| self.shared.get(key)).collect()
     }
 
     async fn write(&self, write: Write<'_>) -> Result<Outcome> {
@@ -391,6 +397,6 @@ impl<C: Clock> Store for Memory<C> {
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
-        self.shared.update(key, procedure)
+        self.shared.update(&key, procedure)
     }
 }

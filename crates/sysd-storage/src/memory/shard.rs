@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry as TableEntry;
-use smallvec::SmallVec;
 use sysd_core::{Keep, Key, KeyBytes, Order, Page, Row, Scan, Space, Timestamp, Trim, Trimmed};
 
+use super::short::{Short, same};
 use super::value::Stored;
 
 /// What a record costs beside its bytes: the table's slot, or the tree's share, in round figures.
@@ -16,31 +15,48 @@ const RECORD_OVERHEAD_BYTES: usize = 128;
 /// Tables smaller than this are not worth sweeping.
 const SWEEP_RECORDS_MIN: usize = 1_024;
 
+/// The partition's bytes.
+type Name = Short<30>;
+
+/// Three halves of a cache line, so that none touches three lines.
+#[repr(align(32))]
 #[derive(Debug)]
 struct Lone {
-    space: Space,
-    /// The partition's bytes.
-    name: SmallVec<[u8; 24]>,
+    name: Name,
     stored: Stored,
+    space: SpaceIndex,
 }
 
 #[derive(Debug)]
 struct Partition {
-    space: Space,
-    /// The partition's bytes.
-    name: SmallVec<[u8; 24]>,
+    name: Name,
+    space: SpaceIndex,
     rows: BTreeMap<KeyBytes, Stored>,
+}
+
+/// Spaces, by small numbers in place of themselves in every record.
+#[derive(Debug, Default)]
+struct Spaces(Vec<Space>);
+
+type SpaceIndex = u32;
+
+impl Place<'_> {
+    #[inline]
+    fn is_at(&self, spaces: &Spaces, space: SpaceIndex, name: &Name) -> bool {
+        spaces.is(space, self.key.space()) && same(name.as_slice(), self.key.partition())
+    }
 }
 
 /// A key with its hash, which names space and partition.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
-    pub(super) key: Key<'a>,
+    pub(super) key: &'a Key<'a>,
     pub(super) hash: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Shard {
+    spaces: Spaces,
     lone: HashTable<Lone>,
     partitions: HashTable<Partition>,
     row_count: usize,
@@ -53,9 +69,23 @@ pub(super) fn cost(key: Key<'_>, value_len: usize) -> usize {
     RECORD_OVERHEAD_BYTES + key.partition().len() + key.sort().len() + value_len
 }
 
-fn same_space(a: Space, b: Space) -> bool {
-    // One static string in nearly every program; the content decides where it isn't.
-    std::ptr::eq(a.name(), b.name()) || a.name() == b.name()
+impl Spaces {
+    /// Whether the space at `index` goes by the name of `space`.
+    #[inline]
+    fn is(&self, index: SpaceIndex, space: Space) -> bool {
+        // One static string in nearly every program; the content decides where it isn't.
+        self.0
+            .get(index as usize)
+            .is_some_and(|known| std::ptr::eq(known.name(), space.name()) || known.name() == space.name())
+    }
+
+    fn index(&mut self, space: Space) -> SpaceIndex {
+        let at = self.0.iter().position(|&known| known == space).unwrap_or_else(|| {
+            self.0.push(space);
+            self.0.len() - 1
+        });
+        SpaceIndex::try_from(at).unwrap_or(SpaceIndex::MAX)
+    }
 }
 
 impl Shard {
@@ -70,77 +100,69 @@ impl Shard {
     }
 
     fn partition(&self, place: Place<'_>) -> Option<&Partition> {
-        let (space, name) = (place.key.space(), place.key.partition());
-        self.partitions.find(place.hash, |entry| same_space(entry.space, space) && entry.name.as_slice() == name)
+        self.partitions.find(place.hash, |entry| place.is_at(&self.spaces, entry.space, &entry.name))
     }
 
     /// What is stored, expired or not.
     #[inline]
     pub(super) fn find(&self, place: Place<'_>) -> Option<&Stored> {
-        let key = place.key;
-        if key.is_lone() {
-            let eq = |lone: &Lone| same_space(lone.space, key.space()) && lone.name.as_slice() == key.partition();
-            self.lone.find(place.hash, eq).map(|lone| &lone.stored)
+        if place.key.is_lone() {
+            self.lone
+                .find(place.hash, |lone| place.is_at(&self.spaces, lone.space, &lone.name))
+                .map(|lone| &lone.stored)
         } else {
-            self.partition(place)?.rows.get(key.sort())
+            self.partition(place)?.rows.get(place.key.sort())
         }
     }
 
     #[inline]
     pub(super) fn find_mut(&mut self, place: Place<'_>) -> Option<&mut Stored> {
-        let key = place.key;
-        let same = |space: Space, name: &[u8]| same_space(space, key.space()) && name == key.partition();
-        if key.is_lone() {
-            self.lone.find_mut(place.hash, |lone| same(lone.space, &lone.name)).map(|lone| &mut lone.stored)
+        let spaces = &self.spaces;
+        if place.key.is_lone() {
+            self.lone
+                .find_mut(place.hash, |lone| place.is_at(spaces, lone.space, &lone.name))
+                .map(|lone| &mut lone.stored)
         } else {
-            let found = self.partitions.find_mut(place.hash, |entry| same(entry.space, &entry.name))?;
-            found.rows.get_mut(key.sort())
+            let found = self.partitions.find_mut(place.hash, |entry| place.is_at(spaces, entry.space, &entry.name))?;
+            found.rows.get_mut(place.key.sort())
         }
     }
 
-    /// Puts a record where none is stored, or over one.
-    pub(super) fn put(&mut self, place: Place<'_>, stored: Stored, hasher: impl Fn(Space, &[u8]) -> u64) {
+    /// Puts a record where [`Shard::find_mut`] found none.
+    pub(super) fn insert(&mut self, place: Place<'_>, stored: Stored, hasher: impl Fn(Space, &[u8]) -> u64) {
         let key = place.key;
-        let same = |space: Space, name: &[u8]| same_space(space, key.space()) && name == key.partition();
+        let space = self.spaces.index(key.space());
+        let spaces = &self.spaces;
+        let rehash = |space: SpaceIndex, name: &Name| {
+            spaces.0.get(space as usize).map_or(0, |&space| hasher(space, name.as_slice()))
+        };
         if key.is_lone() {
-            let entry =
-                self.lone.entry(place.hash, |lone| same(lone.space, &lone.name), |lone| hasher(lone.space, &lone.name));
-            match entry {
-                TableEntry::Occupied(mut found) => found.get_mut().stored = stored,
-                TableEntry::Vacant(vacant) => {
-                    let name = SmallVec::from_slice(key.partition());
-                    vacant.insert(Lone { space: key.space(), name, stored });
-                }
-            }
+            let lone = Lone { name: Name::new(key.partition()), stored, space };
+            self.lone.insert_unique(place.hash, lone, |lone| rehash(lone.space, &lone.name));
             return;
         }
-        let entry = self.partitions.entry(
-            place.hash,
-            |entry| same(entry.space, &entry.name),
-            |entry| hasher(entry.space, &entry.name),
-        );
-        let mut found = entry.or_insert_with(|| Partition {
-            space: key.space(),
-            name: SmallVec::from_slice(key.partition()),
-            rows: BTreeMap::new(),
-        });
-        if found.get_mut().rows.insert(KeyBytes::from_slice(key.sort()), stored).is_none() {
-            self.row_count += 1;
-        }
+        let mut found = self
+            .partitions
+            .entry(
+                place.hash,
+                |entry| place.is_at(spaces, entry.space, &entry.name),
+                |entry| rehash(entry.space, &entry.name),
+            )
+            .or_insert_with(|| Partition { name: Name::new(key.partition()), space, rows: BTreeMap::new() });
+        found.get_mut().rows.insert(KeyBytes::from_slice(key.sort()), stored);
+        self.row_count += 1;
     }
 
     /// Removes what is stored; answers whether anything was.
     pub(super) fn remove(&mut self, place: Place<'_>) -> bool {
-        let key = place.key;
-        let same = |space: Space, name: &[u8]| same_space(space, key.space()) && name == key.partition();
-        if key.is_lone() {
-            let found = self.lone.find_entry(place.hash, |lone| same(lone.space, &lone.name));
+        let spaces = &self.spaces;
+        if place.key.is_lone() {
+            let found = self.lone.find_entry(place.hash, |lone| place.is_at(spaces, lone.space, &lone.name));
             return found.map(hashbrown::hash_table::OccupiedEntry::remove).is_ok();
         }
-        let Ok(mut found) = self.partitions.find_entry(place.hash, |entry| same(entry.space, &entry.name)) else {
-            return false;
-        };
-        let removed = found.get_mut().rows.remove(key.sort()).is_some();
+        let same = |entry: &Partition| place.is_at(spaces, entry.space, &entry.name);
+        let Ok(mut found) = self.partitions.find_entry(place.hash, same) else { return false };
+        let removed = found.get_mut().rows.remove(place.key.sort()).is_some();
         if found.get().rows.is_empty() {
             found.remove();
         }
@@ -166,8 +188,9 @@ impl Shard {
         rows_max: usize,
         now: Timestamp,
     ) -> (Trimmed, usize) {
-        let key = place.key;
-        let same = |entry: &Partition| same_space(entry.space, key.space()) && entry.name.as_slice() == key.partition();
+        let key = *place.key;
+        let spaces = &self.spaces;
+        let same = |entry: &Partition| place.is_at(spaces, entry.space, &entry.name);
         let Ok(mut found) = self.partitions.find_entry(place.hash, same) else { return <_>::default() };
         let rows = &mut found.get_mut().rows;
         let mut doomed = match trim.keep {
@@ -209,10 +232,13 @@ impl Shard {
             }
             !(expired || evict)
         };
-        self.lone.retain(|lone| stays(Key::lone(lone.space, &lone.name), &lone.stored));
+        let space_at = |index: SpaceIndex| self.spaces.0.get(index as usize).copied();
+        self.lone.retain(|lone| {
+            space_at(lone.space).is_some_and(|space| stays(Key::lone(space, lone.name.as_slice()), &lone.stored))
+        });
         let mut row_count = 0;
         self.partitions.retain(|partition| {
-            let (space, name) = (partition.space, &partition.name);
+            let (Some(space), name) = (space_at(partition.space), partition.name.as_slice()) else { return false };
             partition.rows.retain(|sort, stored| stays(Key::row(space, name, sort), stored));
             row_count += partition.rows.len();
             !partition.rows.is_empty()
