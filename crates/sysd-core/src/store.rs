@@ -14,16 +14,17 @@ use crate::{Key, Limits, Outcome, Page, Record, Result, Scan, Trim, Trimmed, Wri
 /// # Guarantees
 /// - A lone record or row is written whole or not at all, and read whole. \[R1\]
 /// - In a [conditional](crate::Discipline::Conditional) space, `get`, `write` and `update` of one record are linearizable. \[R2\]
-/// - An expired record is absent for every call, from the very microsecond on. \[E1\]
+/// - An expired record is absent for every call, from the very microsecond on. \[E1 to E7\]
 /// - A lone record is not a row: `scan` and `trim` pass over it. \[K3\]
+/// - Keys and values are bytes, and come back as they were given. \[K1, K2\]
 ///
 /// # Errors
 /// Bad arguments are refused before anything is sent: [`Invalid`](crate::ErrorKind::Invalid) or
 /// [`TooLarge`](crate::ErrorKind::TooLarge), naming the field. Every error says its [`Effect`](crate::Effect); that of a read
-/// is always `None`. Bytes that can't be decoded are [`Corrupt`](crate::ErrorKind::Corrupt) with the key, never absent. \[F1, F2, F3\]
+/// is always `None`. Bytes that can't be decoded are [`Corrupt`](crate::ErrorKind::Corrupt) with the key, never absent. \[F1 to F3\]
 ///
 /// # Cancel safety
-/// A future that is dropped may have written or not, as if its reply was lost; nothing else is harmed. \[C1\]
+/// A future that is dropped may have written or not, as if its reply was lost; nothing else is harmed. \[C1 to C3\]
 pub trait Store: Send + Sync + 'static {
     /// What this store promises and how much it takes. Never changes.
     fn limits(&self) -> &Limits;
@@ -34,7 +35,7 @@ pub trait Store: Send + Sync + 'static {
     /// Reads records, one answer each, in the order of the keys; one key's failure is only its own. \[B1\]
     fn get_many(&self, keys: &[Key<'_>]) -> impl Future<Output = Vec<Result<Option<Record>>>> + Send;
 
-    /// Writes a record if its condition holds. \[W1 to W6\]
+    /// Writes a record if its condition holds. \[W1 to W8\]
     ///
     /// A write whose condition fails because the record is already *this* write (same token) answers
     /// [`Outcome::Applied`]: sending it again after a lost reply is safe.
@@ -57,7 +58,7 @@ pub trait Store: Send + Sync + 'static {
     /// Removes rows beyond the first or last so many: a bounded number a call, not atomic. \[T1 to T3\]
     fn trim(&self, trim: Trim<'_>) -> impl Future<Output = Result<Trimmed>> + Send;
 
-    /// Runs a procedure on a record, atomically; answers its encoded output. \[P1 to P4\]
+    /// Runs a procedure on a record, atomically; answers its encoded output. \[P1 to P5\]
     ///
     /// Callers use [`StoreExt::run`](crate::StoreExt::run), which decodes it.
     ///

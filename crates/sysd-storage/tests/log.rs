@@ -18,8 +18,8 @@ use sysd_core::{
     Space, StateMachine as _, Store, StoreExt, Timestamp, Trim, Trimmed, Write, tuple,
 };
 use sysd_storage::{Driver, Follower, Memory, Replica, ReplicaConfig};
-use sysd_testkit::Counters;
 use sysd_testkit::counters::Add;
+use sysd_testkit::{Counters, Limited};
 
 const LOG: Space = Space::conditional("log");
 const START: u64 = 1_767_225_600_000_000;
@@ -368,6 +368,21 @@ fn a_large_snapshot_comes_in_chunks_and_a_missing_one_is_corrupt() {
     block_on(store.delete(Key::row(LOG, &partition, &chunks[2].sort))).unwrap();
     let error = block_on(Replica::<Counters>::open(store, "bank", config(&clock))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn small_limits_and_short_pages_are_enough() {
+    let clock = clock();
+    let store = Limited::new(Memory::with_clock(clock.clone()), clock.clone());
+    let (replica, mut driver) = open(store.clone(), config(&clock));
+    for id in 0..1_300 {
+        run(&mut driver, replica.submit(add(id))).unwrap();
+    }
+    let (again, _driver) = open(store.clone(), config(&clock));
+    assert_eq!(again.read(Counters::clone), replica.read(Counters::clone));
+    run(&mut driver, replica.snapshot()).unwrap();
+    let (again, _driver) = open(store, config(&clock));
+    assert_eq!(again.read(Counters::clone), replica.read(Counters::clone));
 }
 
 #[test]

@@ -1,8 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+pub mod conformance;
 pub mod counters;
+mod limited;
+pub mod mutant;
 pub mod oracle;
 pub mod sim;
 
 pub use counters::Counters;
+pub use limited::Limited;
