@@ -6,9 +6,9 @@ use sysd::storage::Memory;
 
 use super::replay::Lane;
 
-/// Hides the way to a server.
+/// Hides the way to a server: so many calls share the connection.
 #[cfg(feature = "redis")]
-const LANES_ON_REDIS: usize = 32;
+const LANES_ON_REDIS: usize = 256;
 
 /// A store to replay on.
 #[derive(Debug)]
@@ -57,14 +57,14 @@ async fn open_redis(url: &str) -> Result<Opened, String> {
     use sysd::storage::{RedisConfig, RedisStore};
 
     let shown = without_password(url);
-    let mut stores = Vec::new();
-    for _ in 0..LANES_ON_REDIS {
+    let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
+    let connected = RedisStore::connect_with(url, RedisConfig::default(), clock).await;
+    let store = connected.map_err(|error| format!("--store {shown}: {error}"))?;
+    let open_lane = |_| {
         let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
-        let store = RedisStore::connect_with(url, RedisConfig::default(), clock.clone())
-            .await
-            .map_err(|error| format!("--store {shown}: {error}"))?;
-        stores.push((AnyStore::new(store), clock));
-    }
+        (AnyStore::new(store.with_clock(clock.clone())), clock)
+    };
+    let stores = (0..LANES_ON_REDIS).map(open_lane).collect();
     let limiter_name = format!("replay {}", random_base62(12, &SystemEntropy));
     Ok(Opened { stores, shown, limiter_name })
 }

@@ -67,7 +67,7 @@ pub struct RedisStore<C = SystemClock> {
 }
 
 struct Shared<C> {
-    router: Router,
+    router: Arc<Router>,
     codec: Codec<C>,
     config: RedisConfig,
 }
@@ -107,7 +107,7 @@ impl<C: Clock> RedisStore<C> {
         }
         let denied = |failure: Failure| map(&failure, Access::Read);
         let target = address::parse(url, &config).map_err(|error| denied(Failure::unsent(error)))?;
-        let router = Router::connect(target).await.map_err(denied)?;
+        let router = Arc::new(Router::connect(target).await.map_err(denied)?);
         let mut limits = Limits::PROCESS;
         // A string of Redis holds 512 MB, but a value that large stops all others while it travels.
         limits.value_bytes_max = (64 << 20) - HEADER_BYTES;
@@ -119,6 +119,13 @@ impl<C: Clock> RedisStore<C> {
         let store = Self { shared: Arc::new(Shared { router, codec, config }) };
         store.shared.refuse_eviction().await?;
         Ok(store)
+    }
+
+    /// The same records over the same connections by another clock: for replays, in which each caller has its own time.
+    pub fn with_clock<D: Clock>(&self, clock: D) -> RedisStore<D> {
+        let config = self.shared.config.clone();
+        let codec = Codec::new(config.prefix.clone(), clock, *self.shared.codec.limits());
+        RedisStore { shared: Arc::new(Shared { router: Arc::clone(&self.shared.router), codec, config }) }
     }
 }
 
