@@ -16,6 +16,7 @@ use sysd_core::{
 use super::call::{Call, LuaScript};
 use super::error::Access;
 use super::layout::{self, HEADER_BYTES, Name, Stored};
+use super::scripts::{Flavor, Pair, Scripts};
 
 const RECLAIM_GRACE: Duration = Duration::from_secs(60);
 const RECLAIM_GRACE_DRIVEN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -25,28 +26,19 @@ pub(super) struct Codec<C> {
     prefix: String,
     clock: C,
     limits: Limits,
-    get: Arc<LuaScript>,
-    write: Arc<LuaScript>,
-    scan: Arc<LuaScript>,
-    trim: Arc<LuaScript>,
+    grace: Duration,
+    scripts: Scripts,
     /// The procedures' scripts as this store runs them.
-    updates: RwLock<HashMap<&'static Script, Arc<LuaScript>>>,
+    updates: RwLock<HashMap<&'static Script, Arc<Pair>>>,
 }
 
 impl<C: Clock> Codec<C> {
     pub(super) fn new(prefix: String, clock: C, limits: Limits) -> Self {
-        let prelude = include_str!("store.lua");
-        let script = |body: &str| Arc::new(LuaScript::new(format!("{prelude}\n{body}")));
-        Self {
-            prefix,
-            clock,
-            limits,
-            get: script(include_str!("get.lua")),
-            write: script(include_str!("write.lua")),
-            scan: script(include_str!("scan.lua")),
-            trim: script(include_str!("trim.lua")),
-            updates: RwLock::default(),
-        }
+        let is_server_time = limits.clock == ClockAuthority::Server;
+        let grace = if is_server_time || clock.is_real_time() { RECLAIM_GRACE } else { RECLAIM_GRACE_DRIVEN };
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let scripts = Scripts::new(Flavor { is_server_time, grace_ms });
+        Self { prefix, clock, limits, grace, scripts, updates: RwLock::default() }
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -60,14 +52,6 @@ impl<C: Clock> Codec<C> {
     /// The time by this store's clock, `None` where the server's counts.
     fn now(&self) -> Option<Timestamp> {
         (!self.is_server_time()).then(|| self.clock.now())
-    }
-
-    fn grace(&self) -> Duration {
-        if self.is_server_time() || self.clock.is_real_time() { RECLAIM_GRACE } else { RECLAIM_GRACE_DRIVEN }
-    }
-
-    fn grace_ms(&self) -> &'static [u8] {
-        if self.grace() == RECLAIM_GRACE { b"60000" } else { b"86400000" }
     }
 
     /// A script with its keys and the time, which is empty where the server's counts.
@@ -90,8 +74,10 @@ impl<C: Clock> Codec<C> {
     pub(super) fn get(&self, key: Key<'_>) -> Result<Call> {
         self.limits.check_key(key)?;
         if self.is_server_time() {
-            let mut call = self.script(&self.get, key, 1, key.sort().len());
-            call.command.arg(key.sort());
+            let mut call = self.script(self.scripts.get.of(key.is_lone()), key, 1, key.sort().len());
+            if !key.is_lone() {
+                call.command.arg(b"").arg(key.sort());
+            }
             return Ok(call);
         }
         let mut command = Cmd::with_capacity(3, 64 + self.prefix.len() + key.partition().len() + key.sort().len());
@@ -132,22 +118,23 @@ impl<C: Clock> Codec<C> {
             return Ok(self.write_lone(key, stored.as_ref(), now));
         }
         let value_bytes = stored.as_ref().map_or(0, |stored| HEADER_BYTES + stored.value.len());
-        let mut call = self.script(&self.write, key, 4, 32 + value_bytes + key.sort().len());
-        let command = &mut call.command;
-        match write.expect {
-            Expect::Any => command.arg(b"any"),
-            Expect::Absent => command.arg(b"absent"),
-            Expect::Is(version) => {
-                let mut expect = [b'i'; 17];
-                expect[1..].copy_from_slice(&version.to_bytes());
-                command.arg(expect.as_slice())
-            }
+        let script = match write.expect {
+            Expect::Any => &self.scripts.write_any,
+            Expect::Absent => &self.scripts.write_absent,
+            Expect::Is(_) => &self.scripts.write_is,
         };
+        let mut call = self.script(script.of(key.is_lone()), key, 3, 32 + value_bytes + key.sort().len());
+        let command = &mut call.command;
         match stored {
             Some(stored) => command.arg(stored),
             None => command.arg(b""),
         };
-        command.arg(self.grace_ms()).arg(key.sort());
+        if !key.is_lone() {
+            command.arg(key.sort());
+        }
+        if let Expect::Is(version) = write.expect {
+            command.arg(version.to_bytes().as_slice());
+        }
         Ok(call)
     }
 
@@ -163,7 +150,7 @@ impl<C: Clock> Codec<C> {
             Some(stored) => {
                 command.arg(b"SET").arg(Name::lone(&self.prefix, key)).arg(stored);
                 if let (Some(at), Some(now)) = (stored.expires_at, now) {
-                    let life = at.saturating_since(now) + self.grace();
+                    let life = at.saturating_since(now) + self.grace;
                     command.arg(b"PX").arg(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
                 }
             }
@@ -184,7 +171,7 @@ impl<C: Clock> Codec<C> {
             Order::Descending => (high, low, b"rev".as_slice()),
         };
         let row = any_row(scan.space, scan.partition);
-        let mut call = self.script(&self.scan, row, 4, 32 + first.len() + second.len());
+        let mut call = self.script(&self.scripts.scan, row, 4, 32 + first.len() + second.len());
         call.command.arg(first).arg(second).arg(rows).arg(direction);
         Ok(Some(call))
     }
@@ -195,7 +182,7 @@ impl<C: Clock> Codec<C> {
             Keep::First(keep) => (keep, b"".as_slice()),
             Keep::Last(keep) => (keep, b"rev".as_slice()),
         };
-        let mut call = self.script(&self.trim, any_row(trim.space, trim.partition), 3, 32);
+        let mut call = self.script(&self.scripts.trim, any_row(trim.space, trim.partition), 3, 32);
         call.command.arg(keep).arg(self.limits.page_rows_max).arg(direction);
         Ok(call)
     }
@@ -208,20 +195,20 @@ impl<C: Clock> Codec<C> {
         })?;
         let mut arguments = ArgumentBytes::new();
         procedure.encode_arguments(&mut arguments);
-        let version = Version::random().to_bytes();
-        let mut call = self.script(&self.update_script(script), key, 4, 40 + arguments.len() + key.sort().len());
-        call.command.arg(version.as_slice()).arg(arguments.as_slice()).arg(self.grace_ms()).arg(key.sort());
+        let script = self.update_script(script);
+        let mut call = self.script(script.of(key.is_lone()), key, 3, 40 + arguments.len() + key.sort().len());
+        call.command.arg(Version::random().to_bytes().as_slice()).arg(arguments.as_slice());
+        if !key.is_lone() {
+            call.command.arg(key.sort());
+        }
         Ok(call)
     }
 
-    fn update_script(&self, script: &'static Script) -> Arc<LuaScript> {
+    fn update_script(&self, script: &'static Script) -> Arc<Pair> {
         if let Some(known) = self.updates.read().get(script) {
             return Arc::clone(known);
         }
-        let (prelude, source) = (include_str!("store.lua"), script.source);
-        let body = include_str!("update.lua");
-        let wrapped = format!("{prelude}\nlocal apply = (function()\n{source}\nend)()\n{body}");
-        let made = Arc::new(LuaScript::new(wrapped));
+        let made = Arc::new(self.scripts.update(script.source));
         Arc::clone(self.updates.write().entry(script).or_insert(made))
     }
 }
@@ -229,21 +216,14 @@ impl<C: Clock> Codec<C> {
 pub(super) fn read_write(write: &Write<'_>, answer: Value) -> Result<Outcome> {
     let key = write.key;
     match answer {
-        // SET, DEL.
-        Value::Okay | Value::Int(_) => Ok(Outcome::Applied),
-        Value::Array(mut fields) => match fields.as_mut_slice() {
-            [Value::Int(1)] => Ok(Outcome::Applied),
-            [Value::Int(0), Value::Nil | Value::Boolean(false)] => Ok(write.lost_to(None)),
-            [Value::Int(0), Value::BulkString(found)] => {
-                let found = layout::decode(key, std::mem::take(found).into())?;
-                Ok(write.lost_to(Some(found)))
-            }
-            [Value::Int(2)] => {
-                Err(Error::invalid("expires_at", "it has passed by the server's clock; delete the record instead"))
-            }
-            [Value::Int(3)] => Err(layout::foreign(key)),
-            _ => Err(unexpected(key, Access::Write)),
-        },
+        // SET; the script, or DEL of what was there; DEL of what was not.
+        Value::Okay | Value::Int(0 | 1) => Ok(Outcome::Applied),
+        Value::Nil | Value::Boolean(false) => Ok(write.lost_to(None)),
+        Value::BulkString(found) => Ok(write.lost_to(Some(layout::decode(key, found.into())?))),
+        Value::Int(-2) => {
+            Err(Error::invalid("expires_at", "it has passed by the server's clock; delete the record instead"))
+        }
+        Value::Int(-3) => Err(layout::foreign(key)),
         _ => Err(unexpected(key, Access::Write)),
     }
 }
@@ -278,9 +258,12 @@ pub(super) fn read_trim(trim: &Trim<'_>, answer: &Value) -> Result<Trimmed> {
 }
 
 pub(super) fn read_update(key: Key<'_>, procedure: &dyn ErasedProcedure, answer: &Value) -> Result<OutputBytes> {
-    let Value::Array(fields) = answer else { return Err(unexpected(key, Access::Write)) };
+    let fields = match answer {
+        Value::BulkString(output) => return Ok(OutputBytes::from_slice(output)),
+        Value::Array(fields) => fields,
+        _ => return Err(unexpected(key, Access::Write)),
+    };
     match fields.as_slice() {
-        [Value::Int(1), Value::BulkString(output)] => Ok(OutputBytes::from_slice(output)),
         [Value::Int(2)] => Err(Error::invalid("ttl", "a time to live is from one microsecond to the year 2255")),
         [Value::Int(3), ..] => {
             Err(Error::corrupt(key, format!("procedure {} can't decode its state", procedure.name())))

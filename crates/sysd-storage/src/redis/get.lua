@@ -1,5 +1,9 @@
--- ARGV: now, sort. Answers the record, also a corrupt one, false if absent or expired.
-local now = time_of(ARGV[1])
-local record = load(ARGV[2])
-if record and not is_corrupt(record) and not is_live(record, now) then return false end
-return record
+-- ARGV: now, '', sort of a row. Answers the record, also a corrupt one, false if absent or expired.
+local now = $NOW
+$SORT_3
+local found = $LOAD
+if found and #found >= 25 then
+  local format, at = struct.unpack('>BI8', found)
+  if format == 1 and at ~= 0 and at <= now then return false end
+end
+return found

@@ -4,7 +4,7 @@ use bytes::{Buf as _, BufMut, Bytes};
 use redis::{RedisWrite, ToRedisArgs};
 use sysd_core::{Error, Key, Record, Result, Timestamp, Version};
 
-/// Format byte, version, expiry.
+/// Format byte, expiry, version.
 pub(super) const HEADER_BYTES: usize = 1 + 16 + 8;
 const FORMAT: u8 = 1;
 
@@ -67,8 +67,8 @@ pub(super) struct Stored<'a> {
 impl Stored<'_> {
     fn write(&self, record: &mut impl BufMut) {
         record.put_u8(FORMAT);
-        record.put_slice(&self.version.to_bytes());
         record.put_slice(&time(self.expires_at));
+        record.put_slice(&self.version.to_bytes());
         record.put_slice(self.value);
     }
 }
@@ -94,11 +94,11 @@ pub(super) fn decode(key: Key<'_>, mut stored: Bytes) -> Result<Record> {
     if stored.len() < HEADER_BYTES || stored.get_u8() != FORMAT {
         return Err(foreign(key));
     }
-    let version = Version::from_u128(stored.get_u128());
     let expires_at = match stored.get_u64() {
         0 => None,
         micros => Some(Timestamp::from_micros(micros).map_err(|_| foreign(key))?),
     };
+    let version = Version::from_u128(stored.get_u128());
     Ok(Record { value: stored, version, expires_at })
 }
 

@@ -3,7 +3,7 @@
 //! # Layout
 //! All keys of a partition share the hash tag `{SPACE:PARTITION}`, so a partition is one slot of a Cluster. A lone record is a
 //! string; rows are fields of the hash `…:rows`, their sort keys members of the sorted set `…:order`. A record is a format
-//! byte, its version (16 bytes), its expiry (8 bytes, microseconds, zero: never) and the value.
+//! byte, its expiry (8 bytes, microseconds, zero: never), its version (16 bytes) and the value.
 //!
 //! # Expiry
 //! Exact, by the clock of the caller, or of the server ([`RedisConfig::clock`]): what is expired is filtered on every read and
@@ -31,6 +31,7 @@ mod error;
 mod layout;
 mod link;
 mod router;
+mod scripts;
 mod slots;
 
 use std::fmt;

@@ -1,21 +1,31 @@
 -- ARGV: now, how many live rows to keep, how many to remove at most, '' (keep the first) or 'rev' (keep the last).
--- Answers {removed, 1 if more}.
-local now = time_of(ARGV[1])
+-- Answers {removed, 1 if more}. A corrupt row is neither counted nor removed where rows are kept.
+local now = $NOW
 local keep, budget = tonumber(ARGV[2]), tonumber(ARGV[3])
 local command = ARGV[4] == 'rev' and 'ZREVRANGE' or 'ZRANGE'
 local kept, removed, from = 0, 0, 0
 while true do
   local sorts = redis.call(command, KEYS[2], from, from + 99)
   for _, sort in ipairs(sorts) do
-    local record = load(sort)
-    if kept < keep and record and not is_corrupt(record) and is_live(record, now) then
-      kept = kept + 1
-      from = from + 1
-    elseif kept < keep and record and is_corrupt(record) then
+    local is_kept = false
+    if kept < keep then
+      local record = $LOAD
+      if record then
+        local format, at = 0, 0
+        if #record >= 25 then format, at = struct.unpack('>BI8', record) end
+        if format ~= 1 then
+          is_kept = true
+        elseif at == 0 or at > now then
+          is_kept = true
+          kept = kept + 1
+        end
+      end
+    end
+    if is_kept then
       from = from + 1
     else
       if removed == budget then return {removed, 1} end
-      remove(sort)
+      $REMOVE
       removed = removed + 1
     end
   end

@@ -1,0 +1,104 @@
+//! The scripts as a store runs them.
+//!
+//! A script is text that Redis runs anew for each call, so what is known beforehand is written into it instead of being passed
+//! or asked: whether the record is a string or a row, whose time counts, how long expired records stay. In the `.lua` files
+//! this is what stands in capitals behind a `$`.
+
+use std::sync::Arc;
+
+use super::call::LuaScript;
+
+/// What is known of a store when it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flavor {
+    /// Whose time counts: the server's, or that of the call.
+    pub(super) is_server_time: bool,
+    /// How much longer than its expiry Redis keeps a lone record, milliseconds.
+    pub(super) grace_ms: u64,
+}
+
+/// A script for lone records, and the same for rows.
+#[derive(Debug)]
+pub(super) struct Pair {
+    lone: Arc<LuaScript>,
+    rows: Arc<LuaScript>,
+}
+
+impl Pair {
+    pub(super) fn of(&self, is_lone: bool) -> &Arc<LuaScript> {
+        if is_lone { &self.lone } else { &self.rows }
+    }
+}
+
+/// The scripts of one store.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    flavor: Flavor,
+    pub(super) get: Pair,
+    pub(super) write_any: Pair,
+    pub(super) write_absent: Pair,
+    pub(super) write_is: Pair,
+    pub(super) scan: Arc<LuaScript>,
+    pub(super) trim: Arc<LuaScript>,
+}
+
+const SERVER_TIME: &str = "(function() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end)()";
+const CALL_TIME: &str = "struct.unpack('>I8', ARGV[1])";
+
+const LONE: [(&str, &str); 5] = [
+    ("$SORT_3", ""),
+    ("$SORT_4", ""),
+    ("$LOAD", "redis.call('GET', KEYS[1])"),
+    ("$REMOVE", "redis.call('DEL', KEYS[1])"),
+    ("$PUT", "if px then redis.call('SET', KEYS[1], record, 'PX', px) else redis.call('SET', KEYS[1], record) end"),
+];
+
+/// A row is a field of a hash, with its sort key in a sorted set; it is put into that first, so that if one of the two is of
+/// another type nothing is changed.
+const ROWS: [(&str, &str); 5] = [
+    ("$SORT_3", "local sort = ARGV[3]"),
+    ("$SORT_4", "local sort = ARGV[4]"),
+    ("$LOAD", "redis.call('HGET', KEYS[1], sort)"),
+    ("$REMOVE", "redis.call('ZREM', KEYS[2], sort) redis.call('HDEL', KEYS[1], sort)"),
+    ("$PUT", "redis.call('ZADD', KEYS[2], 0, sort) redis.call('HSET', KEYS[1], sort, record)"),
+];
+
+impl Scripts {
+    pub(super) fn new(flavor: Flavor) -> Self {
+        let write = |condition: &str| flavor.pair(&include_str!("write.lua").replace("$CONDITION", condition));
+        let write_if = |holds| write(&include_str!("condition.lua").replace("$HOLDS", holds));
+        Self {
+            flavor,
+            get: flavor.pair(include_str!("get.lua")),
+            write_any: write(""),
+            write_absent: write_if("not found"),
+            write_is: write_if("found and string.sub(found, 10, 25) == ARGV[#ARGV]"),
+            scan: flavor.script(include_str!("scan.lua"), &ROWS),
+            trim: flavor.script(include_str!("trim.lua"), &ROWS),
+        }
+    }
+
+    /// A procedure's.
+    pub(super) fn update(&self, procedure: &str) -> Pair {
+        self.flavor.pair(&include_str!("update.lua").replace("$PROCEDURE", procedure))
+    }
+}
+
+impl Flavor {
+    fn pair(self, body: &str) -> Pair {
+        Pair { lone: Arc::new(self.text(body, &LONE)), rows: Arc::new(self.text(body, &ROWS)) }
+    }
+
+    fn script(self, body: &str, kind: &[(&str, &str)]) -> Arc<LuaScript> {
+        Arc::new(self.text(body, kind))
+    }
+
+    fn text(self, body: &str, kind: &[(&str, &str)]) -> LuaScript {
+        let now = if self.is_server_time { SERVER_TIME } else { CALL_TIME };
+        let mut text = body.replace("$NOW", now).replace("$GRACE_MS", &self.grace_ms.to_string());
+        for (name, code) in kind {
+            text = text.replace(name, code);
+        }
+        LuaScript::new(text)
+    }
+}
