@@ -1,40 +1,21 @@
-//! The stores of this crate against every clause of the contract, each bare, erased, and memory also under limits.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! Redis, one node and a Cluster.
 
 use std::future::Future;
-use std::process::ExitCode;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use sysd_core::{Effect, Error, ErrorKind, Key, ManualClock, Result};
-use sysd_storage::{Memory, RedisConfig, RedisStore};
-use sysd_testkit::conformance::{Erased, Harness, Suite, UnderLimits};
-use tokio::runtime::Runtime;
+use sysd_storage::{RedisConfig, RedisStore};
+use sysd_testkit::conformance::Harness;
 
-/// One for all clauses: their threads only wait for it.
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
-});
+use crate::RUNTIME;
 
-struct InMemory;
-
-impl Harness for InMemory {
-    type Store = Memory<ManualClock>;
-
-    async fn connect(&self, clock: ManualClock) -> Result<Self::Store> {
-        Ok(Memory::with_clock(clock))
-    }
-
-    /// Records lie there as values: no byte has to be decoded.
-    fn keeps_bytes(&self) -> bool {
-        false
-    }
-}
+pub(crate) const REDIS: OnRedis = OnRedis { variable: "SYSD_TEST_REDIS_URL" };
+pub(crate) const CLUSTER: OnRedis = OnRedis { variable: "SYSD_TEST_REDIS_CLUSTER_URL" };
 
 const PREFIX: &str = "conformance:";
 
 /// The server that a variable names.
-struct OnRedis {
+pub(crate) struct OnRedis {
     variable: &'static str,
 }
 
@@ -93,20 +74,4 @@ impl Harness for OnRedis {
 async fn send(node: &str, command: &redis::Cmd) -> redis::RedisResult<()> {
     let mut connection = redis::Client::open(node)?.get_multiplexed_async_connection().await?;
     command.query_async(&mut connection).await
-}
-
-const REDIS: OnRedis = OnRedis { variable: "SYSD_TEST_REDIS_URL" };
-const CLUSTER: OnRedis = OnRedis { variable: "SYSD_TEST_REDIS_CLUSTER_URL" };
-
-fn main() -> ExitCode {
-    Suite::from_args()
-        .certify("memory", InMemory)
-        .certify("memory_erased", Erased(InMemory))
-        .certify("memory_limited", UnderLimits(InMemory))
-        .certify("memory_limited_erased", Erased(UnderLimits(InMemory)))
-        .certify("redis", REDIS)
-        .certify("redis_erased", Erased(REDIS))
-        .certify("redis_cluster", CLUSTER)
-        .certify("redis_cluster_erased", Erased(CLUSTER))
-        .run()
 }

@@ -1,0 +1,47 @@
+//! The stores of this crate against every clause of the contract, each bare, erased, and memory also under limits.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod redis;
+
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use sysd_core::{ManualClock, Result};
+use sysd_storage::Memory;
+use sysd_testkit::conformance::{Erased, Harness, Suite, UnderLimits};
+use tokio::runtime::Runtime;
+
+use crate::redis::{CLUSTER, REDIS};
+
+/// One for all clauses: their threads only wait for it.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+});
+
+struct InMemory;
+
+impl Harness for InMemory {
+    type Store = Memory<ManualClock>;
+
+    async fn connect(&self, clock: ManualClock) -> Result<Self::Store> {
+        Ok(Memory::with_clock(clock))
+    }
+
+    /// Records lie there as values: no byte has to be decoded.
+    fn keeps_bytes(&self) -> bool {
+        false
+    }
+}
+
+fn main() -> ExitCode {
+    Suite::from_args()
+        .certify("memory", InMemory)
+        .certify("memory_erased", Erased(InMemory))
+        .certify("memory_limited", UnderLimits(InMemory))
+        .certify("memory_limited_erased", Erased(UnderLimits(InMemory)))
+        .certify("redis", REDIS)
+        .certify("redis_erased", Erased(REDIS))
+        .certify("redis_cluster", CLUSTER)
+        .certify("redis_cluster_erased", Erased(CLUSTER))
+        .run()
+}
