@@ -4,12 +4,16 @@
 //! of the value, as the store does. The store is called through its futures, polled once.
 #![allow(missing_docs, clippy::unwrap_used, clippy::future_not_send)]
 
+#[path = "support/report.rs"]
+mod report;
+
 use std::hint::black_box;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion};
+use parking_lot::Mutex;
 use sysd_core::procedure::ErasedProcedure;
 use sysd_core::{
     Expect, FastClock, Key, OutputBytes, Procedure, Scan, SeededEntropy, Space, StateBytes, StateChange, Step, Store,
@@ -225,9 +229,58 @@ fn scan(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3)).sample_size(20);
-    targets = get, put, update, scan
+/// One call of a procedure on a record under a lock, and its output decoded: what a store does once it has found the record.
+fn call<P: ErasedProcedure + ?Sized>(record: &Mutex<StateBytes>, procedure: &P, now: Timestamp) -> (u64, u64) {
+    let mut output = OutputBytes::new();
+    let mut held = record.lock();
+    if let StateChange::Put { state, .. } = procedure.apply(Some(&held), now, &mut output).unwrap() {
+        *held = state;
+    }
+    drop(held);
+    Touch.decode_output(&output).unwrap()
 }
-criterion_main!(benches);
+
+/// What `&dyn ErasedProcedure` at the boundary of a store costs: the same call with the type known; and without bytes for
+/// the output too, which only a store that is generic over procedures could do.
+fn boundary(criterion: &mut Criterion) {
+    let record = || Mutex::new(StateBytes::from_slice(&[0; 16]));
+    let now = black_box(Timestamp::from_micros_saturating(1_767_225_600_000_000));
+    let mut group = criterion.benchmark_group("procedure");
+    let held = record();
+    group.bench_function("dyn", |bench| {
+        bench.iter(|| {
+            let procedure: &dyn ErasedProcedure = black_box(&Touch);
+            call(&held, procedure, now)
+        });
+    });
+    let held = record();
+    group.bench_function("generic", |bench| bench.iter(|| call(&held, black_box(&Touch), now)));
+    let held = record();
+    group.bench_function("generic_without_bytes", |bench| {
+        bench.iter(|| {
+            let mut held = held.lock();
+            let step = Procedure::apply(black_box(&Touch), Some(&held), now).unwrap();
+            if let StateChange::Put { state, .. } = step.change {
+                *held = state;
+            }
+            step.output
+        });
+    });
+    group.finish();
+}
+
+fn main() {
+    let start = SystemTime::now();
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3))
+        .sample_size(20)
+        .configure_from_args();
+    get(&mut criterion);
+    put(&mut criterion);
+    update(&mut criterion);
+    scan(&mut criterion);
+    boundary(&mut criterion);
+    criterion.final_summary();
+    report::print(start);
+}
