@@ -4,12 +4,14 @@
 //! of the value, as the store does. The store is called through its futures, polled once.
 #![allow(missing_docs, clippy::unwrap_used, clippy::future_not_send)]
 
+#[path = "support/pairs.rs"]
+mod pairs;
 #[path = "support/report.rs"]
 mod report;
 
 use std::hint::black_box;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion};
@@ -269,6 +271,64 @@ fn boundary(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Runs `call` on keys in an order that repeats only after all of them; what it needs is made before the time is taken.
+fn timed<T, U>(indexes: &mut Indexes, calls: u64, make: impl Fn([u8; 16]) -> T, call: impl Fn(T) -> U) -> Duration {
+    let mut time = Duration::ZERO;
+    for _ in 0..calls.div_ceil(64) {
+        let given: [T; 64] = std::array::from_fn(|_| make(indexes.next()));
+        let start = Instant::now();
+        let answers = given.map(&call);
+        time += start.elapsed();
+        drop(black_box(answers));
+    }
+    time
+}
+
+/// The ratios that are promised, in turns with the fastest map.
+fn in_turns() {
+    let value = Bytes::from(vec![7_u8; 100]);
+    let fresh = || Bytes::copy_from_slice(&value);
+    let map = dashmap::DashMap::new();
+    (0..KEYS).for_each(|index| drop(map.insert(Bytes::copy_from_slice(&key(index)), fresh())));
+    let store = filled(&value);
+    let (mut ours, mut theirs) = (Indexes(0), Indexes(0));
+    pairs::compare(
+        "get_1m beside dashmap",
+        |calls| timed(&mut ours, calls, |key| key, |key| now(store.get(Key::lone(SPACE, &key))).unwrap()),
+        |calls| timed(&mut theirs, calls, |key| key, |key| map.get(&key[..]).map(|found| found.value().clone())),
+    );
+    pairs::compare(
+        "put_1m beside dashmap",
+        |calls| {
+            let put =
+                |(key, value): ([u8; 16], Bytes)| now(store.write(Write::put(Key::lone(SPACE, &key), value))).unwrap();
+            timed(&mut ours, calls, |key| (key, fresh()), put)
+        },
+        |calls| {
+            let make = |key: [u8; 16]| (Bytes::copy_from_slice(&key), fresh());
+            timed(&mut theirs, calls, make, |(key, value)| map.insert(key, value))
+        },
+    );
+    drop((map, store));
+    let store = Memory::with_clock(FastClock::new());
+    let limiter = governor::RateLimiter::keyed(governor::Quota::per_second(std::num::NonZeroU32::MAX));
+    let (hot, name) = (key(0), format!("{:032x}", u128::from_be_bytes(key(0))));
+    let erased: &dyn ErasedProcedure = black_box(&Touch);
+    pairs::compare(
+        "update_hot beside governor",
+        |calls| {
+            let start = Instant::now();
+            (0..calls).for_each(|_| drop(now(store.update(Key::lone(SPACE, black_box(&hot)), erased)).unwrap()));
+            start.elapsed()
+        },
+        |calls| {
+            let start = Instant::now();
+            (0..calls).for_each(|_| assert!(black_box(limiter.check_key(black_box(&name))).is_ok()));
+            start.elapsed()
+        },
+    );
+}
+
 fn main() {
     let start = SystemTime::now();
     let mut criterion = Criterion::default()
@@ -283,4 +343,8 @@ fn main() {
     boundary(&mut criterion);
     criterion.final_summary();
     report::print(start);
+    // Only where all is measured.
+    if std::env::args().skip(1).all(|argument| argument.starts_with('-')) {
+        in_turns();
+    }
 }

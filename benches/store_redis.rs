@@ -7,6 +7,8 @@
 //! It needs a server: `cargo xtask servers up` prints the variable to export.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::future_not_send)]
 
+#[path = "support/pairs.rs"]
+mod pairs;
 #[path = "support/report.rs"]
 mod report;
 
@@ -14,8 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, Throughput};
+use criterion::{Criterion, Throughput};
 use redis::aio::MultiplexedConnection;
 use sysd_core::{
     Expect, Key, OutputBytes, Procedure, Scan, Script, Space, StateBytes, StateChange, Step, Store, StoreExt,
@@ -25,6 +26,7 @@ use sysd_storage::{RedisConfig, RedisStore};
 use tokio::runtime::Runtime;
 
 const SPACE: Space = Space::conditional("bench");
+const TIMELINES: Space = Space::keys_only("bench_timelines");
 const CALLERS: u32 = 64;
 const KEYS: u64 = 100_000;
 const VALUE: [u8; 100] = [7; 100];
@@ -147,50 +149,69 @@ impl Bench {
                 assert!(self.store.write_many(&writes).await.into_iter().all(|outcome| outcome.unwrap().is_applied()));
                 let mut sets = redis::pipe();
                 for key in keys {
-                    sets.cmd("SET").arg(name(&self.prefix, key)).arg([&[0; 16], VALUE.as_slice()].concat()).ignore();
+                    sets.cmd("SET").arg(named(&self.prefix, key)).arg([&[0; 16], VALUE.as_slice()].concat()).ignore();
                 }
                 let () = sets.query_async(&mut bare).await.unwrap();
             }
         });
     }
 
-    /// A row of ours: `call` is given the store and a key.
-    fn ours<F>(
+    /// A row of ours, a bare one, and both in turns. `call` is given the store and a key, `command` the name of a key.
+    fn pair<F>(
         &self,
-        group: &mut BenchmarkGroup<'_, WallTime>,
+        criterion: &mut Criterion,
+        name: &str,
         call: impl Fn(RedisStore, [u8; 16]) -> F + Clone + Send + 'static,
+        command: impl Fn(&[u8]) -> redis::Pipeline + Clone + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        group.bench_function("store", |bench| {
-            bench.iter_custom(|iterations| {
-                let (store, next, call) = (self.store.clone(), Arc::clone(&self.next), call.clone());
-                self.runtime.block_on(timed(iterations, move || call(store.clone(), next.key())))
-            });
-        });
+        let bare = move |mut bare: MultiplexedConnection, name: Vec<u8>| {
+            let pipeline = command(&name);
+            async move { drop(pipeline.query_async::<redis::Value>(&mut bare).await.unwrap()) }
+        };
+        self.pair_with(criterion, name, call, bare);
     }
 
-    /// A bare row: `command` is given the name of a key.
-    fn bare(
+    /// The same with a bare row that does more than to send a command.
+    fn pair_with<F, G>(
         &self,
-        group: &mut BenchmarkGroup<'_, WallTime>,
-        command: impl Fn(&[u8]) -> redis::Pipeline + Clone + Send + 'static,
-    ) {
-        group.bench_function("bare", |bench| {
-            bench.iter_custom(|iterations| {
-                let (bare, next, prefix) = (self.bare.clone(), Arc::clone(&self.next), self.prefix.clone());
-                let command = command.clone();
-                self.runtime.block_on(timed(iterations, move || {
-                    let (mut bare, pipeline) = (bare.clone(), command(&name(&prefix, &next.key())));
-                    async move { drop(pipeline.query_async::<redis::Value>(&mut bare).await.unwrap()) }
-                }))
-            });
-        });
+        criterion: &mut Criterion,
+        name: &str,
+        call: impl Fn(RedisStore, [u8; 16]) -> F + Clone + Send + 'static,
+        bare_call: impl Fn(MultiplexedConnection, Vec<u8>) -> G + Clone + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+        G: Future<Output = ()> + Send + 'static,
+    {
+        let ours = |iterations| {
+            let (store, next, call) = (self.store.clone(), Arc::clone(&self.next), call.clone());
+            self.runtime.block_on(timed(iterations, move || call(store.clone(), next.key())))
+        };
+        let bare = |iterations| {
+            let (bare, next, call) = (self.bare.clone(), Arc::clone(&self.next), bare_call.clone());
+            let prefix = self.prefix.clone();
+            self.runtime.block_on(timed(iterations, move || call(bare.clone(), named(&prefix, &next.key()))))
+        };
+        let mut group = criterion.benchmark_group(name);
+        group.throughput(Throughput::Elements(1));
+        group.bench_function("store", |bench| bench.iter_custom(ours));
+        group.bench_function("bare", |bench| bench.iter_custom(bare));
+        group.finish();
+        if is_wanted(name) {
+            pairs::compare(name, ours, bare);
+        }
     }
 }
 
+/// Whether the command line's filter has room for it.
+fn is_wanted(name: &str) -> bool {
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    filter.is_none_or(|filter| name.contains(&filter))
+}
+
 /// A key as one would name it by hand, of the same length.
-fn name(prefix: &str, key: &[u8]) -> Vec<u8> {
+fn named(prefix: &str, key: &[u8]) -> Vec<u8> {
     [prefix.as_bytes(), b"bare:", key].concat()
 }
 
@@ -206,60 +227,56 @@ fn script(runtime: &Runtime, bare: &MultiplexedConnection, source: &str) -> Stri
 }
 
 fn lone_records(criterion: &mut Criterion, bench: &Bench) {
-    let mut group = criterion.benchmark_group("redis_get");
-    group.throughput(Throughput::Elements(1));
-    bench.ours(&mut group, |store, key| async move {
-        assert!(store.get(Key::lone(SPACE, &key)).await.unwrap().is_some());
-    });
-    bench.bare(&mut group, |name| single(redis::cmd("GET").arg(name).to_owned()));
-    group.finish();
-
-    let mut group = criterion.benchmark_group("redis_put");
-    group.throughput(Throughput::Elements(1));
-    bench.ours(&mut group, |store, key| async move {
-        store.put(Key::lone(SPACE, &key), VALUE.as_slice()).await.unwrap();
-    });
-    bench.bare(&mut group, |name| {
-        single(redis::cmd("SET").arg(name).arg([&[0; 16], VALUE.as_slice()].concat()).to_owned())
-    });
-    group.finish();
-
-    let mut group = criterion.benchmark_group("redis_put_conditional");
-    group.throughput(Throughput::Elements(1));
-    bench.ours(&mut group, |store, key| async move {
-        let write = Write::put(Key::lone(SPACE, &key), VALUE.as_slice()).expect(Expect::Is(Version::from_u128(0)));
-        assert!(!store.write(write).await.unwrap().is_applied());
-    });
+    bench.pair(
+        criterion,
+        "redis_get",
+        |store, key| async move { assert!(store.get(Key::lone(SPACE, &key)).await.unwrap().is_some()) },
+        |name| single(redis::cmd("GET").arg(name).to_owned()),
+    );
+    bench.pair(
+        criterion,
+        "redis_put",
+        |store, key| async move { store.put(Key::lone(SPACE, &key), VALUE.as_slice()).await.unwrap() },
+        |name| single(redis::cmd("SET").arg(name).arg([&[0; 16], VALUE.as_slice()].concat()).to_owned()),
+    );
     let sha = script(&bench.runtime, &bench.bare, BARE_COMPARE_AND_SET);
-    bench.bare(&mut group, move |name| {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&sha).arg(1).arg(name).arg([1_u8; 16].as_slice()).arg([&[0; 16], VALUE.as_slice()].concat());
-        single(command)
-    });
-    group.finish();
+    bench.pair(
+        criterion,
+        "redis_put_conditional",
+        |store, key| async move {
+            let write = Write::put(Key::lone(SPACE, &key), VALUE.as_slice()).expect(Expect::Is(Version::from_u128(0)));
+            assert!(!store.write(write).await.unwrap().is_applied());
+        },
+        move |name| {
+            let mut command = redis::cmd("EVALSHA");
+            command.arg(&sha).arg(1).arg(name).arg([1_u8; 16].as_slice()).arg([&[0; 16], VALUE.as_slice()].concat());
+            single(command)
+        },
+    );
 }
 
 fn procedures(criterion: &mut Criterion, bench: &Bench) {
-    let mut group = criterion.benchmark_group("redis_update");
-    group.throughput(Throughput::Elements(1));
-    bench.ours(&mut group, |store, mut key| async move {
-        // Other records than those of the other rows.
-        key[0] ^= 0xFF;
-        assert!(store.run(Key::lone(SPACE, &key), &Touch).await.unwrap() > 0);
-    });
     let sha = script(&bench.runtime, &bench.bare, BARE_TOUCH);
-    bench.bare(&mut group, move |name| {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&sha).arg(1).arg([name, b"touch"].concat()).arg(1_767_225_600_000_000_u64);
-        single(command)
-    });
-    group.finish();
+    bench.pair(
+        criterion,
+        "redis_update",
+        |store, mut key| async move {
+            // Other records than those of the other rows.
+            key[0] ^= 0xFF;
+            assert!(store.run(Key::lone(SPACE, &key), &Touch).await.unwrap() > 0);
+        },
+        move |name| {
+            let mut command = redis::cmd("EVALSHA");
+            command.arg(&sha).arg(1).arg([name, b"touch"].concat()).arg(1_767_225_600_000_000_u64);
+            single(command)
+        },
+    );
 }
 
 fn scans(criterion: &mut Criterion, bench: &Bench) {
     let sorts: Vec<[u8; 16]> = (0..10_000).map(|_| bench.next.key()).collect();
     let writes: Vec<_> = sorts.iter().map(|sort| Write::put(Key::row(SPACE, b"p", sort), VALUE.to_vec())).collect();
-    let (order, rows) = (name(&bench.prefix, b"order"), name(&bench.prefix, b"rows"));
+    let (order, rows) = (named(&bench.prefix, b"order"), named(&bench.prefix, b"rows"));
     let mut bare = bench.bare.clone();
     bench.runtime.block_on(async {
         assert!(bench.store.write_many(&writes).await.into_iter().all(|outcome| outcome.unwrap().is_applied()));
@@ -272,28 +289,54 @@ fn scans(criterion: &mut Criterion, bench: &Bench) {
             let () = fill.query_async(&mut bare).await.unwrap();
         }
     });
-    let mut group = criterion.benchmark_group("redis_scan_50");
-    group.throughput(Throughput::Elements(1));
-    bench.ours(&mut group, |store, _| async move {
-        assert_eq!(store.scan(Scan::partition(SPACE, b"p", 50)).await.unwrap().rows.len(), 50);
-    });
-    group.bench_function("bare", |criterion| {
-        criterion.iter_custom(|iterations| {
-            let (bare, order, rows) = (bench.bare.clone(), order.clone(), rows.clone());
-            bench.runtime.block_on(timed(iterations, move || {
-                let (mut bare, order, rows) = (bare.clone(), order.clone(), rows.clone());
-                async move {
-                    let mut sorts = redis::cmd("ZRANGEBYLEX");
-                    sorts.arg(order).arg("-").arg("+").arg("LIMIT").arg(0).arg(50);
-                    let sorts: Vec<Vec<u8>> = sorts.query_async(&mut bare).await.unwrap();
-                    let mut values = redis::cmd("HMGET");
-                    let values: Vec<Vec<u8>> = values.arg(rows).arg(&sorts).query_async(&mut bare).await.unwrap();
-                    assert_eq!(values.len(), 50);
-                }
-            }))
-        });
-    });
-    group.finish();
+    bench.pair_with(
+        criterion,
+        "redis_scan_50",
+        |store, _| async move {
+            assert_eq!(store.scan(Scan::partition(SPACE, b"p", 50)).await.unwrap().rows.len(), 50);
+        },
+        move |mut bare, _| {
+            let (order, rows) = (order.clone(), rows.clone());
+            async move {
+                let mut sorts = redis::cmd("ZRANGEBYLEX");
+                sorts.arg(order).arg("-").arg("+").arg("LIMIT").arg(0).arg(50);
+                let sorts: Vec<Vec<u8>> = sorts.query_async(&mut bare).await.unwrap();
+                let mut values = redis::cmd("HMGET");
+                let values: Vec<Vec<u8>> = values.arg(rows).arg(&sorts).query_async(&mut bare).await.unwrap();
+                assert_eq!(values.len(), 50);
+            }
+        },
+    );
+}
+
+/// Timelines: keys only, one sorted set a partition; 256 of them.
+fn timelines(criterion: &mut Criterion, bench: &Bench) {
+    /// The timeline's name, and the key in it.
+    fn split(name: &[u8]) -> (Vec<u8>, &[u8]) {
+        let (timeline, key) = name.split_at(name.len() - 15);
+        ([timeline, b"timeline"].concat(), key)
+    }
+    bench.pair(
+        criterion,
+        "redis_put_key",
+        |store, key| async move { store.put(Key::row(TIMELINES, &key[..1], &key), "").await.unwrap() },
+        |name| {
+            let (timeline, key) = split(name);
+            single(redis::cmd("ZADD").arg(timeline).arg(0).arg(key).to_owned())
+        },
+    );
+    bench.pair(
+        criterion,
+        "redis_scan_50_keys",
+        |store, key| async move {
+            assert_eq!(store.scan(Scan::partition(TIMELINES, &key[..1], 50)).await.unwrap().rows.len(), 50);
+        },
+        |name| {
+            let mut command = redis::cmd("ZRANGEBYLEX");
+            command.arg(split(name).0).arg("-").arg("+").arg("LIMIT").arg(0).arg(50);
+            single(command)
+        },
+    );
 }
 
 fn main() {
@@ -304,14 +347,15 @@ fn main() {
     };
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(3))
-        .sample_size(20)
+        .measurement_time(Duration::from_secs(2))
+        .sample_size(10)
         .configure_from_args();
     let bench = Bench::connect(&url);
     bench.fill();
     lone_records(&mut criterion, &bench);
     procedures(&mut criterion, &bench);
     scans(&mut criterion, &bench);
+    timelines(&mut criterion, &bench);
     criterion.final_summary();
     report::print(start);
 }

@@ -88,8 +88,8 @@ impl Limits {
     ///
     /// # Errors
     /// As [`Limits::check_key`]; [`TooLarge`](crate::ErrorKind::TooLarge) naming `value`;
-    /// [`Invalid`](crate::ErrorKind::Invalid) naming `expires_at` if it is not after `now`, or `expect` if a plain space is
-    /// asked for a condition.
+    /// [`Invalid`](crate::ErrorKind::Invalid) naming `expires_at` if it is not after `now`, `expect` if a plain space is asked
+    /// for a condition, or `value` or `expires_at` if a space of keys only is given one.
     pub fn check_write(&self, write: &Write<'_>, now: Timestamp) -> Result<()> {
         self.check_key(write.key)?;
         if write.expect != Expect::Any && !write.key.space().is_conditional() {
@@ -100,11 +100,24 @@ impl Limits {
         }
         if let Change::Put { value, expires_at, .. } = &write.change {
             self.check_value(value)?;
+            if write.key.space().is_keys_only() {
+                Self::check_bare(write.key.space(), value, *expires_at)?;
+            }
             if expires_at.is_some_and(|at| at <= now) {
                 return Err(Error::invalid("expires_at", "it has passed already; delete the record instead"));
             }
         }
         Ok(())
+    }
+
+    #[cold]
+    fn check_bare(space: Space, value: &[u8], expires_at: Option<Timestamp>) -> Result<()> {
+        let field = match (value, expires_at) {
+            ([], None) => return Ok(()),
+            ([], Some(_)) => "expires_at",
+            _ => "value",
+        };
+        Err(Error::invalid(field, format!("space {} keeps keys only; put it into a plain space", space.name())))
     }
 
     /// Refuses a value over the limit.
@@ -162,6 +175,7 @@ mod tests {
 
     const TRUTH: Space = Space::conditional("truth");
     const FEED: Space = Space::plain("feed");
+    const KEYS: Space = Space::keys_only("keys");
 
     fn refusal(write: &Write<'_>) -> Option<(ErrorKind, &'static str)> {
         let limits = Limits { partition_bytes_max: 4, sort_bytes_max: 4, value_bytes_max: 4, ..Limits::PROCESS };
@@ -184,6 +198,10 @@ mod tests {
         let plain = Write::put(Key::lone(FEED, b"p"), "x");
         assert_eq!(refusal(&plain), None);
         assert_eq!(refusal(&plain.expect(Expect::Absent)), Some((ErrorKind::Invalid, "expect")));
+        let bare = Write::put(Key::lone(KEYS, b"p"), "");
+        assert_eq!(refusal(&bare), None);
+        assert_eq!(refusal(&bare.expires_at(at(11))), Some((ErrorKind::Invalid, "expires_at")));
+        assert_eq!(refusal(&Write::put(Key::lone(KEYS, b"p"), "x")), Some((ErrorKind::Invalid, "value")));
     }
 
     #[test]

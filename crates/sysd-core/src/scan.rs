@@ -162,7 +162,7 @@ pub struct Trim<'a> {
 pub struct Trimmed {
     /// Rows removed by this call (expired ones that it met count too).
     pub removed: usize,
-    /// Whether more is left to remove: a call removes a bounded number.
+    /// Whether more may be left to remove: a call removes a bounded number.
     pub more: bool,
 }
 

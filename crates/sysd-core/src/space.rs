@@ -20,12 +20,15 @@ pub enum Discipline {
 /// const CACHE: Space = Space::plain("cache").evictable();
 /// assert_eq!(USERS.name(), "users");
 /// assert!(CACHE.is_evictable());
+/// const TIMELINES: Space = Space::keys_only("timelines");
+/// assert!(TIMELINES.is_keys_only() && !TIMELINES.is_conditional());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Space {
     name: &'static str,
     discipline: Discipline,
     evictable: bool,
+    keys_only: bool,
 }
 
 impl Space {
@@ -48,6 +51,19 @@ impl Space {
         Self::new(name, Discipline::Plain)
     }
 
+    /// A plain space whose records are their keys: no value, no expiry, and a version that says nothing. \[W9\]
+    ///
+    /// For timelines and indexes, where all there is to say fits into the sort key. It costs a store the least: on Redis a
+    /// partition is one sorted set, and a write one `ZADD`.
+    ///
+    /// # Panics
+    /// As [`Space::conditional`].
+    pub const fn keys_only(name: &'static str) -> Self {
+        let mut space = Self::new(name, Discipline::Plain);
+        space.keys_only = true;
+        space
+    }
+
     const fn new(name: &'static str, discipline: Discipline) -> Self {
         let bytes = name.as_bytes();
         assert!(!bytes.is_empty() && bytes.len() <= Self::NAME_BYTES_MAX, "a space's name has 1 to 32 bytes");
@@ -56,7 +72,7 @@ impl Space {
             assert!(matches!(bytes[at], b'a'..=b'z' | b'0'..=b'9' | b'_'), "a space's name is made of a-z, 0-9 and _");
             at += 1;
         }
-        Self { name, discipline, evictable: false }
+        Self { name, discipline, evictable: false, keys_only: false }
     }
 
     /// Lets a store that is short of memory drop records of this space (caches, never truth).
@@ -79,6 +95,11 @@ impl Space {
     /// Whether writes may carry conditions.
     pub const fn is_conditional(self) -> bool {
         matches!(self.discipline, Discipline::Conditional)
+    }
+
+    /// Whether its records have neither value nor expiry.
+    pub const fn is_keys_only(self) -> bool {
+        self.keys_only
     }
 
     /// Whether a store may drop its records to make room.

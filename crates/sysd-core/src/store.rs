@@ -35,7 +35,7 @@ pub trait Store: Send + Sync + 'static {
     /// Reads records, one answer each, in the order of the keys; one key's failure is only its own. \[B1\]
     fn get_many(&self, keys: &[Key<'_>]) -> impl Future<Output = Vec<Result<Option<Record>>>> + Send;
 
-    /// Writes a record if its condition holds. \[W1 to W8\]
+    /// Writes a record if its condition holds. \[W1 to W9\]
     ///
     /// A write whose condition fails because the record is already *this* write (same token) answers
     /// [`Outcome::Applied`]: sending it again after a lost reply is safe.

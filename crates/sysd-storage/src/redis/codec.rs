@@ -73,6 +73,9 @@ impl<C: Clock> Codec<C> {
 
     pub(super) fn get(&self, key: Key<'_>) -> Result<Call> {
         self.limits.check_key(key)?;
+        if is_bare_row(key) {
+            return Ok(self.bare(b"ZSCORE", key, &[key.sort()]));
+        }
         if self.is_server_time() {
             let mut call = self.script(self.scripts.get.of(key.is_lone()), key, 1, key.sort().len());
             if !key.is_lone() {
@@ -92,6 +95,8 @@ impl<C: Clock> Codec<C> {
     pub(super) fn read_get(&self, key: Key<'_>, answer: Value) -> Result<Option<Record>> {
         match answer {
             Value::Nil | Value::Boolean(false) => Ok(None),
+            // Its score.
+            Value::BulkString(_) | Value::Double(_) if is_bare_row(key) => Ok(Some(bare_record())),
             Value::BulkString(bytes) => {
                 let record = layout::decode(key, bytes.into())?;
                 // By the server's time the script has looked already.
@@ -107,6 +112,12 @@ impl<C: Clock> Codec<C> {
         // What has expired by the server's clock, the script refuses.
         self.limits.check_write(write, now.unwrap_or_default())?;
         let key = write.key;
+        if is_bare_row(key) {
+            return Ok(match write.change {
+                Change::Put { .. } => self.bare(b"ZADD", key, &[b"0", key.sort()]),
+                Change::Delete => self.bare(b"ZREM", key, &[key.sort()]),
+            });
+        }
         let stored = match &write.change {
             Change::Put { value, version, expires_at } => {
                 Some(Stored { value, version: *version, expires_at: *expires_at })
@@ -158,6 +169,18 @@ impl<C: Clock> Codec<C> {
         Call::plain(command)
     }
 
+    /// A command on the sorted set of a partition of keys only.
+    fn bare(&self, name: &[u8], key: Key<'_>, arguments: &[&[u8]]) -> Call {
+        let size = arguments.iter().map(|argument| argument.len()).sum::<usize>();
+        let size = 48 + self.prefix.len() + key.partition().len() + size;
+        let mut command = Cmd::with_capacity(2 + arguments.len(), size);
+        command.arg(name).arg(Name::order(&self.prefix, key));
+        for argument in arguments {
+            command.arg(*argument);
+        }
+        Call::plain(command)
+    }
+
     /// `None` where the range has room for no row.
     pub(super) fn scan(&self, scan: &Scan<'_>) -> Result<Option<Call>> {
         self.limits.check_scan(scan)?;
@@ -171,6 +194,11 @@ impl<C: Clock> Codec<C> {
             Order::Descending => (high, low, b"rev".as_slice()),
         };
         let row = any_row(scan.space, scan.partition);
+        if scan.space.is_keys_only() {
+            let command = if scan.order == Order::Ascending { b"ZRANGEBYLEX".as_slice() } else { b"ZREVRANGEBYLEX" };
+            let ahead = (rows + 1).to_string();
+            return Ok(Some(self.bare(command, row, &[&first, &second, b"LIMIT", b"0", ahead.as_bytes()])));
+        }
         let mut call = self.script(&self.scripts.scan, row, 4, 32 + first.len() + second.len());
         call.command.arg(first).arg(second).arg(rows).arg(direction);
         Ok(Some(call))
@@ -178,13 +206,34 @@ impl<C: Clock> Codec<C> {
 
     pub(super) fn trim(&self, trim: &Trim<'_>) -> Result<Call> {
         self.limits.check_trim(trim)?;
+        if let (true, Keep::First(keep)) = (trim.space.is_keys_only(), trim.keep) {
+            // Redis counts in signed numbers.
+            let keep = keep.min(1 << 40);
+            let last = (keep + self.limits.page_rows_max - 1).to_string();
+            let row = any_row(trim.space, trim.partition);
+            return Ok(self.bare(b"ZREMRANGEBYRANK", row, &[keep.to_string().as_bytes(), last.as_bytes()]));
+        }
         let (keep, direction) = match trim.keep {
             Keep::First(keep) => (keep, b"".as_slice()),
             Keep::Last(keep) => (keep, b"rev".as_slice()),
         };
-        let mut call = self.script(&self.scripts.trim, any_row(trim.space, trim.partition), 3, 32);
+        let script = if trim.space.is_keys_only() { &self.scripts.trim_keys } else { &self.scripts.trim };
+        let mut call = self.script(script, any_row(trim.space, trim.partition), 3, 32);
         call.command.arg(keep).arg(self.limits.page_rows_max).arg(direction);
         Ok(call)
+    }
+
+    pub(super) fn read_trim(&self, trim: &Trim<'_>, answer: &Value) -> Result<Trimmed> {
+        let (removed, more) = match answer {
+            Value::Array(fields) => match fields.as_slice() {
+                [Value::Int(removed), Value::Int(more)] => (*removed, *more == 1),
+                _ => return Err(unexpected(any_row(trim.space, trim.partition), Access::Write)),
+            },
+            // Of keys only: as many as a call may remove are perhaps not all.
+            Value::Int(removed) => (*removed, usize::try_from(*removed) == Ok(self.limits.page_rows_max)),
+            _ => return Err(unexpected(any_row(trim.space, trim.partition), Access::Write)),
+        };
+        Ok(Trimmed { removed: usize::try_from(removed).unwrap_or_default(), more })
     }
 
     pub(super) fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<Call> {
@@ -228,9 +277,12 @@ pub(super) fn read_write(write: &Write<'_>, answer: Value) -> Result<Outcome> {
     }
 }
 
-pub(super) fn read_scan(scan: &Scan<'_>, answer: Value) -> Result<Page> {
+pub(super) fn read_scan(scan: &Scan<'_>, rows_max: usize, answer: Value) -> Result<Page> {
     let unexpected = || unexpected(any_row(scan.space, scan.partition), Access::Read);
     let Value::Array(fields) = answer else { return Err(unexpected()) };
+    if scan.space.is_keys_only() {
+        return read_keys(scan, rows_max, fields);
+    }
     let mut fields = fields.into_iter();
     let next = match fields.next() {
         Some(Value::BulkString(cursor)) => Some(Bytes::from(cursor)),
@@ -248,13 +300,21 @@ pub(super) fn read_scan(scan: &Scan<'_>, answer: Value) -> Result<Page> {
     Ok(page)
 }
 
-pub(super) fn read_trim(trim: &Trim<'_>, answer: &Value) -> Result<Trimmed> {
-    if let Value::Array(fields) = answer
-        && let [Value::Int(removed), Value::Int(more)] = fields.as_slice()
-    {
-        return Ok(Trimmed { removed: usize::try_from(*removed).unwrap_or_default(), more: *more == 1 });
+/// The sort keys of a page, and one more if there is more.
+fn read_keys(scan: &Scan<'_>, rows_max: usize, sorts: Vec<Value>) -> Result<Page> {
+    let limit = scan.limit.min(rows_max);
+    let has_more = sorts.len() > limit;
+    let mut page = Page { rows: Vec::with_capacity(sorts.len().min(limit)), next: None };
+    for sort in sorts.into_iter().take(limit) {
+        let Value::BulkString(sort) = sort else {
+            return Err(unexpected(any_row(scan.space, scan.partition), Access::Read));
+        };
+        page.rows.push(Row { sort: sort.into(), record: bare_record() });
     }
-    Err(unexpected(any_row(trim.space, trim.partition), Access::Write))
+    if has_more {
+        page.next = page.rows.last().map(|row| row.sort.clone());
+    }
+    Ok(page)
 }
 
 pub(super) fn read_update(key: Key<'_>, procedure: &dyn ErasedProcedure, answer: &Value) -> Result<OutputBytes> {
@@ -270,6 +330,16 @@ pub(super) fn read_update(key: Key<'_>, procedure: &dyn ErasedProcedure, answer:
         }
         _ => Err(unexpected(key, Access::Write)),
     }
+}
+
+/// Whether a record is a member of a sorted set and nothing else.
+fn is_bare_row(key: Key<'_>) -> bool {
+    key.space().is_keys_only() && !key.is_lone()
+}
+
+/// What there is to know of such a record.
+fn bare_record() -> Record {
+    Record { value: Bytes::new(), version: Version::from_u128(0), expires_at: None }
 }
 
 /// Any sort key will do where the names of a partition's rows are wanted.

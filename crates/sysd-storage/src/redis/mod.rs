@@ -3,7 +3,8 @@
 //! # Layout
 //! All keys of a partition share the hash tag `{SPACE:PARTITION}`, so a partition is one slot of a Cluster. A lone record is a
 //! string; rows are fields of the hash `…:rows`, their sort keys members of the sorted set `…:order`. A record is a format
-//! byte, its expiry (8 bytes, microseconds, zero: never), its version (16 bytes) and the value.
+//! byte, its expiry (8 bytes, microseconds, zero: never), its version (16 bytes) and the value. In a space of
+//! [keys only](sysd_core::Space::keys_only) a partition's rows are `…:order` alone: a timeline is a sorted set.
 //!
 //! # Expiry
 //! Exact, by the clock of the caller, or of the server ([`RedisConfig::clock`]): what is expired is filtered on every read and
@@ -256,13 +257,13 @@ impl<C: Clock> Store for RedisStore<C> {
     async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
         let Some(call) = self.shared.codec.scan(&scan)? else { return Ok(Page::default()) };
         let answer = self.shared.router.send(&call).await.map_err(|failure| map(&failure, Access::Read))?;
-        codec::read_scan(&scan, answer)
+        codec::read_scan(&scan, self.limits().page_rows_max, answer)
     }
 
     async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
         let call = self.shared.codec.trim(&trim)?;
         let answer = self.shared.router.send(&call).await.map_err(|failure| map(&failure, Access::Write))?;
-        codec::read_trim(&trim, &answer)
+        self.shared.codec.read_trim(&trim, &answer)
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {

@@ -40,6 +40,7 @@ pub(super) struct Scripts {
     pub(super) write_is: Pair,
     pub(super) scan: Arc<LuaScript>,
     pub(super) trim: Arc<LuaScript>,
+    pub(super) trim_keys: Arc<LuaScript>,
 }
 
 const SERVER_TIME: &str = "(function() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end)()";
@@ -75,6 +76,7 @@ impl Scripts {
             write_is: write_if("found and string.sub(found, 10, 25) == ARGV[#ARGV]"),
             scan: flavor.script(include_str!("scan.lua"), &ROWS),
             trim: flavor.script(include_str!("trim.lua"), &ROWS),
+            trim_keys: Arc::new(LuaScript::new(include_str!("trim_keys.lua").to_owned())),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use futures::future::try_join;
 use sysd_core::entropy::{Entropy as _, SeededEntropy, below};
 use sysd_core::{Expect, Key, Outcome, Record, Scan, Store as _, StoreExt as _, Version, Write};
 
@@ -11,7 +12,8 @@ use super::tally::Tally;
 use crate::oracle::{History, Specification, check};
 
 const CALLERS: usize = 8;
-const INCREMENTS: usize = 15;
+/// By each of them, two at a time: calls meet though threads may not.
+const INCREMENTS: usize = 16;
 
 /// A write whose value and expiry follow from its token.
 fn telling<'a>(case: &Case<'_>, key: Key<'a>) -> Write<'a> {
@@ -38,8 +40,9 @@ pub(super) fn whole(case: &Case<'_>) -> Verdict {
                 let key = place.as_key();
                 let found = match (at, round % 3) {
                     (0 | 1, _) => {
-                        case.apply(telling(case, key)).await?;
-                        Vec::new()
+                        let read = async { Ok(case.store.get(key).await?) };
+                        let (_, found) = try_join(case.apply(telling(case, key)), read).await?;
+                        Vec::from_iter(found)
                     }
                     (_, 0) => Vec::from_iter(case.store.get(key).await?),
                     (_, 1) => case.store.get_many(&[key]).await.into_iter().flatten().flatten().collect(),
@@ -57,17 +60,24 @@ pub(super) fn whole(case: &Case<'_>) -> Verdict {
     })
 }
 
+/// Makes the value one byte longer, whoever is in the way.
+async fn increment(case: &Case<'_>, key: Key<'_>) -> Verdict {
+    loop {
+        let found = case.store.get(key).await?;
+        let count = found.as_ref().map_or(0, |record| record.value.len());
+        let expect = found.map_or(Expect::Absent, |record| Expect::Is(record.version));
+        if case.store.write(Write::put(key, vec![1; count + 1]).expect(expect)).await?.is_applied() {
+            return Ok(());
+        }
+    }
+}
+
 pub(super) fn increments(case: &Case<'_>) -> Verdict {
     for place in &case.places("increments") {
         let key = place.as_key();
         case.on_threads(CALLERS, async |_| {
-            let mut won = 0;
-            while won < INCREMENTS {
-                let found = case.store.get(key).await?;
-                let count = found.as_ref().map_or(0, |record| record.value.len());
-                let expect = found.map_or(Expect::Absent, |record| Expect::Is(record.version));
-                let outcome = case.store.write(Write::put(key, vec![1; count + 1]).expect(expect)).await?;
-                won += usize::from(outcome.is_applied());
+            for _ in 0..INCREMENTS / 2 {
+                try_join(increment(case, key), increment(case, key)).await?;
             }
             Ok(())
         })?;
@@ -85,9 +95,12 @@ pub(super) fn procedures(case: &Case<'_>) -> Verdict {
         let key = place.as_key();
         let seen = Mutex::new(Vec::new());
         case.on_threads(CALLERS, async |_| {
-            for _ in 0..INCREMENTS {
-                let sum = case.store.run(key, &Tally::add(1)).await?.sum();
-                seen.lock().unwrap_or_else(PoisonError::into_inner).push(sum);
+            for _ in 0..INCREMENTS / 2 {
+                let (add, other) = (Tally::add(1), Tally::add(1));
+                let (seen_by_one, seen_by_other) =
+                    try_join(case.store.run(key, &add), case.store.run(key, &other)).await?;
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.extend([seen_by_one.sum(), seen_by_other.sum()]);
             }
             Ok(())
         })?;

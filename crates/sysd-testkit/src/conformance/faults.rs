@@ -10,7 +10,7 @@ use sysd_core::{
 
 use super::case::{Case, Verdict, ensure, ensure_eq};
 use super::tally::Tally;
-use super::{PLAIN, TRUTH};
+use super::{KEYS, PLAIN, TRUTH};
 
 fn refused<T: Debug>(answer: Result<T>, kind: ErrorKind, field: &'static str) -> Verdict {
     match answer {
@@ -79,6 +79,12 @@ pub(super) async fn invalid(case: &Case<'_>) -> Verdict {
             refused(case.store.write(Write::delete(key).expect(expect)).await, ErrorKind::Invalid, "expect")?;
         }
         refused(case.store.run(key, &Tally::add(1)).await, ErrorKind::Invalid, "space")?;
+        case.holds(key, None).await?;
+    }
+    for key in [Key::lone(KEYS, &partition), Key::row(KEYS, &partition, b"sort")] {
+        refused(case.store.write(Write::put(key, "x")).await, ErrorKind::Invalid, "value")?;
+        let fleeting = Write::put(key, "").expires_at(case.after(1_000));
+        refused(case.store.write(fleeting).await, ErrorKind::Invalid, "expires_at")?;
         case.holds(key, None).await?;
     }
     ensure_eq!(case.sorts(Scan::partition(PLAIN, &partition, 10)).await?, Vec::<Vec<u8>>::new(), "rows left");

@@ -60,11 +60,12 @@ pub use suite::Suite;
 use case::{Bench, Case, Verdict};
 
 /// The spaces that the clauses use: for backends where a space must be made before it is used.
-pub const SPACES: [Space; 3] = [TRUTH, OTHER, PLAIN];
+pub const SPACES: [Space; 4] = [TRUTH, OTHER, PLAIN, KEYS];
 
 const TRUTH: Space = Space::conditional("conformance");
 const OTHER: Space = Space::conditional("conformance_other");
 const PLAIN: Space = Space::plain("conformance_plain");
+const KEYS: Space = Space::keys_only("conformance_keys");
 
 /// How the suite gets at a backend.
 pub trait Harness: Send + Sync + 'static {
@@ -228,6 +229,7 @@ static CLAUSES: &[Clause] = &[
     clause("W6", "a_write_recognises_itself", |case| case.run(writes::own(case))),
     clause("W7", "concurrent_conditional_writes_lose_nothing", concurrency::increments),
     clause("W8", "a_plain_space_takes_unconditional_writes", |case| case.run(writes::plain(case))),
+    clause("W9", "a_space_of_keys_only_keeps_keys", |case| case.run(writes::keys_only(case))),
     clause("S1", "rows_come_in_the_order_of_bytes", |case| case.run(scans::order(case))),
     clause("S2", "bounds_are_exact", |case| case.run(scans::bounds(case))),
     clause("S3", "descending_is_the_same_backwards", |case| case.run(scans::descending(case))),
@@ -235,7 +237,7 @@ static CLAUSES: &[Clause] = &[
     clause("S5", "what_stays_is_seen_once", |case| case.run(scans::meanwhile(case))),
     clause("S6", "a_scan_sees_whole_records_of_its_partition_only", |case| case.run(scans::scope(case))),
     clause("T1", "a_trim_keeps_the_end_asked_for", |case| case.run(trims::ends(case))),
-    clause("T2", "a_trim_is_bounded_and_says_whether_more_is_left", |case| case.run(trims::bounded(case))),
+    clause("T2", "a_trim_is_bounded_and_says_whether_more_may_be_left", |case| case.run(trims::bounded(case))),
     clause("T3", "a_trim_touches_its_partition_only", |case| case.run(trims::scope(case))),
     clause("P1", "concurrent_procedures_run_once_each", concurrency::procedures),
     clause("P2", "a_procedure_equals_its_rust_twin", |case| case.run(procedures::twin(case))),

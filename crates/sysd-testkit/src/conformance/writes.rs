@@ -1,9 +1,11 @@
 //! Keys, values and conditional writes.
 
-use sysd_core::{Expect, Key, Scan, Store as _, StoreExt as _, Version, Write};
+use std::ops::Bound;
+
+use sysd_core::{Expect, Keep, Key, Order, Scan, Store as _, StoreExt as _, Trim, Version, Write};
 
 use super::case::{Case, Verdict, ensure, ensure_eq, failing, record};
-use super::{OTHER, PLAIN, TRUTH};
+use super::{KEYS, OTHER, PLAIN, TRUTH};
 
 /// Byte strings that backends are known to mix up.
 const AWKWARD: [&[u8]; 16] = [
@@ -202,5 +204,43 @@ pub(super) async fn plain(case: &Case<'_>) -> Verdict {
     ensure_eq!(found, records, "the rows of a plain space");
     case.apply(Write::delete(lone)).await?;
     case.holds(lone, None).await?;
+    Ok(())
+}
+
+pub(super) async fn keys_only(case: &Case<'_>) -> Verdict {
+    let partition = case.partition("keys");
+    let sorts: [&[u8]; 5] = [b"\x00", b"a", b"a\x00", b"b", b"\xFF"];
+    let rows = sorts.map(|sort| Key::row(KEYS, &partition, sort));
+    let lone = Key::lone(KEYS, &partition);
+    let writes: Vec<_> = rows.iter().chain([&lone]).map(|key| Write::put(*key, "")).collect();
+    for outcome in case.store.write_many(&writes).await {
+        ensure!(outcome?.is_applied(), "a put of a key was refused");
+    }
+    // A second time, which changes nothing.
+    case.apply(Write::put(rows[1], "")).await?;
+    case.apply(Write::put(lone, "")).await?;
+    for (key, found) in rows.iter().zip(case.store.get_many(&rows).await) {
+        let found = found?.map(|record| (record.value.len(), record.expires_at));
+        ensure_eq!(found, Some((0, None)), "get_many {key}");
+        ensure!(case.store.get(*key).await?.is_some(), "{key} is absent for get");
+    }
+    ensure!(case.store.get(lone).await?.is_some(), "the lone record is absent");
+    let scan = Scan::partition(KEYS, &partition, 2);
+    let all = Scan { limit: 100, ..scan };
+    ensure_eq!(case.sorts(all).await?, sorts.map(<[u8]>::to_vec), "keys of a scan");
+    let down = case.sorts(scan.order(Order::Descending).range(Bound::Unbounded, Bound::Excluded(b"b"))).await?;
+    ensure_eq!(down, [b"a\x00".to_vec(), b"a".to_vec()], "the first page of a descending scan");
+    let page = case.store.scan(scan).await?;
+    ensure!(page.rows.len() <= 2 && page.next.is_some(), "a page of two of five: {page:?}");
+    case.apply(Write::delete(rows[3])).await?;
+    ensure!(case.store.get(rows[3]).await?.is_none(), "a deleted key is there");
+    for (keep, left) in [(Keep::First(3), &sorts[..3]), (Keep::Last(2), &sorts[1..3]), (Keep::First(0), &[][..])] {
+        case.store.trim_all(Trim { space: KEYS, partition: &partition, keep }).await?;
+        let left: Vec<_> = left.iter().map(|sort| sort.to_vec()).collect();
+        ensure_eq!(case.sorts(all).await?, left, "keys left by {keep:?}");
+    }
+    ensure!(case.store.get(rows[0]).await?.is_none(), "a trimmed key is there");
+    case.apply(Write::delete(lone)).await?;
+    ensure!(case.store.get(lone).await?.is_none(), "the deleted lone record is there");
     Ok(())
 }

@@ -63,6 +63,7 @@ faults! {
     "W6" ForgetsItself: "Answers a write that was sent twice with a conflict.";
     "W7" LosesIncrements: "Looks, then writes, without holding on in between.";
     "W8" LosesPlainRows: "Keeps only the first write of a row in plain spaces.";
+    "W9" TrimsKeys: "Takes a row without a value for dead when it trims.";
     "S1" OrdersSignedBytes: "Orders rows as signed bytes.";
     "S2" IncludesExcludedEnds: "Takes an excluded end for an included one.";
     "S3" DescendsFromTheStart: "Reads the first rows and turns them.";

@@ -210,7 +210,7 @@ impl<C: Clock> Mutant<C> {
         self.check(self.limits.check_write(write, self.clock.now()))?;
         if self.is(Mutation::LosesIncrements) {
             let lost = self.decide(&lock(&self.records), write);
-            std::thread::yield_now();
+            pause().await;
             if lost.is_none() {
                 self.change(&mut lock(&self.records), write);
             }
@@ -361,7 +361,8 @@ impl<C: Clock> Mutant<C> {
         let (mut kept, mut trimmed) = (0, Trimmed::default());
         let mut records = lock(&self.records);
         for (sort, record) in rows {
-            if kept < keep && !self.has_expired(&record, Mutation::TrimsByExpired) {
+            let is_dead = self.is(Mutation::TrimsKeys) && record.value.is_empty();
+            if kept < keep && !is_dead && !self.has_expired(&record, Mutation::TrimsByExpired) {
                 kept += 1;
                 continue;
             }
@@ -433,7 +434,7 @@ impl<C: Clock> Store for Mutant<C> {
         if self.is(Mutation::UpdatesUnlocked) {
             let mut copy = lock(&self.records).clone();
             let output = self.run(&mut copy, key, procedure)?;
-            std::thread::yield_now();
+            pause().await;
             let name = self.name(key);
             let mut records = lock(&self.records);
             match copy.remove(&name) {
