@@ -1,0 +1,29 @@
+//! NATS, one server.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::launch::{Place, Server, answer};
+
+pub(super) struct Nats;
+
+impl Server for Nats {
+    fn name(&self) -> &'static str {
+        "nats"
+    }
+
+    fn command(&self, place: Place<'_>, _: &Path, ports: &[u16]) -> Result<Command, String> {
+        let mut command = place.program("nats-server");
+        command.args(["--addr", "127.0.0.1", "--port", &ports[0].to_string()]);
+        Ok(command)
+    }
+
+    /// It greets whoever connects.
+    fn answers(&self, port: u16) -> bool {
+        answer(port, b"PING\r\n").starts_with(b"INFO ")
+    }
+
+    fn url(&self, port: u16) -> String {
+        format!("nats://127.0.0.1:{port}")
+    }
+}
