@@ -144,7 +144,7 @@ fn java_that_a_killed_start_leaves_can_be_stopped() {
 fn an_interrupted_download_leaves_nothing_that_looks_complete() {
     let scratch = Scratch::new("download");
     scratch.fake_java();
-    scratch.fake("mvn", "echo x > \"$PWD/lib/DynamoDBLocal-2.6.1.jar\"; sleep 300 & wait");
+    scratch.fake_maven("echo x > lib/DynamoDBLocal-2.6.1.jar; sleep 300 & wait");
     for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
         let mut xtask = scratch.xtask_with_java(&["servers", "up", "dynamodb"]).spawn().unwrap();
         wait_until("Maven runs with its child", || scratch.servers().len() == 2);

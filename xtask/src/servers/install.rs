@@ -18,8 +18,11 @@ pub(super) fn redis() -> Result<(), String> {
     ensure("redis-server", "redis-server", Some("redis-server.service"), is_there)
 }
 
-pub(super) fn nats() -> Result<(), String> {
-    ensure("nats-server", "nats-server", Some("nats-server.service"), || is_installed("nats-server"))
+/// The program of NATS, which Debian keeps where only root's `PATH` leads.
+pub(super) fn nats() -> Result<&'static str, String> {
+    let find = || ["nats-server", "/usr/sbin/nats-server"].into_iter().find(|program| is_installed(program));
+    ensure("nats-server", "nats-server", Some("nats-server.service"), || find().is_some())?;
+    find().ok_or_else(|| "nats-server was installed and is not found".to_owned())
 }
 
 pub(super) fn maven() -> Result<(), String> {

@@ -11,7 +11,7 @@ use super::path_text;
 const MAIN: &str = "kafka.Kafka";
 /// Sixteen bytes in URL-safe base64. Nodes of one cluster find each other by address; this one meets nobody.
 const CLUSTER: &str = "c3lzZC10ZXN0LWthZmthMA";
-/// The first of a request's correlation bytes, which its answer repeats.
+/// A request's correlation, which its answer repeats.
 const TAG: [u8; 4] = *b"sysd";
 
 pub(super) struct Kafka(pub(super) Java);

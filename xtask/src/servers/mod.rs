@@ -263,10 +263,7 @@ fn prepare(missing: &[Kind]) -> Result<Vec<Prepared>, String> {
                 (Box::new(cassandra::Cassandra(java)), lib)
             }
             Kind::Kafka => (Box::new(kafka::Kafka(Java::with(maven::KAFKA)?)), None),
-            Kind::Nats => {
-                install::nats()?;
-                (Box::new(nats::Nats), None)
-            }
+            Kind::Nats => (Box::new(nats::Nats(install::nats()?)), None),
         };
         prepared.push(Prepared { kind, server, lib });
     }

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use super::launch::{Place, Server, answer};
 
-pub(super) struct Nats;
+/// By its program.
+pub(super) struct Nats(pub(super) &'static str);
 
 impl Server for Nats {
     fn name(&self) -> &'static str {
@@ -13,7 +14,7 @@ impl Server for Nats {
     }
 
     fn command(&self, place: Place<'_>, _: &Path, ports: &[u16]) -> Result<Command, String> {
-        let mut command = place.program("nats-server");
+        let mut command = place.program(self.0);
         command.args(["--addr", "127.0.0.1", "--port", &ports[0].to_string()]);
         Ok(command)
     }

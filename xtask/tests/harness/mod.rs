@@ -44,7 +44,12 @@ impl Scratch {
             "java",
             &format!("case \"$*\" in -version) {version};; *) exec \"$SCRATCH/endless/java\" 300;; esac"),
         );
-        self.fake("mvn", "name=${PWD##*/}; IFS=+; for jar in ${name%.*.new}; do echo x > \"lib/$jar.jar\"; done");
+        self.fake_maven("name=${PWD##*/}; IFS=+; for jar in ${name%.*.new}; do echo x > \"lib/$jar.jar\"; done");
+    }
+
+    /// It is started in a new directory that has a `lib`.
+    pub(crate) fn fake_maven(&self, script: &str) {
+        self.fake("mvn", &format!("test \"$1\" = --version && exit\n{script}"));
     }
 
     /// The program with the fakes before the real ones, to start nothing but what needs Java.
