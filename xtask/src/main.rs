@@ -26,9 +26,15 @@ Tests find servers by
   SYSD_TEST_REDIS_CLUSTER_URL  redis-cluster://HOST:PORT,HOST:PORT,.../
   SYSD_TEST_REDIS_TLS_URL      rediss://HOST:PORT/
   SYSD_TEST_REDIS_TLS_CA       the file, in PEM, of the authority that the TLS server's certificate is from
+  SYSD_TEST_DYNAMODB_URL       dynamodb://TABLE?region=REGION&endpoint=URL, percent-encoded
+  SYSD_TEST_DYNAMODB_LIB       the directory of its jars
+  SYSD_TEST_CASSANDRA_URL      scylla://HOST:PORT/KEYSPACE
+  SYSD_TEST_CASSANDRA_LIB      the directory of its jars
+  SYSD_TEST_KAFKA_URL          kafka://HOST:PORT
+  SYSD_TEST_NATS_URL           nats://HOST:PORT
 `test` and `servers up` start what they don't name, on free ports.
 
-Steps: ";
+";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,10 +50,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> Result<(), String> {
-    let help = || format!("{HELP}{}", steps::names().join(", "));
+    let help = || format!("{HELP}Steps: {}\nServers: {}", steps::names().join(", "), servers::names().join(", "));
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["test", names @ ..] => steps::run(names),
-        ["servers", command] => steps::root().and_then(|root| servers::by_hand(&root, command)),
+        ["servers", command @ ..] => steps::root().and_then(|root| servers::by_hand(&root, command)),
         ["tidy"] => steps::run(&["tidy"]),
         ["help" | "--help" | "-h"] => {
             println!("{}", help());

@@ -5,6 +5,7 @@ mod harness;
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 
 use harness::{Scratch, ended, is_alive, wait_until};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -98,4 +99,63 @@ fn what_a_killed_start_leaves_is_known_and_can_be_stopped() {
     assert!(scratch.says(&["servers", "status"]).contains("an interrupted start left"));
     scratch.says(&["servers", "down"]);
     assert_eq!((scratch.servers(), scratch.directories()), (vec![], vec![]));
+}
+
+#[test]
+fn an_interrupted_start_leaves_no_java() {
+    let scratch = Scratch::new("java");
+    scratch.fake_java();
+    let mut xtask = scratch.xtask_with_java(&["servers", "up"]).spawn().unwrap();
+    wait_until("all start at the same time", || scratch.servers().len() == 3);
+    kill_process(Pid::from_child(&xtask), Signal::INT).unwrap();
+    assert_eq!(ended(&mut xtask).code(), Some(130));
+    assert_eq!((scratch.servers(), scratch.directories()), (vec![], vec![]));
+}
+
+#[test]
+fn the_kernel_ends_the_java_of_a_killed_run_and_the_next_run_removes_what_is_left() {
+    let scratch = Scratch::new("java-kill");
+    scratch.fake_java();
+    let mut xtask = scratch.xtask_with_java(&["test", "tests"]).spawn().unwrap();
+    wait_until("the servers start", || scratch.servers().len() == 3);
+    xtask.kill().unwrap();
+    assert_eq!(ended(&mut xtask).code(), None);
+    wait_until("the servers end", || scratch.servers().is_empty());
+    assert_eq!(scratch.directories().len(), 1);
+    scratch.fake_cargo("exit 0");
+    scratch.says(&["test", "tests"]);
+    assert_eq!(scratch.directories(), [""; 0]);
+}
+
+#[test]
+fn java_that_a_killed_start_leaves_can_be_stopped() {
+    let scratch = Scratch::new("java-up-kill");
+    scratch.fake_java();
+    let mut xtask = scratch.xtask_with_java(&["servers", "up"]).spawn().unwrap();
+    wait_until("the servers start", || scratch.servers().len() == 3);
+    xtask.kill().unwrap();
+    assert_eq!(ended(&mut xtask).code(), None);
+    assert!(scratch.says(&["servers", "status"]).contains("an interrupted start left 3 servers"));
+    scratch.says(&["servers", "down"]);
+    assert_eq!((scratch.servers(), scratch.directories()), (vec![], vec![]));
+}
+
+#[test]
+fn an_interrupted_download_leaves_nothing_that_looks_complete() {
+    let scratch = Scratch::new("download");
+    scratch.fake_java();
+    scratch.fake_maven("echo x > lib/DynamoDBLocal-2.6.1.jar; sleep 300 & wait");
+    for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
+        let mut xtask = scratch.xtask_with_java(&["servers", "up", "dynamodb"]).spawn().unwrap();
+        wait_until("Maven runs with its child", || scratch.servers().len() == 2);
+        kill_process(Pid::from_child(&xtask), signal).unwrap();
+        assert_eq!(ended(&mut xtask).code(), code);
+        if code.is_some() {
+            assert_eq!(scratch.servers(), []);
+        }
+        let names = fs::read_dir(scratch.path.join("cache/jars")).unwrap().flatten().map(|entry| entry.path());
+        let is_new = |path: &Path| path.extension().is_some_and(|extension| extension == "new");
+        let left: Vec<_> = names.filter(|path| !is_new(path)).collect();
+        assert_eq!((left, scratch.directories()), (vec![scratch.path.join("cache/jars/lock")], vec![]));
+    }
 }

@@ -4,7 +4,9 @@
 mod harness;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use harness::Scratch;
 
@@ -29,6 +31,52 @@ fn servers_by_hand_stay_until_they_are_stopped() {
     assert_eq!((scratch.servers(), scratch.directories()), (vec![], vec![]));
     let nothing = scratch.xtask(&["servers", "down"]).output().unwrap();
     assert!(!nothing.status.success() && String::from_utf8_lossy(&nothing.stderr).contains("no servers were started"));
+}
+
+#[test]
+fn only_the_named_servers_start() {
+    let scratch = Scratch::new("named");
+    let output = scratch.xtask(&["servers", "up", "nats"]).env_remove("SYSD_TEST_NATS_URL").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let port = printed.strip_prefix("export SYSD_TEST_NATS_URL=nats://127.0.0.1:").unwrap().trim_end().parse().unwrap();
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(b"CONNECT {}\r\nPING\r\n").unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert!(BufReader::new(&stream).lines().any(|line| line.unwrap() == "PONG"));
+    let status = scratch.says(&["servers", "status"]);
+    assert!(status.starts_with("# 1 servers run") && status.ends_with(&printed), "{status}");
+    scratch.says(&["servers", "down"]);
+    assert_eq!((scratch.servers(), scratch.directories()), (vec![], vec![]));
+
+    let unknown = scratch.xtask(&["servers", "up", "scylla"]).output().unwrap();
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    assert!(!unknown.status.success() && said.contains("no server scylla") && said.contains("cassandra"), "{said}");
+}
+
+#[test]
+fn what_a_java_server_says_when_it_ends_at_once_is_shown() {
+    let scratch = Scratch::new("java-ends");
+    scratch.fake_java();
+    let version = "echo 'openjdk version \"17.0.1\"' >&2";
+    scratch.fake("java", &format!("case \"$*\" in -version) {version};; *) echo no memory; exit 1;; esac"));
+    let output = scratch.xtask_with_java(&["servers", "up", "dynamodb"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("dynamodb ended at once") && said.contains("no memory"), "{said}");
+    assert_eq!((scratch.servers(), scratch.directories()), (vec![], vec![]));
+}
+
+#[test]
+fn a_missing_maven_is_named() {
+    let scratch = Scratch::new("missing-maven");
+    scratch.fake_java();
+    fs::remove_file(scratch.path.join("mvn")).unwrap();
+    let mut xtask = scratch.xtask_with_java(&["servers", "up", "dynamodb"]);
+    let output = xtask.env("PATH", &scratch.path).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("apt-get install maven") && said.contains("SYSD_TEST_DYNAMODB_URL"), "{said}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ const PREFIX: &str = "sysd-servers-";
 const MARK: &str = "sysd xtask servers, format 1";
 const STOP_MAX: Duration = Duration::from_secs(20);
 /// What may run in a directory: a server, and what it is started through.
-const PROGRAMS: [&str; 2] = ["redis-server", "setpriv"];
+const PROGRAMS: [&str; 4] = ["redis-server", "java", "nats-server", "setpriv"];
 
 /// Who a directory is for.
 #[derive(Clone, Debug, PartialEq, Eq)]

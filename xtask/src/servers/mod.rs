@@ -1,8 +1,15 @@
 //! Real servers for the tests: on free ports of 127.0.0.1, data in a temporary directory.
 
+mod cassandra;
 mod certificate;
 mod directory;
+mod dynamodb;
 mod install;
+mod java;
+mod kafka;
+mod launch;
+mod maven;
+mod nats;
 mod redis;
 
 use std::fmt::Write as _;
@@ -10,15 +17,43 @@ use std::fs;
 use std::path::Path;
 
 use self::directory::{Directory, Found, Purpose};
+use self::java::Java;
+use self::launch::{Place, Server, Starting};
 use crate::interrupt;
 
-const REDIS_URL: &str = "SYSD_TEST_REDIS_URL";
-const CLUSTER_URL: &str = "SYSD_TEST_REDIS_CLUSTER_URL";
-const TLS_URL: &str = "SYSD_TEST_REDIS_TLS_URL";
-const TLS_CA: &str = "SYSD_TEST_REDIS_TLS_CA";
+/// What can be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Redis,
+    RedisCluster,
+    RedisTls,
+    DynamoDb,
+    Cassandra,
+    Kafka,
+    Nats,
+}
 
-/// What tests find the servers by; the authority of the TLS server goes with its URL.
-const VARIABLES: [&str; 3] = [REDIS_URL, CLUSTER_URL, TLS_URL];
+/// By name, with the variable that tests find it by.
+const KINDS: [(Kind, &str, &str); 7] = [
+    (Kind::Redis, "redis", "SYSD_TEST_REDIS_URL"),
+    (Kind::RedisCluster, "redis-cluster", "SYSD_TEST_REDIS_CLUSTER_URL"),
+    (Kind::RedisTls, "redis-tls", "SYSD_TEST_REDIS_TLS_URL"),
+    (Kind::DynamoDb, "dynamodb", "SYSD_TEST_DYNAMODB_URL"),
+    (Kind::Cassandra, "cassandra", "SYSD_TEST_CASSANDRA_URL"),
+    (Kind::Kafka, "kafka", "SYSD_TEST_KAFKA_URL"),
+    (Kind::Nats, "nats", "SYSD_TEST_NATS_URL"),
+];
+
+impl Kind {
+    fn variable(self) -> &'static str {
+        KINDS.iter().find(|(kind, ..)| *kind == self).map_or("", |(.., variable)| variable)
+    }
+}
+
+// These go with the URLs of their servers.
+const TLS_CA: &str = "SYSD_TEST_REDIS_TLS_CA";
+const DYNAMODB_LIB: &str = "SYSD_TEST_DYNAMODB_LIB";
+const CASSANDRA_LIB: &str = "SYSD_TEST_CASSANDRA_LIB";
 
 /// What was started, and how it is found.
 #[derive(Debug)]
@@ -53,20 +88,37 @@ impl Drop for Running {
 
 /// Starts what the environment does not point at already; the servers end with this process, however it ends.
 pub(crate) fn start_for_tests() -> Result<Running, String> {
-    start(Purpose::Tests).map(Running)
+    start(Purpose::Tests, &KINDS.map(|(kind, ..)| kind)).map(Running)
 }
 
-/// `cargo xtask servers up|down|status`.
-pub(crate) fn by_hand(root: &Path, command: &str) -> Result<(), String> {
-    match command {
-        "up" => up(root),
-        "down" => down(root),
-        "status" => {
+/// `cargo xtask servers up|down|status`; `up` takes the names of servers, none for all.
+pub(crate) fn by_hand(root: &Path, arguments: &[&str]) -> Result<(), String> {
+    match arguments {
+        ["up", names @ ..] => up(root, &kinds(names)?),
+        ["down"] => down(root),
+        ["status"] => {
             status(root);
             Ok(())
         }
-        other => Err(format!("servers takes up, down or status, not {other}")),
+        other => Err(format!("servers takes up [NAME...], down or status, not {:?}", other.join(" "))),
     }
+}
+
+/// The names of all servers.
+pub(crate) fn names() -> [&'static str; 7] {
+    KINDS.map(|(_, name, _)| name)
+}
+
+fn kinds(wanted: &[&str]) -> Result<Vec<Kind>, String> {
+    if let Some(unknown) = wanted.iter().find(|name| !names().contains(name)) {
+        return Err(format!("there is no server {unknown}; the servers are {}", names().join(", ")));
+    }
+    let named = KINDS.iter().filter(|(_, name, _)| wanted.is_empty() || wanted.contains(name));
+    Ok(named.map(|(kind, ..)| *kind).collect())
+}
+
+fn variables() -> [&'static str; 7] {
+    KINDS.map(|(.., variable)| variable)
 }
 
 /// What was started by hand in this checkout.
@@ -74,7 +126,7 @@ fn of_checkout(root: &Path) -> Vec<Found> {
     Directory::find(&std::env::temp_dir(), &Purpose::Hand(root.to_owned()))
 }
 
-fn up(root: &Path) -> Result<(), String> {
+fn up(root: &Path, wanted: &[Kind]) -> Result<(), String> {
     for found in of_checkout(root) {
         let Found::Ours(directory) = found else {
             return Err("another `cargo xtask servers up` is under way".to_owned());
@@ -85,7 +137,7 @@ fn up(root: &Path) -> Result<(), String> {
         }
         directory.remove()?;
     }
-    let servers = start(Purpose::Hand(root.to_owned()))?;
+    let servers = start(Purpose::Hand(root.to_owned()), wanted)?;
     let text = exports(&servers.environment);
     let path = servers.directory.path.join("environment");
     if let Err(error) = fs::write(&path, &text) {
@@ -138,9 +190,15 @@ fn saved_environment(directory: &Directory) -> Option<String> {
 fn exports(environment: &[(String, String)]) -> String {
     let mut text = String::new();
     for (name, value) in environment {
-        let _ = writeln!(text, "export {name}={value}");
+        let _ = writeln!(text, "export {name}={}", quoted(value));
     }
     text
+}
+
+/// As one word of a shell.
+fn quoted(value: &str) -> String {
+    let plain = |char: char| char.is_ascii_alphanumeric() || "/:.,-_+%@".contains(char);
+    if value.chars().all(plain) { value.to_owned() } else { format!("'{}'", value.replace('\'', "'\\''")) }
 }
 
 /// Removes what runs that were killed left behind. What was started by hand is left alone.
@@ -158,14 +216,17 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-fn start(purpose: Purpose) -> Result<Servers, String> {
+/// A path that goes into a configuration, a class path or a variable.
+fn path_text(path: &Path) -> Result<&str, String> {
+    path.to_str().ok_or_else(|| format!("the path {} is not UTF-8", path.display()))
+}
+
+fn start(purpose: Purpose, wanted: &[Kind]) -> Result<Servers, String> {
     clean_left_behind()?;
-    let missing: Vec<&str> = VARIABLES.into_iter().filter(|name| !is_set(name)).collect();
-    if !missing.is_empty() {
-        install::redis()?;
-    }
+    let missing: Vec<Kind> = wanted.iter().copied().filter(|kind| !is_set(kind.variable())).collect();
+    let prepared = prepare(&missing)?;
     let directory = Directory::create(&std::env::temp_dir(), purpose)?;
-    match start_missing(&directory, &missing) {
+    match start_missing(&directory, &missing, &prepared) {
         Ok(environment) => Ok(Servers { directory, environment }),
         Err(message) => match directory.remove() {
             Ok(()) => Err(message),
@@ -174,21 +235,93 @@ fn start(purpose: Purpose) -> Result<Servers, String> {
     }
 }
 
-fn start_missing(directory: &Directory, missing: &[&str]) -> Result<Vec<(String, String)>, String> {
-    let place = redis::Place { directory: &directory.path, bound_to_us: directory.purpose == Purpose::Tests };
+/// A server that has all it needs on this machine.
+struct Prepared {
+    kind: Kind,
+    server: Box<dyn Server>,
+    /// The directory of its jars, for tests that start their own.
+    lib: Option<(&'static str, String)>,
+}
+
+/// Installs and fetches what is missing; gives those that start at the same time, which is all but Redis.
+fn prepare(missing: &[Kind]) -> Result<Vec<Prepared>, String> {
+    let mut prepared = Vec::new();
+    for &kind in missing {
+        let (server, lib): (Box<dyn Server>, _) = match kind {
+            Kind::Redis | Kind::RedisCluster | Kind::RedisTls => {
+                install::redis()?;
+                continue;
+            }
+            Kind::DynamoDb => {
+                let java = Java::with(maven::DYNAMODB)?;
+                let lib = Some((DYNAMODB_LIB, java.jars()?));
+                (Box::new(dynamodb::DynamoDb(java)), lib)
+            }
+            Kind::Cassandra => {
+                let java = Java::with(maven::CASSANDRA)?;
+                let lib = Some((CASSANDRA_LIB, java.jars()?));
+                (Box::new(cassandra::Cassandra(java)), lib)
+            }
+            Kind::Kafka => (Box::new(kafka::Kafka(Java::with(maven::KAFKA)?)), None),
+            Kind::Nats => (Box::new(nats::Nats(install::nats()?)), None),
+        };
+        prepared.push(Prepared { kind, server, lib });
+    }
+    Ok(prepared)
+}
+
+fn start_missing(
+    directory: &Directory,
+    missing: &[Kind],
+    prepared: &[Prepared],
+) -> Result<Vec<(String, String)>, String> {
+    let place = Place { directory: &directory.path, bound_to_us: directory.purpose == Purpose::Tests };
+    let spawned = prepared.iter().map(|prepared| Starting::spawn(place, &*prepared.server));
+    let mut starting = spawned.collect::<Result<Vec<_>, _>>()?;
     let mut environment = Vec::new();
-    for &name in missing {
-        let value = match name {
-            CLUSTER_URL => redis::start_cluster(place)?,
-            TLS_URL => {
+    // Meanwhile Redis.
+    for &kind in missing {
+        let url = match kind {
+            Kind::Redis => redis::start_single(place)?,
+            Kind::RedisCluster => redis::start_cluster(place)?,
+            Kind::RedisTls => {
                 let (url, authority) = redis::start_tls(place)?;
                 environment.push((TLS_CA.to_owned(), authority));
                 url
             }
-            _ => redis::start_single(place)?,
+            Kind::DynamoDb | Kind::Cassandra | Kind::Kafka | Kind::Nats => continue,
         };
-        environment.push((name.to_owned(), value));
+        environment.push((kind.variable().to_owned(), url));
+    }
+    launch::wait_for(&mut starting)?;
+    for (prepared, starting) in prepared.iter().zip(&starting) {
+        environment.push((prepared.kind.variable().to_owned(), starting.url()));
+        environment.extend(prepared.lib.iter().map(|(name, lib)| ((*name).to_owned(), lib.clone())));
     }
     interrupt::check()?;
     Ok(environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_what_was_printed() {
+        let values =
+            ["redis://127.0.0.1:1/", "dynamodb://a?region=b&endpoint=http%3A%2F%2Fc", "it's /a b", "$(x) `y` \"z\""];
+        for value in values {
+            let text = exports(&[("NAME".to_owned(), value.to_owned())]);
+            let output = std::process::Command::new("sh").args(["-c", &format!("{text} printf %s \"$NAME\"")]).output();
+            assert_eq!(output.ok().map(|output| output.stdout), Some(value.as_bytes().to_vec()), "{text}");
+        }
+    }
+
+    #[test]
+    fn servers_are_known_by_name() {
+        assert_eq!(kinds(&[]).map(|kinds| kinds.len()), Ok(KINDS.len()));
+        assert_eq!(kinds(&["nats", "redis"]), Ok(vec![Kind::Redis, Kind::Nats]));
+        let message = kinds(&["redis", "scylla"]).err().unwrap_or_default();
+        assert!(message.contains("no server scylla") && message.contains("cassandra"), "{message}");
+    }
 }

@@ -1,58 +1,115 @@
 //! Redis: one node, a Cluster of three masters with a replica each, and one node that speaks TLS only.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt as _;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::certificate::Certificate;
-use crate::process::{bound, wait_until};
+use super::launch::{Place, Server, Starting, answer, free_ports, wait_for};
+use crate::process::wait_until;
 
-const START_MAX: Duration = Duration::from_secs(20);
 const CLUSTER_MAX: Duration = Duration::from_secs(60);
 const MASTERS: usize = 3;
 const NODES: usize = 2 * MASTERS;
-/// Another process may take a port between our finding it free and the server's listening on it.
-const PORT_ATTEMPTS: usize = 5;
-
-/// Where servers are started, and whether they end with us.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
-    pub(super) directory: &'a Path,
-    pub(super) bound_to_us: bool,
-}
+/// Two busy cores stall a node for a second now and then; that is no failure. Replicas copy their master at once.
+const CLUSTER_NODE: &[&str] =
+    &["--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--repl-diskless-sync-delay", "0"];
 
 /// How a node is spoken to.
-#[derive(Clone, Copy)]
-enum Wire<'a> {
+enum Wire {
     Plain,
-    Tls(&'a Certificate),
+    Tls(Certificate),
+}
+
+struct Node {
+    name: String,
+    arguments: &'static [&'static str],
+    wire: Wire,
+}
+
+impl Node {
+    fn new(name: impl Into<String>, arguments: &'static [&'static str], wire: Wire) -> Self {
+        Self { name: name.into(), arguments, wire }
+    }
+
+    /// The URL, once it is up.
+    fn start(&self, place: Place<'_>) -> Result<String, String> {
+        let mut starting = [Starting::spawn(place, self)?];
+        wait_for(&mut starting)?;
+        Ok(starting[0].url())
+    }
+}
+
+impl Server for Node {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A port whose Cluster bus port (10,000 higher) is free too.
+    fn find_ports(&self) -> Result<Vec<u16>, String> {
+        for _ in 0..100 {
+            let ports = free_ports(1)?;
+            let bus = ports[0].checked_add(10_000);
+            if bus.is_some_and(|bus| TcpListener::bind(("127.0.0.1", bus)).is_ok()) {
+                return Ok(ports);
+            }
+        }
+        Err("found no free port below 55536 whose Cluster bus port is free too".to_owned())
+    }
+
+    fn command(&self, place: Place<'_>, directory: &Path, ports: &[u16]) -> Result<Command, String> {
+        let mut command = place.program("redis-server");
+        let port = ports[0].to_string();
+        match &self.wire {
+            Wire::Plain => {
+                command.args(["--port", &port]);
+            }
+            Wire::Tls(files) => {
+                command.args(["--port", "0", "--tls-port", &port, "--tls-auth-clients", "no"]);
+                command.arg("--tls-cert-file").arg(&files.chain).arg("--tls-key-file").arg(&files.key);
+                command.arg("--tls-ca-cert-file").arg(&files.authority);
+            }
+        }
+        command.args(["--bind", "127.0.0.1", "--save", "", "--dir"]).arg(directory).args(self.arguments);
+        Ok(command)
+    }
+
+    fn answers(&self, port: u16) -> bool {
+        match &self.wire {
+            Wire::Plain => ask(port, "PING").starts_with("+PONG"),
+            Wire::Tls(files) => answers_over_tls(port, files),
+        }
+    }
+
+    fn url(&self, port: u16) -> String {
+        let scheme = match self.wire {
+            Wire::Plain => "redis",
+            Wire::Tls(_) => "rediss",
+        };
+        format!("{scheme}://127.0.0.1:{port}/")
+    }
 }
 
 /// The URL of one node.
 pub(super) fn start_single(place: Place<'_>) -> Result<String, String> {
-    let port = start_node(place, "redis", &[], Wire::Plain)?;
-    Ok(format!("redis://127.0.0.1:{port}/"))
+    Node::new("redis", &[], Wire::Plain).start(place)
 }
 
 /// The URL of a node that speaks TLS, and the file of the authority that its certificate is from.
 pub(super) fn start_tls(place: Place<'_>) -> Result<(String, String), String> {
     let certificate = Certificate::make(place.directory)?;
-    let port = start_node(place, "redis-tls", &[], Wire::Tls(&certificate))?;
-    Ok((format!("rediss://127.0.0.1:{port}/"), certificate.authority.display().to_string()))
+    let authority = certificate.authority.display().to_string();
+    Ok((Node::new("redis-tls", &[], Wire::Tls(certificate)).start(place)?, authority))
 }
 
 /// The URL of a Cluster, which names its masters.
 pub(super) fn start_cluster(place: Place<'_>) -> Result<String, String> {
-    // Two busy cores stall a node for a second now and then; that is no failure. Replicas copy their master at once.
-    let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--repl-diskless-sync-delay", "0"];
-    let mut ports = Vec::new();
-    for at in 0..NODES {
-        ports.push(start_node(place, &format!("cluster-{at}"), &arguments, Wire::Plain)?);
-    }
+    let nodes: Vec<_> = (0..NODES).map(|at| Node::new(format!("cluster-{at}"), CLUSTER_NODE, Wire::Plain)).collect();
+    let mut starting = nodes.iter().map(|node| Starting::spawn(place, node)).collect::<Result<Vec<_>, _>>()?;
+    wait_for(&mut starting)?;
+    let ports: Vec<u16> = starting.iter().map(Starting::port).collect();
     let output = Command::new("redis-cli")
         .args(["--cluster", "create"])
         .args(ports.iter().map(|port| format!("127.0.0.1:{port}")))
@@ -75,12 +132,12 @@ pub(super) fn start_cluster(place: Place<'_>) -> Result<String, String> {
 fn masters_if_ready(ports: &[u16]) -> Option<Vec<u16>> {
     let mut masters = Vec::new();
     for &port in ports {
-        let info = answer(port, "CLUSTER INFO");
+        let info = ask(port, "CLUSTER INFO");
         let complete = ["cluster_state:ok", "cluster_slots_ok:16384", "cluster_known_nodes:6", "cluster_size:3"];
         if !complete.iter().all(|word| info.contains(word)) {
             return None;
         }
-        let replication = answer(port, "INFO replication");
+        let replication = ask(port, "INFO replication");
         if replication.contains("role:master") {
             let served = replication.contains("connected_slaves:1") && replication.contains("state=online");
             served.then(|| masters.push(port))?;
@@ -91,109 +148,16 @@ fn masters_if_ready(ports: &[u16]) -> Option<Vec<u16>> {
     (masters.len() == MASTERS).then_some(masters)
 }
 
-fn start_node(place: Place<'_>, name: &str, arguments: &[&str], wire: Wire<'_>) -> Result<u16, String> {
-    let directory = place.directory.join(name);
-    fs::create_dir(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    let mut said = String::new();
-    for _ in 0..PORT_ATTEMPTS {
-        let port = free_port()?;
-        if try_node(place, &directory, port, arguments, wire)? {
-            return Ok(port);
-        }
-        said = fs::read_to_string(directory.join("log")).unwrap_or_default();
-        if !said.contains("bind") && !said.contains("Address already in use") {
-            break;
-        }
-    }
-    Err(format!("redis-server ended at once ({name}):\n{said}"))
+fn ask(port: u16, command: &str) -> String {
+    String::from_utf8_lossy(&answer(port, format!("{command}\r\n").as_bytes())).into_owned()
 }
 
-/// Whether the server came up on this port; if not, it has ended.
-fn try_node(place: Place<'_>, directory: &Path, port: u16, arguments: &[&str], wire: Wire<'_>) -> Result<bool, String> {
-    let path = directory.join("log");
-    let log = fs::File::create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut command = if place.bound_to_us { bound("redis-server", "KILL") } else { Command::new("redis-server") };
-    match wire {
-        Wire::Plain => {
-            command.args(["--port", &port.to_string()]);
-        }
-        Wire::Tls(files) => {
-            command.args(["--port", "0", "--tls-port", &port.to_string(), "--tls-auth-clients", "no"]);
-            command.arg("--tls-cert-file").arg(&files.chain).arg("--tls-key-file").arg(&files.key);
-            command.arg("--tls-ca-cert-file").arg(&files.authority);
-        }
-    }
-    let mut child = command
-        .args(["--bind", "127.0.0.1", "--save", "", "--dir"])
-        .arg(directory)
-        .args(arguments)
-        // It is known as ours by this directory from its first moment.
-        .current_dir(directory)
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| format!("redis-server did not start: {error}"))?;
-    // A foreign server on this port would answer too, but not with our pid.
-    let own = format!("process_id:{}\r", child.id());
-    let mut up = false;
-    wait_until(&format!("redis-server answers on port {port}"), START_MAX, || {
-        if child.try_wait().map_err(|error| error.to_string())?.is_some() {
-            return Ok(true);
-        }
-        up = match wire {
-            Wire::Plain => answer(port, "INFO server"),
-            Wire::Tls(files) => answer_over_tls(port, files),
-        }
-        .contains(&own);
-        Ok(up)
-    })?;
-    Ok(up)
-}
-
-/// A port that nobody listens on, whose Cluster bus port (10,000 higher) is free too.
-fn free_port() -> Result<u16, String> {
-    for _ in 0..100 {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| format!("no free port: {error}"))?;
-        let port = listener.local_addr().map_err(|error| format!("no free port: {error}"))?.port();
-        let bus = port.checked_add(10_000);
-        if bus.is_some_and(|bus| TcpListener::bind(("127.0.0.1", bus)).is_ok()) {
-            return Ok(port);
-        }
-    }
-    Err("found no free port below 55536 whose Cluster bus port is free too".to_owned())
-}
-
-/// The first bytes of a server's answer, empty if there is none.
-pub(super) fn answer(port: u16, command: &str) -> String {
-    let ask = || {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(format!("{command}\r\n").as_bytes())?;
-        let mut buffer = [0; 4_096];
-        let length = stream.read(&mut buffer)?;
-        Ok::<_, std::io::Error>(String::from_utf8_lossy(&buffer[..length]).into_owned())
-    };
-    ask().unwrap_or_default()
-}
-
-fn answer_over_tls(port: u16, files: &Certificate) -> String {
+fn answers_over_tls(port: u16, files: &Certificate) -> bool {
     let output = Command::new("redis-cli")
         .args(["-h", "127.0.0.1", "-p", &port.to_string(), "--tls", "--cacert"])
         .arg(&files.authority)
-        .args(["INFO", "server"])
+        .arg("PING")
         .stdin(Stdio::null())
         .output();
-    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_silent_port_is_no_answer() {
-        assert_eq!(free_port().map(|port| answer(port, "PING")), Ok(String::new()));
-    }
+    output.is_ok_and(|output| output.stdout.starts_with(b"PONG"))
 }

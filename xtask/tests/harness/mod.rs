@@ -35,6 +35,35 @@ impl Scratch {
         fs::rename(new, self.path.join(program)).unwrap();
     }
 
+    /// A Java that runs whatever it is asked for without end, and a Maven that brings what it is asked for.
+    pub(crate) fn fake_java(&self) {
+        fs::create_dir(self.path.join("endless")).unwrap();
+        fs::copy("/bin/sleep", self.path.join("endless/java")).unwrap();
+        let version = "echo 'openjdk version \"17.0.1\"' >&2";
+        self.fake(
+            "java",
+            &format!("case \"$*\" in -version) {version};; *) exec \"$SCRATCH/endless/java\" 300;; esac"),
+        );
+        self.fake_maven("name=${PWD##*/}; IFS=+; for jar in ${name%.*.new}; do echo x > \"lib/$jar.jar\"; done");
+    }
+
+    /// It is started in a new directory that has a `lib`.
+    pub(crate) fn fake_maven(&self, script: &str) {
+        self.fake("mvn", &format!("test \"$1\" = --version && exit\n{script}"));
+    }
+
+    /// The program with the fakes before the real ones, to start nothing but what needs Java.
+    pub(crate) fn xtask_with_java(&self, arguments: &[&str]) -> Command {
+        let mut command = self.xtask(arguments);
+        let path = format!("{}:{}", self.path.display(), std::env::var("PATH").unwrap());
+        command.env("PATH", path).env("SYSD_CACHE_DIR", self.path.join("cache")).env_remove("JAVA_HOME");
+        command.env("SYSD_TEST_REDIS_URL", "redis://127.0.0.1:1/");
+        for name in ["DYNAMODB", "CASSANDRA", "KAFKA"] {
+            command.env_remove(format!("SYSD_TEST_{name}_URL"));
+        }
+        command
+    }
+
     /// The program; the only server it has to start is one Redis.
     pub(crate) fn xtask(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
@@ -47,6 +76,10 @@ impl Scratch {
             .env("SYSD_TEST_REDIS_CLUSTER_URL", "redis-cluster://127.0.0.1:1/")
             .env("SYSD_TEST_REDIS_TLS_URL", "rediss://127.0.0.1:1/")
             .env_remove("SYSD_TEST_REDIS_TLS_CA")
+            .env("SYSD_TEST_DYNAMODB_URL", "dynamodb://a")
+            .env("SYSD_TEST_CASSANDRA_URL", "scylla://127.0.0.1:1/a")
+            .env("SYSD_TEST_KAFKA_URL", "kafka://127.0.0.1:1")
+            .env("SYSD_TEST_NATS_URL", "nats://127.0.0.1:1")
             .stdin(Stdio::null());
         command
     }
