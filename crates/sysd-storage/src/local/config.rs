@@ -18,6 +18,8 @@ pub enum Sync {
 pub struct LocalConfig {
     /// When an acknowledged write is on the disk.
     pub sync: Sync,
+    /// How long a write waits for the disk. Then its effect is unknown.
+    pub write_wait_max: Duration,
     /// Bytes of memory for blocks read from the disk.
     pub cache_bytes: u64,
     /// Bytes of the newest records of a kind (lone records, rows) that are held in memory before they are written out in
@@ -40,6 +42,7 @@ impl Default for LocalConfig {
     fn default() -> Self {
         Self {
             sync: Sync::EachBatch,
+            write_wait_max: Duration::from_secs(30),
             cache_bytes: 128 << 20,
             memtable_bytes: 64 << 20,
             reader_threads: 2,

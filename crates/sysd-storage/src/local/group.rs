@@ -124,6 +124,8 @@ pub(super) struct Group<T> {
 struct State {
     forming: Batch,
     flying: Option<Arc<Batch>>,
+    /// When that one was sent off.
+    since: Option<Instant>,
     /// Why no more is taken.
     refusal: Option<Error>,
     is_closing: bool,
@@ -219,6 +221,19 @@ impl<T: Tree> Group<T> {
         self.work.notify_one();
     }
 
+    /// Answers the callers of a batch that is longer under way than that, and those behind it. Both may still land.
+    pub(super) fn give_up_after(&self, wait_max: Duration) {
+        let state = self.state.lock();
+        if state.since.is_none_or(|since| since.elapsed() < wait_max) {
+            return;
+        }
+        let overdue = || Error::new(ErrorKind::Timeout, Effect::Unknown, "the disk takes too long");
+        let batches = state.flying.as_deref().into_iter().chain([&state.forming]);
+        let waiting: Vec<_> = batches.map(|batch| Arc::clone(&batch.completion)).collect();
+        drop(state);
+        waiting.iter().for_each(|completion| completion.finish(Err(Arc::new(overdue()))));
+    }
+
     /// Waits for the next batch, and sends it off.
     fn take(&self, back: usize, linger: &mut Linger) -> Option<Arc<Batch>> {
         let mut state = self.state.lock();
@@ -233,6 +248,7 @@ impl<T: Tree> Group<T> {
         state.wanted = None;
         let batch = Arc::new(std::mem::take(&mut state.forming));
         state.flying = Some(Arc::clone(&batch));
+        state.since = Some(Instant::now());
         Some(batch)
     }
 
@@ -241,6 +257,7 @@ impl<T: Tree> Group<T> {
         // Under the lock: who finds no batch with its record there knows by the epoch whether one was.
         self.epoch.fetch_add(1, Ordering::Release);
         let landed = state.flying.take();
+        state.since = None;
         drop(state);
         drop(landed);
     }
@@ -251,6 +268,7 @@ impl<T: Tree> Group<T> {
         let mut state = self.state.lock();
         self.epoch.fetch_add(1, Ordering::Release);
         state.refusal = Some(refused(error));
+        state.since = None;
         let (flying, forming) = (state.flying.take(), std::mem::take(&mut state.forming));
         drop(state);
         if let Some(flying) = flying {

@@ -226,3 +226,24 @@ fn what_was_staged_before_the_end_is_written() {
     });
     assert_eq!(disk.durable.lock().len(), 100);
 }
+
+#[test]
+fn callers_of_a_disk_that_hangs_are_told() {
+    with_group(Group::run, |group, disk| {
+        let held = disk.hold.lock();
+        let flying = put(group, b"k", b"1").unwrap();
+        wait_until(|| disk.commits.load(Ordering::SeqCst) == 1);
+        let mut forming = put(group, b"k", b"2").unwrap();
+        group.give_up_after(Duration::from_secs(3_600));
+        assert!((&mut forming).now_or_never().is_none());
+        group.give_up_after(Duration::ZERO);
+        for ticket in [flying, forming, put(group, b"k", b"3").unwrap()] {
+            let error = block_on(ticket).unwrap_err();
+            assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::Unknown));
+        }
+        drop(held);
+        // It was slow, not broken: it goes on, and what was late has landed.
+        wait_until(|| disk.durable.lock().get(&b"k"[..]).is_some_and(|value| value == b"3"));
+        block_on(put(group, b"k", b"4").unwrap()).unwrap();
+    });
+}

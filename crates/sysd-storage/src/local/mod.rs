@@ -47,7 +47,7 @@ pub use config::{LocalConfig, Sync};
 use completion::Ticket;
 use group::{Basis, Decision, Group, Seen, Staged, Tree as _};
 use layout::{Family, HEADER_BYTES, Image};
-use readers::Readers;
+use readers::{Readers, Watch};
 use tree::{Fjall, Victim};
 
 /// Scans of more rows go to a thread: they take long even where all lies in memory.
@@ -81,6 +81,7 @@ struct Shared {
     /// Joined before the tree is let go.
     readers: Readers,
     group: Arc<Group<Fjall>>,
+    handle: Handle,
     committer: Mutex<Option<JoinHandle<()>>>,
     limits: Limits,
     grace: Duration,
@@ -89,9 +90,18 @@ struct Shared {
     minted: AtomicU64,
 }
 
+/// Lets the committer end when it is dropped, also where nobody waited for the store to open.
+struct Handle(Arc<Group<Fjall>>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.group.close();
+        self.handle.0.close();
         if let Some(committer) = self.committer.lock().take() {
             // One that panicked has told its callers.
             drop(committer.join());
@@ -126,7 +136,8 @@ impl<C: Clock> LocalStore<C> {
             Ok(tree) => {
                 let group = Arc::new(Group::new(tree));
                 // Where nobody waits any more, the store closes again.
-                if opened.send(Ok(Arc::clone(&group))).is_ok() {
+                let handle = Handle(Arc::clone(&group));
+                if opened.send(Ok(handle)).is_ok() {
                     group.run();
                 }
             }
@@ -134,16 +145,24 @@ impl<C: Clock> LocalStore<C> {
         let thread = std::thread::Builder::new().name("sysd-local-write".to_owned()).spawn(committer);
         let thread = thread.map_err(readers::no_thread)?;
         let died = |_| Error::new(ErrorKind::Internal, Effect::None, "opening the store panicked");
-        let group = is_open.await.map_err(died)??;
+        let handle: Handle = is_open.await.map_err(died)??;
         let mut limits = Limits::PROCESS;
         limits.value_bytes_max = (64 << 20) - HEADER_BYTES;
         limits.durability = match config.sync {
             Sync::EachBatch => Durability::Durable,
             Sync::Never => Durability::BestEffort,
         };
+        let (watched, wait_max) = (Arc::downgrade(&handle.0), config.write_wait_max);
+        let look = move || {
+            if let Some(group) = watched.upgrade() {
+                group.give_up_after(wait_max);
+            }
+        };
+        let watch = Watch { every: (wait_max / 4).max(Duration::from_millis(1)), look: Box::new(look) };
         let shared = Shared {
-            group,
-            readers: Readers::start(config.reader_threads, config.reads_on_threads)?,
+            readers: Readers::start(config.reader_threads, config.reads_on_threads, watch)?,
+            group: Arc::clone(&handle.0),
+            handle,
             committer: Mutex::new(Some(thread)),
             limits,
             grace: config.reclaim_grace,
@@ -234,8 +253,7 @@ impl<C: Clock> LocalStore<C> {
                 Staged::Stale => continue,
                 Staged::NoRoom(ticket) => ticket,
             };
-            // If that batch fails, the next attempt is refused.
-            drop(ticket.await);
+            ticket.await.map_err(|error| error.share().with_effect(Effect::None))?;
         }
     }
 
@@ -322,7 +340,7 @@ impl<C: Clock> LocalStore<C> {
                         break;
                     }
                     Staged::Stale => basis = Basis::Reread,
-                    Staged::NoRoom(ticket) => drop(ticket.await),
+                    Staged::NoRoom(ticket) => ticket.await.map_err(|error| error.share())?,
                 }
             }
         }
@@ -397,15 +415,12 @@ impl<C: Clock> Store for LocalStore<C> {
         for &key in keys {
             places.push(self.shared.limits.check_key(key).map(|()| (Family::of(key), layout::encode_key(key))));
         }
-        let read = |group: &Group<Fjall>, places: &[Result<(Family, KeyBytes)>]| -> Vec<Result<Image>> {
-            let one = |place: &Result<(Family, KeyBytes)>| match place {
-                Ok((family, key)) => group.tree.get(*family, key),
-                Err(error) => Err(error.share()),
-            };
-            places.iter().map(one).collect()
-        };
         let group = Arc::clone(&self.shared.group);
-        let images = match self.shared.readers.on_thread(move || read(&group, &places)).await {
+        let read = move || -> Vec<Result<Image>> {
+            let one = |place: Result<(Family, KeyBytes)>| place.and_then(|(family, key)| group.tree.get(family, &key));
+            places.into_iter().map(one).collect()
+        };
+        let images = match self.shared.readers.on_thread(read).await {
             Ok((_, images)) => images,
             Err(error) => keys.iter().map(|_| Err(error.share())).collect(),
         };

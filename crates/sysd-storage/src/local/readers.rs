@@ -30,6 +30,7 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
+    closing: Condvar,
 }
 
 /// The threads. Dropping them waits for the jobs under way.
@@ -40,12 +41,16 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn start(threads: usize, is_always_cold: bool) -> Result<Self> {
+    /// Starts them; about `watch.every` one of them looks whether the disk hangs.
+    pub(super) fn start(threads: usize, is_always_cold: bool, watch: Watch) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let mut readers = Self { shared, threads: Vec::new(), gate: Gate::new(is_always_cold) };
-        for _ in 0..threads.max(1) {
-            let shared = Arc::clone(&readers.shared);
-            let thread = std::thread::Builder::new().name("sysd-local-read".to_owned()).spawn(move || shared.run());
+        let watch = Arc::new(watch);
+        // One more than was asked for, so that somebody watches where all others hang.
+        for at in 0..=threads.max(1) {
+            let (shared, watch) = (Arc::clone(&readers.shared), Arc::clone(&watch));
+            let run = move || if at == 0 { shared.watch(&watch) } else { shared.run() };
+            let thread = std::thread::Builder::new().name("sysd-local-read".to_owned()).spawn(run);
             readers.threads.push(thread.map_err(no_thread)?);
         }
         Ok(readers)
@@ -95,7 +100,24 @@ impl Readers {
     }
 }
 
+/// What is looked at, and how often.
+pub(super) struct Watch {
+    pub(super) every: Duration,
+    pub(super) look: Box<dyn Fn() + Send + Sync>,
+}
+
 impl Shared {
+    fn watch(&self, watch: &Watch) {
+        let mut queue = self.queue.lock();
+        while !queue.is_closing {
+            if self.closing.wait_for(&mut queue, watch.every).timed_out() {
+                drop(queue);
+                (watch.look)();
+                queue = self.queue.lock();
+            }
+        }
+    }
+
     fn run(&self) {
         let mut queue = self.queue.lock();
         loop {
@@ -117,6 +139,7 @@ impl Drop for Readers {
     fn drop(&mut self) {
         self.shared.queue.lock().is_closing = true;
         self.shared.work.notify_all();
+        self.shared.closing.notify_all();
         for thread in self.threads.drain(..) {
             drop(thread.join());
         }
@@ -175,7 +198,7 @@ mod tests {
 
     #[test]
     fn jobs_answer_and_a_job_that_panics_takes_nobody_with_it() {
-        let readers = Readers::start(1, true).unwrap();
+        let readers = Readers::start(1, true, Watch { every: Duration::from_secs(60), look: Box::new(|| {}) }).unwrap();
         let error = block_on(readers.on_thread(|| panic!("on purpose"))).map(|(_, ())| ()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal);
         let here = std::thread::current().id();
