@@ -1,6 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+#[cfg(feature = "local")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "disks block: the store owns the threads that wait for them and joins them when it is dropped"
+)]
+pub mod local;
 pub mod log;
 #[cfg(feature = "memory")]
 pub mod memory;
@@ -11,6 +17,8 @@ pub mod memory;
 )]
 pub mod redis;
 
+#[cfg(feature = "local")]
+pub use local::{LocalConfig, LocalStore, Sync};
 pub use log::{Driver, Follower, Replica, ReplicaConfig};
 #[cfg(feature = "memory")]
 pub use memory::{Memory, MemoryConfig};

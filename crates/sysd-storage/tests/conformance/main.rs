@@ -1,16 +1,20 @@
 //! The stores of this crate against every clause of the contract, each bare, erased, and memory also under limits.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../support/directory.rs"]
+mod directory;
+mod local;
 mod redis;
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use sysd_core::{ManualClock, Result};
-use sysd_storage::Memory;
+use sysd_storage::{LocalConfig, Memory};
 use sysd_testkit::conformance::{Erased, Harness, Suite, UnderLimits};
 use tokio::runtime::Runtime;
 
+use crate::local::OnDisk;
 use crate::redis::{CLUSTER, REDIS};
 
 /// One for all clauses: their threads only wait for it.
@@ -39,6 +43,9 @@ fn main() -> ExitCode {
         .certify("memory_erased", Erased(InMemory))
         .certify("memory_limited", UnderLimits(InMemory))
         .certify("memory_limited_erased", Erased(UnderLimits(InMemory)))
+        .certify("local", OnDisk::open())
+        .certify("local_erased", Erased(OnDisk::open()))
+        .certify("local_on_threads", OnDisk::with(LocalConfig { reads_on_threads: true, ..LocalConfig::default() }))
         .certify("redis", REDIS)
         .certify("redis_erased", Erased(REDIS))
         .certify("redis_cluster", CLUSTER)

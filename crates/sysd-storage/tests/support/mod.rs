@@ -1,6 +1,7 @@
 //! What the tests of the Redis store share.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod directory;
 pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod suite;

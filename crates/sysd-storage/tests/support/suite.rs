@@ -71,17 +71,22 @@ async fn call(store: &impl Store, seed: u64, now: Timestamp, minted: &mut Vec<Ve
     }
 }
 
-/// Random histories answer as on the in-process store.
+/// Random histories on Redis answer as on the in-process store.
 pub(crate) async fn answers_as_memory(url: &str, config: impl Fn() -> RedisConfig) {
+    answers_alike(async |clock| RedisStore::connect_with(url, config(), clock).await.unwrap()).await;
+}
+
+/// Random histories answer as on the in-process store.
+pub(crate) async fn answers_alike<S: Store>(make: impl AsyncFn(ManualClock) -> S) {
     for history in 0..40_u64 {
         let clock = ManualClock::new(Timestamp::from_micros_saturating(100_000_000_000_000 + history));
         let memory = Memory::with_clock(clock.clone());
-        let redis = RedisStore::connect_with(url, config(), clock.clone()).await.unwrap();
-        let (mut minted_memory, mut minted_redis) = (Vec::new(), Vec::new());
+        let store = make(clock.clone()).await;
+        let (mut minted_memory, mut minted) = (Vec::new(), Vec::new());
         for step in 0..150 {
             let seed = history * 1_000 + step;
             let expected = call(&memory, seed, clock.now(), &mut minted_memory).await;
-            let answer = call(&redis, seed, clock.now(), &mut minted_redis).await;
+            let answer = call(&store, seed, clock.now(), &mut minted).await;
             assert_eq!(answer, expected, "history {history}, step {step}");
             clock.advance(Duration::from_micros(seed % 3 * 500));
         }

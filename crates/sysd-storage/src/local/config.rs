@@ -1,0 +1,54 @@
+//! How a store on a local disk is opened.
+
+use std::time::Duration;
+
+/// When an acknowledged write is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Sync {
+    /// Before it is acknowledged: it survives a crash of the machine.
+    #[default]
+    EachBatch,
+    /// Some time later: it survives a crash of the process, but a crash of the machine may lose the last moments.
+    /// [`Limits::durability`](sysd_core::Limits) is then `BestEffort`.
+    Never,
+}
+
+/// How a [`LocalStore`](super::LocalStore) is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalConfig {
+    /// When an acknowledged write is on the disk.
+    pub sync: Sync,
+    /// How long a write waits for the disk. Then its effect is unknown.
+    pub write_wait_max: Duration,
+    /// Bytes of memory for blocks read from the disk.
+    pub cache_bytes: u64,
+    /// Bytes of the newest records of a kind (lone records, rows) that are held in memory before they are written out in
+    /// order.
+    pub memtable_bytes: u64,
+    /// How many threads read what does not lie in memory, at least 1.
+    pub reader_threads: usize,
+    /// Whether every read goes to those threads. Otherwise reads are done where they are called while the store finds what
+    /// they need in memory, which costs a fraction; one that turns out to wait for the disk sends those after it to the
+    /// threads.
+    pub reads_on_threads: bool,
+    /// The disk's free bytes under which puts are refused as [`Full`](sysd_core::ErrorKind::Full), without effect; deletes go
+    /// on. It is the room to merge files in: a disk that is really full stops the store until it is opened again.
+    pub free_bytes_min: u64,
+    /// How long after its expiry an absent record's bytes may be reclaimed: for clocks that differ, or step back.
+    pub reclaim_grace: Duration,
+}
+
+impl Default for LocalConfig {
+    fn default() -> Self {
+        Self {
+            sync: Sync::EachBatch,
+            write_wait_max: Duration::from_secs(30),
+            cache_bytes: 128 << 20,
+            memtable_bytes: 64 << 20,
+            reader_threads: 2,
+            reads_on_threads: false,
+            free_bytes_min: 256 << 20,
+            reclaim_grace: Duration::from_secs(60),
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Group commit: what is decided while a batch is on its way to the disk forms the next one.
+//!
+//! A caller decides its own write (a condition, a procedure), under a lock that no wait and no disk ever holds, against what
+//! will be there: the forming batch, else the batch in flight, else what is stored. So no two conditional writes of a
+//! record both win, and many updates of one record are one put. It is answered when the batch that holds it is durable. An
+//! answer that tells of another's write waits for that one's batch too.
+//!
+//! The committer, a thread of the store's own, takes the forming batch, makes it durable and lets its callers go. Only then
+//! do readers see it: what they are shown no crash takes back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fjall::Slice;
+use foldhash::fast::RandomState;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use sysd_core::{Effect, Error, ErrorKind, Result};
+
+use super::completion::{Completion, Ticket};
+use super::error::refused;
+use super::layout::{Family, Image};
+
+/// A batch that is as large takes no more: callers wait for the one in flight.
+const BATCH_RECORDS_MAX: usize = 8_192;
+const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// How long at most the committer waits for callers to come back.
+const LINGER_MAX: Duration = Duration::from_millis(1);
+/// How many batches go without that wait after one in which it was in vain.
+const LINGER_PAUSE: u32 = 16;
+
+/// Where batches go.
+pub(super) trait Tree: Send + Sync + 'static {
+    /// What is stored.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Image>;
+
+    /// Writes a batch, whole or not at all. When it returns, the batch is as durable as the store promises; only then is any of
+    /// it shown by [`Tree::get`].
+    fn commit(&self, batch: &Batch) -> Result<()>;
+}
+
+/// Records to be written together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    images: [HashMap<Slice, Image, RandomState>; 2],
+    bytes: usize,
+    /// How many calls it answers.
+    calls: usize,
+    completion: Arc<Completion>,
+}
+
+impl Batch {
+    fn get(&self, family: Family, key: &Slice) -> Option<&Image> {
+        self.images[family.index()].get(key)
+    }
+
+    pub(super) fn images(&self) -> impl Iterator<Item = (Family, &Slice, &Image)> {
+        Family::ALL
+            .into_iter()
+            .flat_map(|family| self.images[family.index()].iter().map(move |(key, image)| (family, key, image)))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.images.iter().map(HashMap::len).sum()
+    }
+
+    fn is_full(&self) -> bool {
+        self.len() >= BATCH_RECORDS_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+
+    fn put(&mut self, family: Family, key: &Slice, image: Image) {
+        self.bytes += key.len() + image.as_ref().map_or(0, |image| image.len());
+        self.calls += 1;
+        self.images[family.index()].insert(key.clone(), image);
+    }
+}
+
+/// What was stored when it was looked at.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) image: Image,
+    /// How many batches had landed before.
+    pub(super) epoch: u64,
+}
+
+/// What a decision rests on, where no batch has the record.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Basis<'a> {
+    /// On nothing.
+    Blind,
+    /// On this, if it is still so.
+    Seen(&'a Seen),
+    /// On what is read now, under the lock: only for what was read a moment ago and changed since, so it lies in memory.
+    Reread,
+}
+
+/// What a caller decided.
+pub(super) struct Decision<T> {
+    /// What it writes, if it does.
+    pub(super) change: Option<Image>,
+    pub(super) output: T,
+}
+
+pub(super) enum Staged<T> {
+    /// To be answered when the ticket says so.
+    Decided(T, Option<Ticket>),
+    /// What the caller saw may have changed: look again.
+    Stale,
+    /// There is no room: wait, then try again.
+    NoRoom(Ticket),
+}
+
+#[derive(Debug)]
+pub(super) struct Group<T> {
+    pub(super) tree: T,
+    state: Mutex<State>,
+    work: Condvar,
+    epoch: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    forming: Batch,
+    flying: Option<Arc<Batch>>,
+    /// When that one was sent off.
+    since: Option<Instant>,
+    /// Why no more is taken.
+    refusal: Option<Error>,
+    is_closing: bool,
+    /// How many calls the forming batch must have to wake the committer; none while it is busy.
+    wanted: Option<usize>,
+}
+
+impl<T: Tree> Group<T> {
+    pub(super) fn new(tree: T) -> Self {
+        Self { tree, state: Mutex::default(), work: Condvar::new(), epoch: AtomicU64::new(0) }
+    }
+
+    /// How many batches have landed: to be read before what is stored.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Decides, and puts what is to be written into the forming batch.
+    ///
+    /// # Errors
+    /// That of the decision or of reading; nothing was staged. The failure that stopped the store, without effect.
+    pub(super) fn stage<O>(
+        &self,
+        family: Family,
+        key: &Slice,
+        basis: Basis<'_>,
+        decide: impl FnOnce(Option<&Slice>) -> Result<Decision<O>>,
+    ) -> Result<Staged<O>> {
+        let mut state = self.state.lock();
+        if let Some(refusal) = &state.refusal {
+            return Err(refusal.share());
+        }
+        if state.forming.is_full() {
+            let first = state.flying.as_ref().map_or(&state.forming.completion, |flying| &flying.completion);
+            return Ok(Staged::NoRoom(Ticket::new(first)));
+        }
+        let State { forming, flying, .. } = &mut *state;
+        let reread;
+        let (image, awaited) = if let Some(image) = forming.get(family, key) {
+            (image.as_ref(), Some(&forming.completion))
+        } else if let Some((image, batch)) =
+            flying.as_ref().and_then(|batch| batch.get(family, key).map(|image| (image, batch)))
+        {
+            (image.as_ref(), Some(&batch.completion))
+        } else {
+            match basis {
+                Basis::Blind => (None, None),
+                Basis::Seen(seen) if seen.epoch == self.epoch.load(Ordering::Relaxed) => (seen.image.as_ref(), None),
+                Basis::Seen(_) => return Ok(Staged::Stale),
+                Basis::Reread => {
+                    reread = self.tree.get(family, key)?;
+                    (reread.as_ref(), None)
+                }
+            }
+        };
+        let decision = decide(image)?;
+        let ticket = match decision.change {
+            None => awaited.map(Ticket::new),
+            Some(change) => {
+                forming.put(family, key, change);
+                Some(Ticket::new(&forming.completion))
+            }
+        };
+        if state.wanted.is_some_and(|wanted| state.forming.calls >= wanted) {
+            state.wanted = None;
+            self.work.notify_one();
+        }
+        Ok(Staged::Decided(decision.output, ticket))
+    }
+
+    /// The committer: runs until [`Group::close`].
+    pub(super) fn run(&self) {
+        let _stops = StopOnPanic(self);
+        let (mut back, mut linger) = (0, Linger::default());
+        while let Some(batch) = self.take(back, &mut linger) {
+            let start = Instant::now();
+            let verdict = self.tree.commit(&batch);
+            linger.commit = start.elapsed();
+            back = batch.calls;
+            match verdict {
+                Ok(()) => {
+                    self.land();
+                    batch.completion.finish(Ok(()));
+                }
+                Err(error) => self.stop(&error),
+            }
+        }
+    }
+
+    /// Lets the committer end, once it has written what was staged.
+    pub(super) fn close(&self) {
+        self.state.lock().is_closing = true;
+        self.work.notify_one();
+    }
+
+    /// Answers the callers of a batch that is longer under way than that, and those behind it. Both may still land.
+    pub(super) fn give_up_after(&self, wait_max: Duration) {
+        let state = self.state.lock();
+        if state.since.is_none_or(|since| since.elapsed() < wait_max) {
+            return;
+        }
+        let overdue = || Error::new(ErrorKind::Timeout, Effect::Unknown, "the disk takes too long");
+        let batches = state.flying.as_deref().into_iter().chain([&state.forming]);
+        let waiting: Vec<_> = batches.map(|batch| Arc::clone(&batch.completion)).collect();
+        drop(state);
+        waiting.iter().for_each(|completion| completion.finish(Err(Arc::new(overdue()))));
+    }
+
+    /// Waits for the next batch, and sends it off.
+    fn take(&self, back: usize, linger: &mut Linger) -> Option<Arc<Batch>> {
+        let mut state = self.state.lock();
+        linger.wait(&self.work, &mut state, back);
+        while state.forming.calls == 0 {
+            if state.is_closing {
+                return None;
+            }
+            state.wanted = Some(1);
+            self.work.wait(&mut state);
+        }
+        state.wanted = None;
+        let batch = Arc::new(std::mem::take(&mut state.forming));
+        state.flying = Some(Arc::clone(&batch));
+        state.since = Some(Instant::now());
+        Some(batch)
+    }
+
+    fn land(&self) {
+        let mut state = self.state.lock();
+        // Under the lock: who finds no batch with its record there knows by the epoch whether one was.
+        self.epoch.fetch_add(1, Ordering::Release);
+        let landed = state.flying.take();
+        state.since = None;
+        drop(state);
+        drop(landed);
+    }
+
+    /// Whether the batch in flight is on the disk is not known, and what was decided behind it rests on it: nothing more is
+    /// taken.
+    fn stop(&self, error: &Error) {
+        let mut state = self.state.lock();
+        self.epoch.fetch_add(1, Ordering::Release);
+        state.refusal = Some(refused(error));
+        state.since = None;
+        let (flying, forming) = (state.flying.take(), std::mem::take(&mut state.forming));
+        drop(state);
+        if let Some(flying) = flying {
+            flying.completion.finish(Err(Arc::new(error.share())));
+        }
+        forming.completion.finish(Err(Arc::new(refused(error))));
+    }
+}
+
+/// The committer's wait for the callers that it has just let go: they often come back at once, and a batch without them is a
+/// sync for few.
+#[derive(Debug, Default)]
+struct Linger {
+    /// How long the last batch took.
+    commit: Duration,
+    pause: u32,
+}
+
+impl Linger {
+    fn wait(&mut self, work: &Condvar, state: &mut MutexGuard<'_, State>, back: usize) {
+        let wanted = (back + state.forming.calls) * 7 / 8;
+        if self.pause > 0 || back < 2 || state.is_closing || state.forming.calls >= wanted {
+            self.pause = self.pause.saturating_sub(1);
+            return;
+        }
+        let end = Instant::now() + (self.commit / 2).min(LINGER_MAX);
+        while state.forming.calls < wanted && !state.is_closing {
+            state.wanted = Some(wanted);
+            if work.wait_until(state, end).timed_out() {
+                self.pause = LINGER_PAUSE;
+                return;
+            }
+        }
+    }
+}
+
+/// A committer that dies answers its callers.
+struct StopOnPanic<'a, T: Tree>(&'a Group<T>);
+
+impl<T: Tree> Drop for StopOnPanic<'_, T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop(&Error::new(
+                ErrorKind::Internal,
+                Effect::Unknown,
+                "the committer panicked; open the store again",
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "group_tests.rs"]
+mod tests;

@@ -1,0 +1,249 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+
+use futures::FutureExt as _;
+use futures::executor::block_on;
+
+use super::*;
+
+type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A disk with a cache that a crash empties: what is written is shown once it is synced, and only then survives.
+#[derive(Default)]
+struct Disk {
+    durable: Mutex<Records>,
+    commits: AtomicUsize,
+    /// Held by a test to keep a batch in flight.
+    hold: Mutex<()>,
+    fails: Mutex<Option<Error>>,
+    panics: Mutex<bool>,
+}
+
+impl Tree for Arc<Disk> {
+    fn get(&self, _: Family, key: &[u8]) -> Result<Image> {
+        Ok(self.durable.lock().get(key).map(|value| Slice::new(value)))
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<()> {
+        self.commits.fetch_add(1, Ordering::SeqCst);
+        let _held = self.hold.lock();
+        assert!(!*self.panics.lock(), "on purpose");
+        if let Some(error) = self.fails.lock().take() {
+            return Err(error);
+        }
+        let mut durable = self.durable.lock();
+        for (_, key, image) in batch.images() {
+            match image {
+                Some(image) => durable.insert(key.to_vec(), image.to_vec()),
+                None => durable.remove(&key[..]),
+            };
+        }
+        Ok(())
+    }
+}
+
+type OnDisk = Group<Arc<Disk>>;
+
+/// A group whose committer is `run`, closed at the end.
+fn with_group<T>(run: fn(&OnDisk), test: impl FnOnce(&Arc<OnDisk>, &Arc<Disk>) -> T) -> T {
+    let disk = Arc::new(Disk::default());
+    let group = Arc::new(Group::new(Arc::clone(&disk)));
+    let committer = thread::spawn({
+        let group = Arc::clone(&group);
+        move || run(&group)
+    });
+    let outcome = test(&group, &disk);
+    group.close();
+    drop(committer.join());
+    outcome
+}
+
+fn put(group: &OnDisk, key: &[u8], value: &[u8]) -> Result<Ticket> {
+    let decide = |_: Option<&Slice>| Ok(Decision { change: Some(Some(Slice::new(value))), output: () });
+    match group.stage(Family::Lone, &Slice::new(key), Basis::Blind, decide)? {
+        Staged::Decided((), Some(ticket)) => Ok(ticket),
+        _ => unreachable!("a blind write is staged"),
+    }
+}
+
+/// Whether it was inserted, and what to wait for.
+fn insert(group: &OnDisk, key: &[u8], value: &[u8]) -> (bool, Option<Ticket>) {
+    let decide = |found: Option<&Slice>| {
+        let change = found.is_none().then(|| Some(Slice::new(value)));
+        Ok(Decision { change, output: found.is_none() })
+    };
+    match group.stage(Family::Lone, &Slice::new(key), Basis::Reread, decide).unwrap() {
+        Staged::Decided(is_in, ticket) => (is_in, ticket),
+        _ => unreachable!("what is read under the lock is never stale"),
+    }
+}
+
+fn wait_until(holds: impl Fn() -> bool) {
+    while !holds() {
+        thread::yield_now();
+    }
+}
+
+/// Puts from four threads; fails if the disk lost a single acknowledged one, looked at the moment it was acknowledged.
+fn acknowledged_is_durable(run: fn(&OnDisk)) -> std::result::Result<(), String> {
+    with_group(run, |group, disk| {
+        let writers = (0..4_u8).map(|writer| {
+            let (group, disk) = (Arc::clone(group), Arc::clone(disk));
+            thread::spawn(move || {
+                for at in 0..200_u8 {
+                    let key = [writer, at];
+                    block_on(put(&group, &key, b"x").unwrap()).unwrap();
+                    // The machine crashes here: this is what is left.
+                    if !disk.durable.lock().contains_key(&key[..]) {
+                        return Err(format!("{key:?} was acknowledged and is lost"));
+                    }
+                }
+                Ok(())
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        writers.into_iter().try_for_each(|writer| writer.join().unwrap())
+    })
+}
+
+#[test]
+fn what_is_acknowledged_is_on_the_disk() {
+    acknowledged_is_durable(Group::run).unwrap();
+}
+
+/// The mutant: it lets callers go before the disk has their batch.
+#[test]
+fn acknowledging_before_the_sync_is_caught() {
+    let hasty = |group: &OnDisk| {
+        while let Some(batch) = group.take(0, &mut Linger::default()) {
+            batch.completion.finish(Ok(()));
+            thread::yield_now();
+            group.tree.commit(&batch).unwrap();
+            group.land();
+        }
+    };
+    acknowledged_is_durable(hasty).unwrap_err();
+}
+
+#[test]
+fn of_two_inserts_one_wins_wherever_the_other_is() {
+    with_group(Group::run, |group, disk| {
+        let held = disk.hold.lock();
+        let (first, landed) = insert(group, b"k", b"1");
+        wait_until(|| disk.commits.load(Ordering::SeqCst) == 1);
+        // The first is in flight; then both wait in the forming batch.
+        let (second, told) = insert(group, b"k", b"2");
+        let (other, _) = insert(group, b"l", b"1");
+        let (again, told_again) = insert(group, b"l", b"2");
+        assert_eq!([first, second, other, again], [true, false, true, false]);
+        // The losers tell of records that a crash may still take back: they wait.
+        let (mut told, mut told_again) = (told.unwrap(), told_again.unwrap());
+        assert!((&mut told).now_or_never().is_none() && (&mut told_again).now_or_never().is_none());
+        drop(held);
+        block_on(landed.unwrap()).unwrap();
+        block_on(told).unwrap();
+        block_on(told_again).unwrap();
+        assert_eq!(disk.durable.lock()[&b"k"[..]], b"1");
+    });
+}
+
+#[test]
+fn what_was_seen_before_a_batch_landed_is_stale() {
+    with_group(Group::run, |group, _| {
+        let seen = Seen { image: None, epoch: group.epoch() };
+        block_on(put(group, b"k", b"1").unwrap()).unwrap();
+        let decide = |_: Option<&Slice>| Ok(Decision { change: Some(None), output: () });
+        let staged = group.stage(Family::Lone, &Slice::new(b"k"), Basis::Seen(&seen), decide).unwrap();
+        assert!(matches!(staged, Staged::Stale));
+    });
+}
+
+#[test]
+fn many_writes_of_one_record_are_one_put_and_what_forms_is_bounded() {
+    with_group(Group::run, |group, disk| {
+        let held = disk.hold.lock();
+        let first = put(group, b"other", b"x").unwrap();
+        wait_until(|| disk.commits.load(Ordering::SeqCst) == 1);
+        let tickets: Vec<_> = (0..1_000_u32).map(|at| put(group, b"hot", &at.to_be_bytes()).unwrap()).collect();
+        assert_eq!(group.state.lock().forming.len(), 1);
+        for at in 1..u32::try_from(BATCH_RECORDS_MAX).unwrap() {
+            drop(put(group, &at.to_be_bytes(), b"x").unwrap());
+        }
+        let blind = |_: Option<&Slice>| Ok(Decision { change: Some(None), output: () });
+        let staged = group.stage(Family::Lone, &Slice::new(b"more"), Basis::Blind, blind).unwrap();
+        let Staged::NoRoom(room) = staged else { unreachable!("a full batch takes no more") };
+        drop(held);
+        block_on(first).unwrap();
+        block_on(room).unwrap();
+        for ticket in tickets {
+            block_on(ticket).unwrap();
+        }
+        assert_eq!(disk.commits.load(Ordering::SeqCst), 2);
+        assert_eq!(disk.durable.lock()[&b"hot"[..]], 999_u32.to_be_bytes());
+    });
+}
+
+#[test]
+fn after_a_failed_batch_nothing_more_is_taken() {
+    with_group(Group::run, |group, disk| {
+        let held = disk.hold.lock();
+        *disk.fails.lock() = Some(Error::new(ErrorKind::Full, Effect::Unknown, "no room"));
+        let flying = put(group, b"k", b"1").unwrap();
+        wait_until(|| disk.commits.load(Ordering::SeqCst) == 1);
+        let forming = put(group, b"k", b"2").unwrap();
+        drop(held);
+        let error = block_on(flying).unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Full, Effect::Unknown));
+        // It was never written.
+        let error = block_on(forming).unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Full, Effect::None));
+        let error = put(group, b"k", b"3").unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Full, Effect::None));
+        assert_eq!(disk.commits.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn a_committer_that_panics_answers_its_callers() {
+    with_group(Group::run, |group, disk| {
+        *disk.panics.lock() = true;
+        let error = block_on(put(group, b"k", b"1").unwrap()).unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Internal, Effect::Unknown));
+        assert_eq!(put(group, b"k", b"1").unwrap_err().effect(), Effect::None);
+    });
+}
+
+#[test]
+fn what_was_staged_before_the_end_is_written() {
+    let disk = with_group(Group::run, |group, disk| {
+        for key in 0..100_u8 {
+            drop(put(group, &[key], b"x").unwrap());
+        }
+        Arc::clone(disk)
+    });
+    assert_eq!(disk.durable.lock().len(), 100);
+}
+
+#[test]
+fn callers_of_a_disk_that_hangs_are_told() {
+    with_group(Group::run, |group, disk| {
+        let held = disk.hold.lock();
+        let flying = put(group, b"k", b"1").unwrap();
+        wait_until(|| disk.commits.load(Ordering::SeqCst) == 1);
+        let mut forming = put(group, b"k", b"2").unwrap();
+        group.give_up_after(Duration::from_secs(3_600));
+        assert!((&mut forming).now_or_never().is_none());
+        group.give_up_after(Duration::ZERO);
+        for ticket in [flying, forming, put(group, b"k", b"3").unwrap()] {
+            let error = block_on(ticket).unwrap_err();
+            assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::Unknown));
+        }
+        drop(held);
+        // It was slow, not broken: it goes on, and what was late has landed.
+        wait_until(|| disk.durable.lock().get(&b"k"[..]).is_some_and(|value| value == b"3"));
+        block_on(put(group, b"k", b"4").unwrap()).unwrap();
+    });
+}
