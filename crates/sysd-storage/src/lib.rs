@@ -1,6 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+#[cfg(feature = "dynamodb")]
+mod cas;
+#[cfg(feature = "dynamodb")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "calls have deadlines of their own; records take their time from the caller"
+)]
+pub mod dynamodb;
 pub mod log;
 #[cfg(feature = "memory")]
 pub mod memory;
@@ -11,6 +19,8 @@ pub mod memory;
 )]
 pub mod redis;
 
+#[cfg(feature = "dynamodb")]
+pub use dynamodb::{DynamoConfig, DynamoCredentials, DynamoStore};
 pub use log::{Driver, Follower, Replica, ReplicaConfig};
 #[cfg(feature = "memory")]
 pub use memory::{Memory, MemoryConfig};

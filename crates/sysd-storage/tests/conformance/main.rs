@@ -1,6 +1,7 @@
 //! The stores of this crate against every clause of the contract, each bare, erased, and memory also under limits.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod dynamodb;
 mod redis;
 
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use sysd_storage::Memory;
 use sysd_testkit::conformance::{Erased, Harness, Suite, UnderLimits};
 use tokio::runtime::Runtime;
 
+use crate::dynamodb::DYNAMODB;
 use crate::redis::{CLUSTER, REDIS};
 
 /// One for all clauses: their threads only wait for it.
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         .certify("memory_erased", Erased(InMemory))
         .certify("memory_limited", UnderLimits(InMemory))
         .certify("memory_limited_erased", Erased(UnderLimits(InMemory)))
+        .certify("dynamodb", DYNAMODB)
+        .certify("dynamodb_erased", Erased(DYNAMODB))
         .certify("redis", REDIS)
         .certify("redis_erased", Erased(REDIS))
         .certify("redis_cluster", CLUSTER)
