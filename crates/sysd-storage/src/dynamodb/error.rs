@@ -155,19 +155,16 @@ fn classify_answer(code: &str, message: &str, status: u16) -> Row {
     }
 }
 
+/// The texts are those of DynamoDB and of DynamoDB Local, which differ.
 fn classify_validation(message: &str) -> Row {
     use Effect::None;
+    let of_keys =
+        ["key element", "key schema", "Missing the key", "mismatch for key", "required keys", "conditions on the keys"];
     if message.contains("Item size") {
         (ErrorKind::TooLarge, None, "DynamoDB found the record too large")
-    } else if ["key element", "key schema", "Missing the key", "mismatch for key"]
-        .iter()
-        .any(|part| message.contains(part))
-    {
-        (
-            ErrorKind::Config,
-            None,
-            "the table has other keys than p and s, both binary; DynamoStore::create_table makes one",
-        )
+    } else if of_keys.iter().any(|part| message.contains(part)) {
+        let message = "the table has other keys than p and s, both binary; DynamoStore::create_table makes one";
+        (ErrorKind::Config, None, message)
     } else {
         (ErrorKind::Internal, None, "DynamoDB found the call invalid")
     }
@@ -195,7 +192,7 @@ mod tests {
     type Failure = SdkError<PutItemError, u16>;
 
     fn answer(code: &str, status: u16) -> Failure {
-        told(code, "told with a secret", status)
+        told(code, "told with a hunter2", status)
     }
 
     fn told(code: &str, message: &str, status: u16) -> Failure {
@@ -250,6 +247,9 @@ mod tests {
             (told("ValidationException", "The provided key element does not match", 400), Config, Nothing),
             (told("ValidationException", "One of the required keys was not in the key schema", 400), Config, Nothing),
             (told("ValidationException", "Missing the key p in the item", 400), Config, Nothing),
+            (told("ValidationException", "One of the required keys was not given a value", 400), Config, Nothing),
+            (told("ValidationException", "The number of conditions on the keys is invalid", 400), Config, Nothing),
+            (told("ValidationException", "Type mismatch for key p", 400), Config, Nothing),
             (answer("ValidationException", 400), Internal, Nothing),
             (answer("New", 413), TooLarge, Nothing),
             (answer("New", 429), Throttled, Nothing),
@@ -259,26 +259,26 @@ mod tests {
             (answer("New", 500), Unavailable, Unknown),
             (answer("New", 504), Unavailable, Unknown),
             (answer("New", 302), Internal, Unknown),
-            (answer("a secret code", 400), Internal, Nothing),
-            (SdkError::timeout_error("secret"), Timeout, Unknown),
-            (SdkError::response_error("secret", 200), Unavailable, Unknown),
-            (SdkError::construction_failure("secret"), Internal, Nothing),
-            (SdkError::construction_failure(CredentialsError::not_loaded("secret")), Denied, Nothing),
-            (dispatch(ConnectorError::timeout("secret".into())), Timeout, Unknown),
-            (dispatch(ConnectorError::io("secret".into())), Unavailable, Unknown),
-            (dispatch(ConnectorError::user("secret".into())), Unavailable, Unknown),
-            (dispatch(ConnectorError::other("secret".into(), None)), Unavailable, Unknown),
-            (no_credentials(CredentialsError::not_loaded("secret")), Denied, Nothing),
-            (no_credentials(CredentialsError::invalid_configuration("secret")), Config, Nothing),
-            (no_credentials(CredentialsError::provider_error("secret")), Unavailable, Nothing),
-            (no_credentials(CredentialsError::unhandled("secret")), Unavailable, Nothing),
+            (answer("a hunter2 code", 400), Internal, Nothing),
+            (SdkError::timeout_error("hunter2"), Timeout, Unknown),
+            (SdkError::response_error("hunter2", 200), Unavailable, Unknown),
+            (SdkError::construction_failure("hunter2"), Internal, Nothing),
+            (SdkError::construction_failure(CredentialsError::not_loaded("hunter2")), Denied, Nothing),
+            (dispatch(ConnectorError::timeout("hunter2".into())), Timeout, Unknown),
+            (dispatch(ConnectorError::io("hunter2".into())), Unavailable, Unknown),
+            (dispatch(ConnectorError::user("hunter2".into())), Unavailable, Unknown),
+            (dispatch(ConnectorError::other("hunter2".into(), None)), Unavailable, Unknown),
+            (no_credentials(CredentialsError::not_loaded("hunter2")), Denied, Nothing),
+            (no_credentials(CredentialsError::invalid_configuration("hunter2")), Config, Nothing),
+            (no_credentials(CredentialsError::provider_error("hunter2")), Unavailable, Nothing),
+            (no_credentials(CredentialsError::unhandled("hunter2")), Unavailable, Nothing),
         ];
         for (error, kind, effect) in rows {
             let write = map_with(&error, |status| *status, Access::Write, "records");
             assert_eq!((write.kind(), write.effect()), (kind, effect), "{error:?}");
             let read = map_with(&error, |status| *status, Access::Read, "records");
             assert_eq!((read.kind(), read.effect()), (kind, Nothing), "{error:?}");
-            assert!(!format!("{write} {write:?}").contains("secret"), "{write:?}");
+            assert!(!format!("{write} {write:?}").contains("hunter2"), "{write:?}");
         }
         let error = map_with(&answer("ResourceNotFoundException", 400), |status| *status, Access::Read, "records");
         assert!(error.to_string().contains("table records"), "{error}");

@@ -1,4 +1,4 @@
-//! What must hold on one node, on a Cluster and over TLS alike.
+//! What must hold on every store of a server.
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use sysd_core::{
     Clock as _, Expect, Keep, Key, ManualClock, Order, Outcome, Record, Scan, Space, Store, StoreExt, Timestamp, Trim,
     Version, Write,
 };
-use sysd_storage::{Memory, RedisConfig, RedisStore};
+use sysd_storage::Memory;
 
 use super::Add;
 
@@ -71,17 +71,17 @@ async fn call(store: &impl Store, seed: u64, now: Timestamp, minted: &mut Vec<Ve
     }
 }
 
-/// Random histories answer as on the in-process store.
-pub(crate) async fn answers_as_memory(url: &str, config: impl Fn() -> RedisConfig) {
-    for history in 0..40_u64 {
+/// So many random histories answer as on the in-process store.
+pub(crate) async fn answers_as_memory<S: Store>(histories: u64, connect: impl AsyncFn(ManualClock) -> S) {
+    for history in 0..histories {
         let clock = ManualClock::new(Timestamp::from_micros_saturating(100_000_000_000_000 + history));
         let memory = Memory::with_clock(clock.clone());
-        let redis = RedisStore::connect_with(url, config(), clock.clone()).await.unwrap();
-        let (mut minted_memory, mut minted_redis) = (Vec::new(), Vec::new());
+        let store = connect(clock.clone()).await;
+        let (mut minted_memory, mut minted) = (Vec::new(), Vec::new());
         for step in 0..150 {
             let seed = history * 1_000 + step;
             let expected = call(&memory, seed, clock.now(), &mut minted_memory).await;
-            let answer = call(&redis, seed, clock.now(), &mut minted_redis).await;
+            let answer = call(&store, seed, clock.now(), &mut minted).await;
             assert_eq!(answer, expected, "history {history}, step {step}");
             clock.advance(Duration::from_micros(seed % 3 * 500));
         }
