@@ -7,6 +7,14 @@
     reason = "disks block: the store owns the threads that wait for them and joins them when it is dropped"
 )]
 pub mod local;
+#[cfg(feature = "dynamodb")]
+mod cas;
+#[cfg(feature = "dynamodb")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "calls have deadlines of their own; records take their time from the caller"
+)]
+pub mod dynamodb;
 pub mod log;
 #[cfg(feature = "memory")]
 pub mod memory;
@@ -19,6 +27,8 @@ pub mod redis;
 
 #[cfg(feature = "local")]
 pub use local::{LocalConfig, LocalStore, Sync};
+#[cfg(feature = "dynamodb")]
+pub use dynamodb::{DynamoConfig, DynamoCredentials, DynamoStore};
 pub use log::{Driver, Follower, Replica, ReplicaConfig};
 #[cfg(feature = "memory")]
 pub use memory::{Memory, MemoryConfig};

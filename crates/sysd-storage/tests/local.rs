@@ -27,7 +27,7 @@ async fn random_histories_answer_as_memory() {
     // Each history has a store of its own; they go when all are done.
     let directories = Mutex::new(Vec::new());
     for reads_on_threads in [false, true] {
-        suite::answers_alike(async |clock| {
+        suite::answers_as_memory(40, async |clock| {
             let directory = Directory::new();
             let config = LocalConfig { reads_on_threads, ..LocalConfig::default() };
             let store = LocalStore::open_with(directory.path(), config, clock).await.unwrap();

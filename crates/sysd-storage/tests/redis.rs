@@ -13,13 +13,13 @@ use sysd_storage::{RedisConfig, RedisStore};
 mod support;
 
 use support::server::Private;
-use support::{Add, config, server_url, suite};
+use support::{Add, config, connect, server_url, suite};
 
 const SPACE: Space = Space::conditional("redis_test");
 
 #[tokio::test]
 async fn answers_as_memory_does_over_random_histories() {
-    suite::answers_as_memory(&server_url(), config).await;
+    suite::answers_as_memory(40, async |clock| connect(&server_url(), clock).await).await;
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ mod support;
 
 use support::proxy::{Mode, Proxy};
 use support::server::{Private, PrivateCluster};
-use support::{Add, Count, cluster_url, config, suite};
+use support::{Add, Count, cluster_url, config, connect, suite};
 
 const SPACE: Space = Space::conditional("redis_test");
 
@@ -25,7 +25,7 @@ async fn store() -> RedisStore {
 
 #[tokio::test]
 async fn answers_as_memory_does_over_random_histories() {
-    suite::answers_as_memory(&cluster_url(), config).await;
+    suite::answers_as_memory(40, async |clock| connect(&cluster_url(), clock).await).await;
 }
 
 #[tokio::test]

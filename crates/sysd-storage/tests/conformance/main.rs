@@ -4,6 +4,7 @@
 #[path = "../support/directory.rs"]
 mod directory;
 mod local;
+mod dynamodb;
 mod redis;
 
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ use sysd_testkit::conformance::{Erased, Harness, Suite, UnderLimits};
 use tokio::runtime::Runtime;
 
 use crate::local::OnDisk;
+use crate::dynamodb::DYNAMODB;
 use crate::redis::{CLUSTER, REDIS};
 
 /// One for all clauses: their threads only wait for it.
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         .certify("local", OnDisk::open())
         .certify("local_erased", Erased(OnDisk::open()))
         .certify("local_on_threads", OnDisk::with(LocalConfig { reads_on_threads: true, ..LocalConfig::default() }))
+        .certify("dynamodb", DYNAMODB)
+        .certify("dynamodb_erased", Erased(DYNAMODB))
         .certify("redis", REDIS)
         .certify("redis_erased", Erased(REDIS))
         .certify("redis_cluster", CLUSTER)

@@ -1,7 +1,9 @@
-//! What the tests of the Redis store share.
+//! What the tests of the stores of servers share.
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub(crate) mod directory;
+pub(crate) mod dynamodb;
+pub(crate) mod fake_dynamodb;
 pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod suite;
@@ -9,11 +11,12 @@ pub(crate) mod suite;
 use std::time::Duration;
 
 use sysd_core::{
-    ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable, random_base62,
+    ArgumentBytes, ManualClock, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable,
+    random_base62,
 };
-use sysd_storage::RedisConfig;
+use sysd_storage::{RedisConfig, RedisStore};
 
-fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run `cargo xtask servers up` and export what it prints"))
 }
@@ -35,6 +38,11 @@ pub(crate) fn tls_url() -> (String, String) {
 pub(crate) fn config() -> RedisConfig {
     let prefix = format!("{}:", random_base62(12, &sysd_core::SystemEntropy));
     RedisConfig { prefix, ..RedisConfig::default() }
+}
+
+/// A store of the test's own keys, by a clock.
+pub(crate) async fn connect(url: &str, clock: ManualClock) -> RedisStore<ManualClock> {
+    RedisStore::connect_with(url, config(), clock).await.unwrap()
 }
 
 /// Adds, up to 9; 9 removes the record, 5 leaves it. Its state lives for as many milliseconds as it counts.

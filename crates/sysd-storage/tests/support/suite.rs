@@ -1,4 +1,4 @@
-//! What must hold on one node, on a Cluster and over TLS alike.
+//! What must hold on every store of a server.
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use sysd_core::{
     Clock as _, Expect, Keep, Key, ManualClock, Order, Outcome, Record, Scan, Space, Store, StoreExt, Timestamp, Trim,
     Version, Write,
 };
-use sysd_storage::{Memory, RedisConfig, RedisStore};
+use sysd_storage::Memory;
 
 use super::Add;
 
@@ -71,17 +71,12 @@ async fn call(store: &impl Store, seed: u64, now: Timestamp, minted: &mut Vec<Ve
     }
 }
 
-/// Random histories on Redis answer as on the in-process store.
-pub(crate) async fn answers_as_memory(url: &str, config: impl Fn() -> RedisConfig) {
-    answers_alike(async |clock| RedisStore::connect_with(url, config(), clock).await.unwrap()).await;
-}
-
-/// Random histories answer as on the in-process store.
-pub(crate) async fn answers_alike<S: Store>(make: impl AsyncFn(ManualClock) -> S) {
-    for history in 0..40_u64 {
+/// So many random histories answer as on the in-process store.
+pub(crate) async fn answers_as_memory<S: Store>(histories: u64, connect: impl AsyncFn(ManualClock) -> S) {
+    for history in 0..histories {
         let clock = ManualClock::new(Timestamp::from_micros_saturating(100_000_000_000_000 + history));
         let memory = Memory::with_clock(clock.clone());
-        let store = make(clock.clone()).await;
+        let store = connect(clock.clone()).await;
         let (mut minted_memory, mut minted) = (Vec::new(), Vec::new());
         for step in 0..150 {
             let seed = history * 1_000 + step;

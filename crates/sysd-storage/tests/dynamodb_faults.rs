@@ -1,0 +1,261 @@
+//! The DynamoDB store on a server that is killed, stopped and cut off under concurrent writers.
+//!
+//! Errors have the right kind and effect; what was acknowledged is there, what was refused is not; and the history of each
+//! record, with lost replies as unknown, is linearizable.
+#![cfg(all(feature = "dynamodb", feature = "redis", feature = "memory"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sysd_core::entropy::{SeededEntropy, below};
+use sysd_core::{Effect, Error, ErrorKind, Expect, Key, Outcome, Space, Store as _, StoreExt as _, Version, Write};
+use sysd_storage::{DynamoConfig, DynamoStore};
+use sysd_testkit::oracle::{Call, History, RecordSpec, Reply, check};
+
+mod support;
+
+use support::dynamodb::{Private, config_at};
+use support::proxy::{Mode, Proxy};
+
+const SPACE: Space = Space::conditional("dynamodb_test");
+/// Longer than a call on a busy machine, shorter than a stop.
+const PATIENCE: Duration = Duration::from_secs(2);
+const STOP: Duration = Duration::from_secs(4);
+const RECORDS: u8 = 3;
+const CALLERS: u64 = 3;
+/// Calls of a caller before the fault, and after it.
+const CALLS: usize = 5;
+
+async fn pause(duration: Duration) {
+    // real-time: another process is stopped, killed and started.
+    tokio::time::sleep(duration).await;
+}
+
+/// One record, and what was asked of it.
+struct Register {
+    name: Vec<u8>,
+    history: Mutex<History<RecordSpec>>,
+}
+
+/// What was seen while things went wrong.
+#[derive(Default)]
+struct Seen {
+    errors: Mutex<Vec<Error>>,
+    is_over: AtomicBool,
+}
+
+impl Seen {
+    fn note(&self, error: Error, is_write: bool) {
+        assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error}");
+        assert!(is_write || error.effect() == Effect::None, "{error}");
+        self.errors.lock().unwrap().push(error);
+    }
+
+    fn has(&self, kind: ErrorKind, effect: Effect) -> bool {
+        self.errors.lock().unwrap().iter().any(|error| (error.kind(), error.effect()) == (kind, effect))
+    }
+}
+
+fn next_write<'a>(entropy: &SeededEntropy, key: Key<'a>, held: Option<Version>) -> Write<'a> {
+    let write = match below(entropy, 4) {
+        0 => Write::delete(key),
+        _ => Write::put(key, "x").with_version(Version::mint(entropy)),
+    };
+    let is = held.map_or(Expect::Absent, Expect::Is);
+    write.expect([Expect::Any, Expect::Absent, is, is][usize::try_from(below(entropy, 4)).unwrap()])
+}
+
+/// Reads and writes a record until the fault is over and a few more calls were answered.
+async fn call(store: DynamoStore, register: Arc<Register>, seen: Arc<Seen>, number: u64) {
+    let entropy = SeededEntropy::new(number);
+    let key = Key::lone(SPACE, &register.name);
+    let version = |found: &Option<sysd_core::Record>| found.as_ref().map(|record| record.version);
+    let (mut held, mut lost, mut answered, mut answered_after) = (None, 0, 0, 0);
+    while answered_after < CALLS {
+        let is_over = seen.is_over.load(Ordering::SeqCst);
+        // Few lost calls: each may have happened at any later time, and the search for an order tries them all.
+        let is_write = below(&entropy, 3) > 0 && lost < 2 && (is_over || answered < CALLS || lost == 0);
+        let write = is_write.then(|| next_write(&entropy, key, held));
+        let call = match &write {
+            Some(write) => Call::Write { expect: write.expect, version: write.version() },
+            None => Call::Get,
+        };
+        let id = register.history.lock().unwrap().invoke(call);
+        let reply = match write {
+            Some(write) => store.write(write).await.map(|outcome| match outcome {
+                Outcome::Applied => Reply::Applied,
+                Outcome::Conflict { found } => {
+                    held = version(&found);
+                    Reply::Conflict(held)
+                }
+            }),
+            None => store.get(key).await.map(|found| {
+                held = version(&found);
+                Reply::Found(held)
+            }),
+        };
+        match reply {
+            Ok(reply) => {
+                register.history.lock().unwrap().complete(id, reply);
+                answered += 1;
+                answered_after += usize::from(is_over);
+            }
+            Err(error) => {
+                if error.effect() == Effect::None {
+                    register.history.lock().unwrap().fail(id);
+                } else {
+                    lost += 1;
+                }
+                seen.note(error, is_write);
+            }
+        }
+        // Fast enough to be in flight when it happens, slow enough for a short history.
+        let is_waiting = answered >= CALLS && !is_over;
+        pause(Duration::from_millis(if is_waiting { 150 } else { 5 })).await;
+    }
+}
+
+/// What came of a row that was inserted.
+type Insert = (Vec<u8>, Result<(), Effect>);
+
+/// Inserts rows, each once, until the fault is over and one was acknowledged.
+async fn insert(store: DynamoStore, partition: Vec<u8>, seen: Arc<Seen>) -> Vec<Insert> {
+    let mut inserts = Vec::new();
+    for at in 0_u32.. {
+        if seen.is_over.load(Ordering::SeqCst) && inserts.iter().any(|(_, came): &Insert| came.is_ok()) {
+            break;
+        }
+        let sort = at.to_be_bytes().to_vec();
+        let came = match store.put_if_absent(Key::row(SPACE, &partition, &sort), sort.clone()).await {
+            Ok(outcome) => {
+                assert_eq!(outcome, Outcome::Applied);
+                Ok(())
+            }
+            Err(error) => {
+                let effect = error.effect();
+                seen.note(error, true);
+                pause(Duration::from_millis(20)).await;
+                Err(effect)
+            }
+        };
+        inserts.push((sort, came));
+    }
+    inserts
+}
+
+/// Runs callers and writers while `fault` happens, then looks at what they saw.
+async fn under(store: &DynamoStore, round: u8, fault: impl Future<Output = ()>) -> Arc<Seen> {
+    let seen = Arc::new(Seen::default());
+    let registers: Vec<_> = (0..RECORDS)
+        .map(|record| Arc::new(Register { name: vec![round, record], history: Mutex::new(History::new()) }))
+        .collect();
+    let mut callers = Vec::new();
+    for (at, register) in (0..).zip(&registers) {
+        for caller in 0..CALLERS {
+            let number = u64::from(round) << 16 | at << 8 | caller;
+            callers.push(tokio::spawn(call(store.clone(), Arc::clone(register), Arc::clone(&seen), number)));
+        }
+    }
+    let partition = |writer: u8| vec![round, 100 + writer];
+    let writers: Vec<_> =
+        (0..4).map(|writer| tokio::spawn(insert(store.clone(), partition(writer), Arc::clone(&seen)))).collect();
+    pause(Duration::from_millis(700)).await;
+    fault.await;
+    seen.is_over.store(true, Ordering::SeqCst);
+    for caller in callers {
+        tokio::time::timeout(Duration::from_secs(60), caller).await.expect("a caller hangs").unwrap();
+    }
+    for (writer, inserts) in (0..).zip(writers) {
+        let inserts = tokio::time::timeout(Duration::from_secs(60), inserts).await.expect("a writer hangs").unwrap();
+        for (sort, came) in inserts {
+            let found = store.get(Key::row(SPACE, &partition(writer), &sort)).await.unwrap();
+            match came {
+                Ok(()) => assert_eq!(found.expect("an acknowledged row is gone").value, sort),
+                Err(Effect::None) => assert_eq!(found, None, "a row is there that was refused without effect"),
+                Err(Effect::Unknown) => {}
+            }
+        }
+    }
+    for register in registers {
+        check(&register.history.lock().unwrap()).unwrap();
+    }
+    seen
+}
+
+async fn impatient(config: DynamoConfig) -> DynamoStore {
+    let patient = DynamoConfig { response_timeout: Duration::from_secs(20), ..config.clone() };
+    DynamoStore::connect(patient).await.unwrap().create_table().await.unwrap();
+    let config = DynamoConfig { response_timeout: PATIENCE, connection_timeout: PATIENCE, ..config };
+    let store = DynamoStore::connect(config).await.unwrap();
+    // Java's first calls are slow.
+    for _ in 0..50 {
+        let _ = store.put(Key::lone(SPACE, b"warm"), "x").await;
+    }
+    store
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_loses_nothing_acknowledged_and_is_found_again() {
+    let mut server = Private::start();
+    let store = impatient(server.config()).await;
+    for round in 0..2 {
+        let seen = under(&store, round, async {
+            server.kill();
+            pause(Duration::from_millis(300)).await;
+            server.restart();
+            while store.get(Key::lone(SPACE, b"warm")).await.is_err() {
+                pause(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        assert!(seen.has(ErrorKind::Unavailable, Effect::None), "nobody was refused a connection");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_server_times_out_with_unknown_effect_and_goes_on() {
+    let server = Private::start();
+    let store = impatient(server.config()).await;
+    let seen = under(&store, 0, async {
+        server.signal("-STOP");
+        pause(STOP).await;
+        server.signal("-CONT");
+        while store.get(Key::lone(SPACE, b"warm")).await.is_err() {
+            pause(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert!(seen.has(ErrorKind::Timeout, Effect::Unknown), "no write was overdue");
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_is_cut_off_is_of_unknown_effect_and_never_sent_again() {
+    let config = support::dynamodb::config();
+    let port = config.endpoint.as_ref().unwrap().trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap();
+    let proxy = Proxy::start(port);
+    let direct = DynamoStore::connect(config.clone()).await.unwrap();
+    direct.create_table().await.unwrap();
+    let through = DynamoConfig { endpoint: config_at(proxy.port).endpoint, ..config };
+    let store = DynamoStore::connect(through).await.unwrap();
+    let key = Key::lone(SPACE, b"k");
+    for round in 0..10_u8 {
+        store.get(key).await.unwrap();
+        proxy.set(Mode::CutAnswers);
+        let put = Write::put(key, vec![round]);
+        let error = store.write(put.clone()).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::Unknown), "{error}");
+        let error = store.get(key).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
+        // It happened, once: what somebody else makes of it stays.
+        assert_eq!(direct.get(key).await.unwrap().unwrap().version, put.version().unwrap());
+        direct.delete(key).await.unwrap();
+        proxy.set(Mode::Pass);
+        assert_eq!(store.get(key).await.unwrap(), None);
+        // Sent again by the caller on a condition, it knows itself.
+        let own = put.expect(Expect::Absent);
+        assert!(store.write(own.clone()).await.unwrap().is_applied());
+        assert!(store.write(own).await.unwrap().is_applied());
+    }
+}
