@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+#[cfg(feature = "scylla")]
+mod cas;
 pub mod log;
 #[cfg(feature = "memory")]
 pub mod memory;
@@ -10,9 +12,17 @@ pub mod memory;
     reason = "connections have deadlines of their own; records take their time from the caller"
 )]
 pub mod redis;
+#[cfg(feature = "scylla")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "connections have deadlines of their own; records take their time from the caller"
+)]
+pub mod scylla;
 
 pub use log::{Driver, Follower, Replica, ReplicaConfig};
 #[cfg(feature = "memory")]
 pub use memory::{Memory, MemoryConfig};
 #[cfg(feature = "redis")]
 pub use redis::{RedisConfig, RedisStore, TlsCa};
+#[cfg(feature = "scylla")]
+pub use scylla::{ScyllaConfig, ScyllaConsistency, ScyllaSchema, ScyllaSerial, ScyllaStore};
