@@ -19,7 +19,8 @@ const SPACE: Space = Space::conditional("redis_test");
 
 #[tokio::test]
 async fn answers_as_memory_does_over_random_histories() {
-    suite::answers_as_memory(&server_url(), config).await;
+    let connect = async |clock| RedisStore::connect_with(&server_url(), config(), clock).await.unwrap();
+    suite::answers_as_memory(40, connect).await;
 }
 
 #[tokio::test]

@@ -25,7 +25,8 @@ async fn store() -> RedisStore {
 
 #[tokio::test]
 async fn answers_as_memory_does_over_random_histories() {
-    suite::answers_as_memory(&cluster_url(), config).await;
+    let connect = async |clock| RedisStore::connect_with(&cluster_url(), config(), clock).await.unwrap();
+    suite::answers_as_memory(40, connect).await;
 }
 
 #[tokio::test]

@@ -137,7 +137,8 @@ async fn a_call_that_is_dropped_harms_no_other() {
 async fn over_tls_all_is_the_same() {
     let (url, ca) = tls_url();
     let with_ca = || RedisConfig { tls_ca: Some(TlsCa::from_file(&ca).unwrap()), ..config() };
-    suite::answers_as_memory(&url, with_ca).await;
+    let connect = async |clock| RedisStore::connect_with(&url, with_ca(), clock).await.unwrap();
+    suite::answers_as_memory(40, connect).await;
     suite::batches(&RedisStore::connect_with(&url, with_ca(), SystemClock).await.unwrap()).await;
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use scylla::statement::{Consistency, SerialConsistency};
-use sysd_core::{Effect, Error, ErrorKind, Result};
+use sysd_core::{Durability, Effect, Error, ErrorKind, Result};
 
 /// The port where none is named.
 const PORT: u16 = 9042;
@@ -52,6 +52,11 @@ pub struct ScyllaConfig {
     /// The largest value, 16 MB at most. Paxos writes a value several times on each replica (proposed, committed, logged):
     /// on one node an insert on condition took 7 ms with 200 bytes, 28 ms with a megabyte. So a megabyte is the default.
     pub value_bytes_max: usize,
+    /// What an acknowledged write survives on this cluster; yours to promise. [`Durability::Durable`], the default, is true
+    /// where a majority of the replicas is more than one node, or where the commit log is synced before the answer
+    /// (`commitlog_sync` `batch` or `group`). A single node that syncs every ten seconds, as is the default, is
+    /// [`Durability::BestEffort`].
+    pub durability: Durability,
     /// How many statements of a batch are in flight at once.
     pub batch_in_flight_max: usize,
     /// How many conditional calls of this store work on one partition at once; the others wait their turn. Paxos orders a
@@ -71,6 +76,7 @@ impl ScyllaConfig {
             consistency: ScyllaConsistency::LocalQuorum,
             serial: ScyllaSerial::Global,
             value_bytes_max: 1 << 20,
+            durability: Durability::Durable,
             batch_in_flight_max: 64,
             partition_in_flight_max: 1,
         }
@@ -161,6 +167,7 @@ impl fmt::Debug for ScyllaConfig {
             .field("consistency", &self.consistency)
             .field("serial", &self.serial)
             .field("value_bytes_max", &self.value_bytes_max)
+            .field("durability", &self.durability)
             .field("batch_in_flight_max", &self.batch_in_flight_max)
             .field("partition_in_flight_max", &self.partition_in_flight_max)
             .finish()

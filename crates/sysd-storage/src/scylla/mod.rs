@@ -92,7 +92,7 @@ use scylla::policies::timestamp_generator::MonotonicTimestampGenerator;
 use scylla::response::query_result::QueryResult;
 use scylla::statement::prepared::PreparedStatement;
 use sysd_core::{
-    Change, Clock, ClockAuthority, Durability, Effect, ErasedProcedure, Error, ErrorKind, Expect, Key, Limits, Outcome,
+    Change, Clock, ClockAuthority, Effect, ErasedProcedure, Error, ErrorKind, Expect, Key, Limits, Outcome,
     OutputBytes, Page, Record, Result, Scan, Space, Store, SystemClock, Timestamp, Trim, Trimmed, Write,
 };
 
@@ -181,8 +181,7 @@ impl<C: Clock> ScyllaStore<C> {
         limits.value_bytes_max = config.value_bytes_max;
         limits.batch_records_max = batch::BATCH_WRITES_MAX;
         limits.ttl_grain = Duration::from_secs(1);
-        // On the disks of most replicas, but synced later by default: one power cut of all of them is survived by none.
-        limits.durability = Durability::Durable;
+        limits.durability = config.durability;
         limits.clock = ClockAuthority::Client;
         Ok(Self { shared: Arc::new(Shared { session, statements, gates, config }), clock, limits })
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod redis;
+mod scylla;
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -12,6 +13,7 @@ use sysd_testkit::conformance::{Erased, Harness, Suite, UnderLimits};
 use tokio::runtime::Runtime;
 
 use crate::redis::{CLUSTER, REDIS};
+use crate::scylla::Cassandra;
 
 /// One for all clauses: their threads only wait for it.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -43,5 +45,7 @@ fn main() -> ExitCode {
         .certify("redis_erased", Erased(REDIS))
         .certify("redis_cluster", CLUSTER)
         .certify("redis_cluster_erased", Erased(CLUSTER))
+        .certify("cassandra", Cassandra)
+        .certify("cassandra_erased", Erased(Cassandra))
         .run()
 }

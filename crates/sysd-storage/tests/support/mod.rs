@@ -1,6 +1,8 @@
-//! What the tests of the Redis store share.
+//! What the tests of the stores on servers share.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod cassandra;
+pub(crate) mod log;
 pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod suite;
@@ -23,6 +25,10 @@ pub(crate) fn server_url() -> String {
 
 pub(crate) fn cluster_url() -> String {
     variable("SYSD_TEST_REDIS_CLUSTER_URL")
+}
+
+pub(crate) fn cassandra_url() -> String {
+    variable("SYSD_TEST_CASSANDRA_URL")
 }
 
 /// The URL, and the file of the authority.
