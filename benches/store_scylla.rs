@@ -143,6 +143,11 @@ fn name(run: u64, at: u64) -> [u8; 16] {
     ((u128::from(run) << 64) | u128::from(at)).to_be_bytes()
 }
 
+async fn get(store: ScyllaStore, space: Space, key: [u8; 16]) {
+    let found = store.get(Key::lone(space, &key)).await.unwrap().unwrap();
+    assert_eq!(found.value.len(), VALUE.len());
+}
+
 /// The version of a record that is put again and again.
 fn version(key: [u8; 16]) -> Version {
     Version::from_bytes(key)
@@ -167,8 +172,10 @@ impl Bench {
             for first in (0..KEYS).step_by(200) {
                 let names: Vec<_> = (first..first + 200).map(|at| name(run, at)).collect();
                 for space in [TRUTH, FEED] {
-                    let put = |key| Write::put(Key::lone(space, key), VALUE.to_vec()).with_version(version(*key));
-                    let writes: Vec<_> = names.iter().map(put).collect();
+                    let writes: Vec<_> = names
+                        .iter()
+                        .map(|key| Write::put(Key::lone(space, key), VALUE.to_vec()).with_version(version(*key)))
+                        .collect();
                     assert!(store.write_many(&writes).await.into_iter().all(|outcome| outcome.unwrap().is_applied()));
                 }
                 futures::future::join_all(names.iter().map(|&key| bare.put(key, key))).await;
@@ -208,10 +215,6 @@ impl Bench {
         let there = move |at: u64| name(run, at % KEYS);
         // Behind those that are there.
         let fresh = move |at: u64| name(run, KEYS + at);
-        let get = async |store: ScyllaStore, space, key: [u8; 16]| {
-            let found = store.get(Key::lone(space, &key)).await.unwrap().unwrap();
-            assert_eq!(found.value.len(), VALUE.len());
-        };
         self.pair(
             group,
             "get_plain",

@@ -119,7 +119,7 @@ async fn what_has_expired_and_is_still_there_is_replaced_on_condition() {
     let name = partition();
     for key in [Key::lone(TRUTH, &name), Key::row(TRUTH, &name, b"a")] {
         let at = clock.now().saturating_add(Duration::from_micros(1));
-        store.write(Write::put(key, "old").expires_at(at)).await.unwrap();
+        assert!(store.write(Write::put(key, "old").expires_at(at)).await.unwrap().is_applied());
         assert!(!store.put_if_absent(key, "early").await.unwrap().is_applied());
         clock.set(at);
         assert!(store.put_if_absent(key, "new").await.unwrap().is_applied());

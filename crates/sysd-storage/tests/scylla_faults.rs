@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -93,32 +94,66 @@ async fn one_call(store: &ScyllaStore, seen: &Shared, at: u8, entropy: &SeededEn
     }
 }
 
-/// Works until `end`: each caller on all records in turn, a pause between calls so that histories stay short.
-fn work(store: &ScyllaStore, seen: &Shared, end: Instant) -> Vec<tokio::task::JoinHandle<()>> {
-    lock(seen).histories.resize_with(usize::from(RECORDS), History::new);
-    let caller = |caller: u64| {
-        let (store, seen) = (store.clone(), Arc::clone(seen));
-        tokio::spawn(async move {
-            let entropy = SeededEntropy::new(caller);
-            let mut held = [None; RECORDS as usize];
-            while Instant::now() < end {
-                let at = u8::try_from(below(&entropy, u64::from(RECORDS))).unwrap();
-                one_call(&store, &seen, at, &entropy, &mut held[usize::from(at)]).await;
-                let sort = [entropy.next_u64().to_be_bytes(), caller.to_be_bytes()].concat();
-                match store.write(Write::put(Key::row(FEED, b"p", &sort), "x")).await {
-                    Ok(_) => lock(&seen).rows.push(sort.try_into().unwrap()),
-                    Err(error) => is_weather(&error, false),
+/// Callers that work until they are told to stop.
+struct Load {
+    seen: Shared,
+    is_over: Arc<AtomicBool>,
+    callers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    /// Each caller on all records in turn, a pause between calls so that histories stay short.
+    fn start(store: &ScyllaStore) -> Self {
+        let (seen, is_over) = (Shared::default(), Arc::<AtomicBool>::default());
+        lock(&seen).histories.resize_with(usize::from(RECORDS), History::new);
+        let caller = |caller: u64| {
+            let (store, seen, is_over) = (store.clone(), Arc::clone(&seen), Arc::clone(&is_over));
+            tokio::spawn(async move {
+                let entropy = SeededEntropy::new(caller);
+                let mut held = [None; RECORDS as usize];
+                while !is_over.load(Ordering::Relaxed) {
+                    let at = u8::try_from(below(&entropy, u64::from(RECORDS))).unwrap();
+                    one_call(&store, &seen, at, &entropy, &mut held[usize::from(at)]).await;
+                    let sort = [entropy.next_u64().to_be_bytes(), caller.to_be_bytes()].concat();
+                    match store.write(Write::put(Key::row(FEED, b"p", &sort), "x")).await {
+                        Ok(_) => lock(&seen).rows.push(sort.try_into().unwrap()),
+                        Err(error) => is_weather(&error, false),
+                    }
+                    // real-time: a checker can't read histories of any length.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                // real-time: the fault comes by the clock, and a checker can't read histories of any length.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-    };
-    (0..CALLERS).map(caller).collect()
+            })
+        };
+        let callers = (0..CALLERS).map(caller).collect();
+        Self { seen, is_over, callers }
+    }
+
+    /// Waits until so much has been seen.
+    async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
+        let start = Instant::now();
+        while !holds(&lock(&self.seen)) {
+            assert!(start.elapsed() < Duration::from_secs(90), "waited in vain until {what}");
+            // real-time: the load runs by the clock.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn acknowledged(&self, more: usize) {
+        let before = lock(&self.seen).acknowledged;
+        self.until("calls succeed", |seen| seen.acknowledged >= before + more).await;
+    }
+
+    async fn stop(self) -> Shared {
+        self.is_over.store(true, Ordering::Relaxed);
+        for caller in self.callers {
+            caller.await.unwrap();
+        }
+        self.seen
+    }
 }
 
 /// Afterwards: what is there, and whether all that was answered can be explained.
-async fn verify(store: &ScyllaStore, seen: &Shared) -> (usize, usize, usize) {
+async fn verify(store: &ScyllaStore, seen: &Shared) {
     for at in 0..RECORDS {
         let name = [at];
         let id = lock(seen).histories[usize::from(at)].invoke(Call::Get);
@@ -134,76 +169,52 @@ async fn verify(store: &ScyllaStore, seen: &Shared) -> (usize, usize, usize) {
     for (at, history) in seen.histories.iter().enumerate() {
         check(history).unwrap_or_else(|error| panic!("record {at}, {} calls: {error}", history.len()));
     }
-    assert!(seen.acknowledged > 100 && rows.len() > 100, "{} and {}", seen.acknowledged, rows.len());
-    (seen.acknowledged, seen.failed, seen.unknown)
-}
-
-async fn pause(time: Duration) {
-    // real-time: the fault is for the load, which runs by the clock.
-    tokio::time::sleep(time).await;
-}
-
-fn impatient(config: ScyllaConfig) -> ScyllaConfig {
-    ScyllaConfig { request_timeout: Duration::from_secs(1), ..config }
+    let Seen { acknowledged, failed, unknown, .. } = &*seen;
+    println!("{acknowledged} acknowledged, {failed} failed, {unknown} of them of unknown effect");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_node_loses_nothing_acknowledged_and_is_found_again() {
     let mut server = Cassandra::start(1);
     let store = server.connect(server.config()).await;
-    let seen = Shared::default();
-    let workers = work(&store, &seen, Instant::now() + Duration::from_secs(4));
-    pause(Duration::from_secs(3)).await;
+    let load = Load::start(&store);
+    load.acknowledged(200).await;
     server.nodes[0].kill();
-    for worker in workers {
-        worker.await.unwrap();
-    }
+    load.until("calls fail", |seen| seen.failed > 0).await;
+    let seen = load.stop().await;
     server.nodes[0].restart();
     ready(&store).await;
-    let (acknowledged, failed, unknown) = verify(&store, &seen).await;
-    println!("{acknowledged} acknowledged, {failed} failed, {unknown} of them of unknown effect");
-    assert!(failed > 0);
+    verify(&store, &seen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_hangs_is_a_timeout_and_late_writes_are_explained() {
     let server = Cassandra::start(1);
     drop(server.connect(server.config()).await);
-    // The schema is there; from now on a second is long.
-    let store = ScyllaStore::connect_with(impatient(server.config()), sysd_core::SystemClock).await.unwrap();
+    // The schema is there; from now on two seconds are long.
+    let impatient = ScyllaConfig { request_timeout: Duration::from_secs(2), ..server.config() };
+    let store = ScyllaStore::connect_with(impatient, sysd_core::SystemClock).await.unwrap();
     ready(&store).await;
-    let seen = Shared::default();
-    let workers = work(&store, &seen, Instant::now() + Duration::from_secs(8));
-    pause(Duration::from_secs(3)).await;
+    let load = Load::start(&store);
+    load.acknowledged(150).await;
     server.nodes[0].signal("-STOP");
-    pause(Duration::from_millis(2_500)).await;
+    load.until("calls are of unknown effect", |seen| seen.unknown > 2).await;
     server.nodes[0].signal("-CONT");
-    for worker in workers {
-        worker.await.unwrap();
-    }
-    ready(&store).await;
-    let (acknowledged, failed, unknown) = verify(&store, &seen).await;
-    println!("{acknowledged} acknowledged, {failed} failed, {unknown} of them of unknown effect");
-    assert!(unknown > 0);
+    load.acknowledged(100).await;
+    let seen = load.stop().await;
+    verify(&store, &seen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_three_nodes_one_may_die_under_load() {
     let mut cluster = Cassandra::start(3);
     let store = cluster.connect(cluster.config()).await;
-    let seen = Shared::default();
-    let workers = work(&store, &seen, Instant::now() + Duration::from_secs(10));
-    pause(Duration::from_secs(4)).await;
+    let load = Load::start(&store);
+    load.acknowledged(150).await;
     cluster.nodes[1].kill();
-    let alive = lock(&seen).acknowledged;
-    for worker in workers {
-        worker.await.unwrap();
-    }
-    let after = lock(&seen).acknowledged - alive;
-    assert!(after > 50, "only {after} calls succeeded with two nodes of three");
-    ready(&store).await;
-    let (acknowledged, failed, unknown) = verify(&store, &seen).await;
-    println!("{acknowledged} acknowledged, {after} of them later, {failed} failed, {unknown} of unknown effect");
+    load.acknowledged(150).await;
+    let seen = load.stop().await;
+    verify(&store, &seen).await;
     // With one node of three there is no majority: refused, not lost.
     cluster.nodes[2].kill();
     let mut is_told = false;
@@ -215,7 +226,8 @@ async fn of_three_nodes_one_may_die_under_load() {
         if is_told {
             break;
         }
-        pause(Duration::from_millis(500)).await;
+        // real-time: until the nodes have told each other.
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     assert!(is_told, "too few nodes, and nobody said that nothing happened");
     let found = store.get(Key::lone(TRUTH, b"z")).await.unwrap_err();

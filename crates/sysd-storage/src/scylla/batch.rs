@@ -20,7 +20,7 @@ const BATCH_BYTES: usize = 256 << 10;
 type Groups = Vec<Vec<usize>>;
 
 /// A partition as a group's name.
-fn place<'a>(key: Key<'a>) -> (&'static str, &'a [u8], bool) {
+fn place(key: Key<'_>) -> (&'static str, &[u8], bool) {
     (key.space().name(), key.partition(), key.is_lone())
 }
 

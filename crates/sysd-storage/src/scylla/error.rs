@@ -99,11 +99,11 @@ fn classify_pool(error: &ConnectionPoolError) -> Row {
     let ConnectionPoolError::Broken { last_connection_error } = error else { return UNREACHABLE };
     let ConnectionError::ConnectionSetupRequestError(error) = last_connection_error else { return UNREACHABLE };
     match error.get_error() {
-        ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError | DbError::Unauthorized, _) => DENIED,
         ConnectionSetupRequestErrorKind::MissingAuthentication => {
             (ErrorKind::Denied, Effect::None, "the cluster asks for a user and a password")
         }
-        ConnectionSetupRequestErrorKind::StartAuthSessionError(_)
+        ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError | DbError::Unauthorized, _)
+        | ConnectionSetupRequestErrorKind::StartAuthSessionError(_)
         | ConnectionSetupRequestErrorKind::AuthChallengeEvaluationError(_)
         | ConnectionSetupRequestErrorKind::AuthFinishError(_) => DENIED,
         _ => UNREACHABLE,

@@ -17,15 +17,15 @@ const GATES: usize = 4_096;
 /// Paxos orders the calls on a partition one by one anyway. Rivals from one process would only outbid each other's rounds,
 /// and the loser would learn of a timeout, which says nothing. Waiting here says that nothing was sent.
 pub(super) struct Gates {
-    gates: Box<[Semaphore]>,
+    all: Box<[Semaphore]>,
     hasher: RandomState,
     patience: Duration,
 }
 
 impl Gates {
     pub(super) fn new(width: usize, patience: Duration) -> Self {
-        let gates = (0..GATES).map(|_| Semaphore::new(width.min(Semaphore::MAX_PERMITS))).collect();
-        Self { gates, hasher: RandomState::new(), patience }
+        let all = (0..GATES).map(|_| Semaphore::new(width.min(Semaphore::MAX_PERMITS))).collect();
+        Self { all, hasher: RandomState::new(), patience }
     }
 
     /// Waits for a turn, which ends when the permit is dropped.
@@ -35,7 +35,7 @@ impl Gates {
     pub(super) async fn enter(&self, key: Key<'_>) -> Result<SemaphorePermit<'_>> {
         let place = (key.space().name(), key.partition(), key.is_lone());
         let at = usize::try_from(self.hasher.hash_one(place) % GATES as u64).unwrap_or_default();
-        match tokio::time::timeout(self.patience, self.gates[at].acquire()).await {
+        match tokio::time::timeout(self.patience, self.all[at].acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
             // They are never closed.
             Ok(Err(_)) | Err(_) => Err(overdue(Effect::None).with_key(key)),

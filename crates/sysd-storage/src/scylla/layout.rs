@@ -169,10 +169,7 @@ pub(super) fn read_answer(result: QueryResult, key: Key<'_>) -> Result<Answer> {
             name => columns.take(name, slice.as_slice(), || slice.to_bytes()),
         }
     }
-    match applied.ok_or_else(unexpected)? {
-        true => Ok(Answer::Applied),
-        false => Ok(Answer::Refused(columns)),
-    }
+    Ok(if applied.ok_or_else(unexpected)? { Answer::Applied } else { Answer::Refused(columns) })
 }
 
 /// One row of a read: its sort key and the columns that were asked for. Where `copies`, it does not hold on to the page.

@@ -66,7 +66,8 @@ pub(super) fn table(keyspace: &str, name: &str) -> String {
 }
 
 fn create_keyspace(keyspace: &str, schema: &ScyllaSchema, server: Server) -> String {
-    let replicas: String = schema.replicas.iter().map(|(name, count)| format!(", '{name}': {count}")).collect();
+    let replicas: Vec<_> = schema.replicas.iter().map(|(name, count)| format!(", '{name}': {count}")).collect();
+    let replicas = replicas.concat();
     let tablets = match server {
         Server::WithTablets => " AND tablets = {'enabled': false}",
         Server::WithoutTablets => "",

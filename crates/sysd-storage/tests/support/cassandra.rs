@@ -1,6 +1,6 @@
 //! Cassandra of a test's own, one node or three, to be killed.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -56,6 +56,7 @@ const LOGBACK: &str = r#"<configuration>
 pub(crate) struct Node {
     child: Option<Child>,
     address: String,
+    port: u16,
     directory: PathBuf,
 }
 
@@ -86,7 +87,9 @@ impl Node {
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
             let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
             assert!(ended.is_none(), "Cassandra ended: {}", &log[log.len().saturating_sub(4_000)..]);
+            // It says so a little before it does.
             log.contains("Starting listening for CQL clients")
+                && TcpStream::connect((self.address.as_str(), self.port)).is_ok()
         });
     }
 
@@ -120,7 +123,6 @@ impl Drop for Node {
 /// Nodes that know each other; each syncs its commit log before it answers.
 pub(crate) struct Cassandra {
     pub(crate) nodes: Vec<Node>,
-    port: u16,
 }
 
 impl Cassandra {
@@ -128,13 +130,13 @@ impl Cassandra {
     pub(crate) fn start(count: usize) -> Self {
         let addresses: Vec<_> = (1..=count).map(|node| format!("127.0.0.{node}")).collect();
         let (port, storage_port) = (free_port(&addresses), free_port(&addresses));
-        let mut cluster = Self { nodes: Vec::new(), port };
+        let mut cluster = Self { nodes: Vec::new() };
         for (address, token) in addresses.iter().zip(TOKENS) {
             let directory =
                 std::env::temp_dir().join(format!("sysd-cassandra-{}-{address}-{port}", std::process::id()));
             std::fs::create_dir(&directory).unwrap();
             configure(&directory, address, port, storage_port, token);
-            let mut node = Node { child: None, address: address.clone(), directory };
+            let mut node = Node { child: None, address: address.clone(), port, directory };
             node.spawn();
             cluster.nodes.push(node);
         }
@@ -142,7 +144,7 @@ impl Cassandra {
     }
 
     pub(crate) fn config(&self) -> ScyllaConfig {
-        let nodes = self.nodes.iter().map(|node| format!("{}:{}", node.address, self.port));
+        let nodes = self.nodes.iter().map(|node| format!("{}:{}", node.address, node.port));
         ScyllaConfig::new(nodes, "faults")
     }
 
