@@ -1,14 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+#[cfg(any(feature = "dynamodb", feature = "scylla"))]
+mod cas;
 #[cfg(feature = "local")]
 #[expect(
     clippy::disallowed_methods,
     reason = "disks block: the store owns the threads that wait for them and joins them when it is dropped"
 )]
 pub mod local;
-#[cfg(feature = "dynamodb")]
-mod cas;
 #[cfg(feature = "dynamodb")]
 #[expect(
     clippy::disallowed_methods,
@@ -24,6 +24,12 @@ pub mod memory;
     reason = "connections have deadlines of their own; records take their time from the caller"
 )]
 pub mod redis;
+#[cfg(feature = "scylla")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "connections have deadlines of their own; records take their time from the caller"
+)]
+pub mod scylla;
 
 #[cfg(feature = "local")]
 pub use local::{LocalConfig, LocalStore, Sync};
@@ -34,3 +40,5 @@ pub use log::{Driver, Follower, Replica, ReplicaConfig};
 pub use memory::{Memory, MemoryConfig};
 #[cfg(feature = "redis")]
 pub use redis::{RedisConfig, RedisStore, TlsCa};
+#[cfg(feature = "scylla")]
+pub use scylla::{ScyllaConfig, ScyllaConsistency, ScyllaSchema, ScyllaSerial, ScyllaStore};

@@ -7,11 +7,12 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use sysd_core::{AnyStore, Durability, Effect, Store, SystemClock};
+use sysd_core::{AnyStore, Durability, Effect, SystemClock};
 use sysd_storage::{Follower, RedisConfig, RedisStore, Replica, ReplicaConfig};
 use sysd_testkit::Counters;
 use sysd_testkit::counters::Add;
 
+use support::log::two_writers;
 use support::server::Private;
 use support::{cluster_url, config, server_url};
 
@@ -21,53 +22,19 @@ async fn connect(url: &str, config: RedisConfig) -> RedisStore {
     RedisStore::connect_with(url, config, SystemClock).await.unwrap()
 }
 
-/// Two replicas, eight callers each: every command is there once, and all agree.
-async fn two_writers(store: impl Store + Clone) {
-    const EACH: u64 = 50;
-    let mut callers = Vec::new();
-    for writer in 0..2 {
-        let config = ReplicaConfig { snapshot_log_bytes: Some(2_000), ..ReplicaConfig::default() };
-        let (replica, driver) = Replica::<Counters>::open(store.clone(), LOG, config).await.unwrap();
-        tokio::spawn(driver);
-        for caller in 0..8 {
-            let replica = replica.clone();
-            callers.push(tokio::spawn(async move {
-                for at in 0..EACH {
-                    let id = (writer * 8 + caller) * EACH + at;
-                    replica.submit(Add { id, counter: 1, amount: 1 }).await.unwrap();
-                }
-            }));
-        }
-    }
-    for caller in callers {
-        caller.await.unwrap();
-    }
-    let (follower, driver) = Follower::<Counters>::open(store, LOG, ReplicaConfig::default()).await.unwrap();
-    tokio::spawn(driver);
-    let (total, ids) = follower
-        .read_latest(|counters| {
-            let ids: BTreeSet<u64> = counters.journal().iter().map(|(_, command)| command.id).collect();
-            (counters.total(1), ids.len())
-        })
-        .await
-        .unwrap();
-    assert_eq!((total, ids), (800, 800));
-    assert!(follower.status().snapshot_next > 0, "no snapshot was taken");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn two_writers_share_a_log_on_redis() {
-    two_writers(connect(&server_url(), config()).await).await;
+    two_writers(connect(&server_url(), config()).await, LOG).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_writers_share_a_log_on_a_cluster() {
-    two_writers(connect(&cluster_url(), config()).await).await;
+    two_writers(connect(&cluster_url(), config()).await, LOG).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_writers_share_a_log_on_an_erased_store() {
-    two_writers(AnyStore::new(connect(&server_url(), config()).await)).await;
+    two_writers(AnyStore::new(connect(&server_url(), config()).await), LOG).await;
 }
 
 /// Submits until `end`; answers what was acknowledged, and what may have happened.

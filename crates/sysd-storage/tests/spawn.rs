@@ -1,10 +1,11 @@
 //! Every future of a store can be spawned, on any runtime: a check of the compiler's, run for form's sake.
+#![cfg(all(feature = "memory", feature = "scylla"))]
 
 use sysd_core::{
     AnyStore, Keep, Key, OutputBytes, Procedure, Result, Scan, Space, StateChange, Step, Store, StoreExt, Timestamp,
     Trim, Undecodable, Write,
 };
-use sysd_storage::Memory;
+use sysd_storage::{Memory, ScyllaStore};
 
 const SPACE: Space = Space::conditional("spawn");
 
@@ -55,4 +56,11 @@ fn generic_erased_and_shared_stores_spawn() -> Result<()> {
     assert_eq!(spawn(every_call(std::sync::Arc::new(Memory::new())))?, 5);
     assert_eq!(spawn(every_call(AnyStore::new(AnyStore::new(Memory::new()))))?, 5);
     Ok(())
+}
+
+/// Compiled, and called by nobody: it would need a server.
+#[allow(dead_code)]
+fn a_store_on_a_server_spawns(store: ScyllaStore) -> Result<usize> {
+    spawn(every_call(store.clone()))?;
+    spawn(every_call(AnyStore::new(store)))
 }

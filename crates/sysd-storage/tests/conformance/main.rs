@@ -6,6 +6,7 @@ mod directory;
 mod local;
 mod dynamodb;
 mod redis;
+mod scylla;
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -18,6 +19,7 @@ use tokio::runtime::Runtime;
 use crate::local::OnDisk;
 use crate::dynamodb::DYNAMODB;
 use crate::redis::{CLUSTER, REDIS};
+use crate::scylla::Cassandra;
 
 /// One for all clauses: their threads only wait for it.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -54,5 +56,7 @@ fn main() -> ExitCode {
         .certify("redis_erased", Erased(REDIS))
         .certify("redis_cluster", CLUSTER)
         .certify("redis_cluster_erased", Erased(CLUSTER))
+        .certify("cassandra", Cassandra)
+        .certify("cassandra_erased", Erased(Cassandra))
         .run()
 }

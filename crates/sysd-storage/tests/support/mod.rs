@@ -1,9 +1,11 @@
 //! What the tests of the stores of servers share.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod cassandra;
 pub(crate) mod directory;
 pub(crate) mod dynamodb;
 pub(crate) mod fake_dynamodb;
+pub(crate) mod log;
 pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod suite;
@@ -27,6 +29,10 @@ pub(crate) fn server_url() -> String {
 
 pub(crate) fn cluster_url() -> String {
     variable("SYSD_TEST_REDIS_CLUSTER_URL")
+}
+
+pub(crate) fn cassandra_url() -> String {
+    variable("SYSD_TEST_CASSANDRA_URL")
 }
 
 /// The URL, and the file of the authority.

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use sysd_core::entropy::{SeededEntropy, below};
 use sysd_core::{
-    Clock as _, Expect, Keep, Key, ManualClock, Order, Outcome, Record, Scan, Space, Store, StoreExt, Timestamp, Trim,
-    Version, Write,
+    Clock as _, Expect, Keep, Key, ManualClock, Order, Outcome, Record, Scan, Space, Store, StoreExt, SystemEntropy,
+    Timestamp, Trim, Version, Write, random_base62,
 };
 use sysd_storage::Memory;
 
 use super::Add;
 
-const SPACE: Space = Space::conditional("redis_test");
+const SPACE: Space = Space::conditional("suite");
 
 /// What can be compared: each store mints the versions of its updates itself.
 fn seen(record: Option<Record>) -> Option<(Vec<u8>, Option<Timestamp>)> {
@@ -22,10 +22,16 @@ fn seen(record: Option<Record>) -> Option<(Vec<u8>, Option<Timestamp>)> {
 const SORTS: [&[u8]; 8] = [b"", b"\x00", b"\x00\x00", b"a", b"a\x00", b"b", b"\xFF", b"\xFF\xFF"];
 
 /// One random call, as text of its answer.
-async fn call(store: &impl Store, seed: u64, now: Timestamp, minted: &mut Vec<Version>) -> String {
+async fn call(
+    store: &impl Store,
+    partitions: &[Vec<u8>; 2],
+    seed: u64,
+    now: Timestamp,
+    minted: &mut Vec<Version>,
+) -> String {
     let entropy = SeededEntropy::new(seed);
     let pick = |bound: usize| usize::try_from(below(&entropy, bound as u64)).unwrap();
-    let partition: &[u8] = [b"p}{%".as_slice(), b"\x00\xFF"][pick(2)];
+    let partition = partitions[pick(2)].as_slice();
     let key = Key::row(SPACE, partition, SORTS[pick(SORTS.len())]);
     let bounds = |at: usize| [Bound::Unbounded, Bound::Included(SORTS[at]), Bound::Excluded(SORTS[at])];
     match pick(8) {
@@ -71,17 +77,23 @@ async fn call(store: &impl Store, seed: u64, now: Timestamp, minted: &mut Vec<Ve
     }
 }
 
+/// A partition that no other test uses.
+fn partition(name: &[u8]) -> Vec<u8> {
+    [random_base62(12, &SystemEntropy).as_bytes(), name].concat()
+}
+
 /// So many random histories answer as on the in-process store.
 pub(crate) async fn answers_as_memory<S: Store>(histories: u64, connect: impl AsyncFn(ManualClock) -> S) {
     for history in 0..histories {
+        let partitions = [partition(b"p}{%"), partition(b"\x00\xFF")];
         let clock = ManualClock::new(Timestamp::from_micros_saturating(100_000_000_000_000 + history));
         let memory = Memory::with_clock(clock.clone());
         let store = connect(clock.clone()).await;
         let (mut minted_memory, mut minted) = (Vec::new(), Vec::new());
         for step in 0..150 {
             let seed = history * 1_000 + step;
-            let expected = call(&memory, seed, clock.now(), &mut minted_memory).await;
-            let answer = call(&store, seed, clock.now(), &mut minted).await;
+            let expected = call(&memory, &partitions, seed, clock.now(), &mut minted_memory).await;
+            let answer = call(&store, &partitions, seed, clock.now(), &mut minted).await;
             assert_eq!(answer, expected, "history {history}, step {step}");
             clock.advance(Duration::from_micros(seed % 3 * 500));
         }
@@ -104,11 +116,12 @@ pub(crate) async fn batches(store: &impl Store) {
 
 /// Concurrent conditional writes lose nothing.
 pub(crate) async fn concurrent_writes(store: &(impl Store + Clone)) {
+    let counter = partition(b"counter");
     let tasks: Vec<_> = (0..8)
         .map(|_| {
-            let store = store.clone();
+            let (store, counter) = (store.clone(), counter.clone());
             tokio::spawn(async move {
-                let key = Key::lone(SPACE, b"counter");
+                let key = Key::lone(SPACE, &counter);
                 let mut won = 0_u64;
                 while won < 25 {
                     let found = store.get(key).await.unwrap();
@@ -123,6 +136,6 @@ pub(crate) async fn concurrent_writes(store: &(impl Store + Clone)) {
     for task in tasks {
         task.await.unwrap();
     }
-    let found = store.get(Key::lone(SPACE, b"counter")).await.unwrap().unwrap();
+    let found = store.get(Key::lone(SPACE, &counter)).await.unwrap().unwrap();
     assert_eq!(found.value.len(), 200);
 }
