@@ -5,6 +5,7 @@ use sysd_core::{
     Trim, Undecodable, Write,
 };
 use sysd_storage::Memory;
+use sysd_storage::layer::{LayerExt, Retry, Timeout, Trace};
 
 const SPACE: Space = Space::conditional("spawn");
 
@@ -54,5 +55,17 @@ fn generic_erased_and_shared_stores_spawn() -> Result<()> {
     assert_eq!(spawn(every_call(AnyStore::new(Memory::new())))?, 5);
     assert_eq!(spawn(every_call(std::sync::Arc::new(Memory::new())))?, 5);
     assert_eq!(spawn(every_call(AnyStore::new(AnyStore::new(Memory::new()))))?, 5);
+    Ok(())
+}
+
+#[test]
+fn stacks_of_layers_spawn_around_any_store() -> Result<()> {
+    let stack = Memory::new().layer(Timeout::default()).layer(Retry::default()).layer(Trace);
+    assert_eq!(spawn(every_call(stack.clone()))?, 5);
+    assert_eq!(spawn(every_call(AnyStore::new(stack.clone())))?, 5);
+    assert_eq!(
+        spawn(every_call(AnyStore::new(stack).layer(Timeout::default()).layer(Retry::default()).layer(Trace)))?,
+        5
+    );
     Ok(())
 }

@@ -1,6 +1,7 @@
-//! The stores of this crate against every clause of the contract, each bare, erased, and memory also under limits.
+//! The stores of this crate against every clause of the contract, each bare, erased, and under all layers; memory also under limits.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod layered;
 mod redis;
 
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use sysd_storage::Memory;
 use sysd_testkit::conformance::{Erased, Harness, Suite, UnderLimits};
 use tokio::runtime::Runtime;
 
+use crate::layered::Layered;
 use crate::redis::{CLUSTER, REDIS};
 
 /// One for all clauses: their threads only wait for it.
@@ -39,8 +41,13 @@ fn main() -> ExitCode {
         .certify("memory_erased", Erased(InMemory))
         .certify("memory_limited", UnderLimits(InMemory))
         .certify("memory_limited_erased", Erased(UnderLimits(InMemory)))
+        .certify("memory_layered", Layered(InMemory))
+        .certify("memory_layered_erased", Erased(Layered(InMemory)))
+        .certify("memory_limited_layered", Layered(UnderLimits(InMemory)))
         .certify("redis", REDIS)
         .certify("redis_erased", Erased(REDIS))
+        .certify("redis_layered", Layered(REDIS))
+        .certify("redis_layered_erased", Erased(Layered(REDIS)))
         .certify("redis_cluster", CLUSTER)
         .certify("redis_cluster_erased", Erased(CLUSTER))
         .run()

@@ -1,0 +1,63 @@
+//! Layers: what goes around the calls of any store.
+//!
+//! [`LayerExt::layer`] puts a layer around a store; the result is a store again. What is put on later lies further out.
+//!
+//! ```
+//! use sysd_core::{Key, Space, StoreExt};
+//! use sysd_storage::Memory;
+//! use sysd_storage::layer::{LayerExt, Retry, Timeout, Trace};
+//!
+//! const USERS: Space = Space::conditional("users");
+//!
+//! # futures::executor::block_on(async {
+//! let store = Memory::new().layer(Timeout::default()).layer(Retry::default()).layer(Trace);
+//! store.put(Key::lone(USERS, b"alice"), "hello").await?;
+//! # Ok::<(), sysd_core::Error>(())
+//! # }).unwrap();
+//! ```
+
+mod answer;
+mod bug;
+mod layered;
+mod operation;
+mod retry;
+mod timeout;
+mod trace;
+
+use sysd_core::Store;
+
+pub use answer::Answer;
+#[cfg(feature = "seeded-bugs")]
+pub use bug::Bug;
+pub use layered::{Interceptor, Layered};
+pub use operation::{Method, Operation};
+pub use retry::{Retried, Retry};
+pub use timeout::{Timeout, TimeoutConfig};
+pub use trace::Trace;
+
+/// Makes a store out of a store. Every [`Interceptor`] is one.
+pub trait Layer<S: Store> {
+    /// The store with the layer around it.
+    type Store: Store;
+
+    /// Puts it around `store`.
+    fn wrap(self, store: S) -> Self::Store;
+}
+
+impl<S: Store, I: Interceptor> Layer<S> for I {
+    type Store = Layered<S, I>;
+
+    fn wrap(self, store: S) -> Self::Store {
+        Layered::new(store, self)
+    }
+}
+
+/// Puts layers around stores, implemented for every store.
+pub trait LayerExt: Store + Sized {
+    /// Puts a layer around this store, and around the layers that it has already.
+    fn layer<L: Layer<Self>>(self, layer: L) -> L::Store {
+        layer.wrap(self)
+    }
+}
+
+impl<S: Store> LayerExt for S {}
