@@ -5,7 +5,7 @@ use sysd_core::{
     Trim, Undecodable, Write,
 };
 use sysd_storage::Memory;
-use sysd_storage::layer::{LayerExt, Retry, Timeout, Trace};
+use sysd_storage::layer::{Breaker, Coalesce, LayerExt, Limit, Retry, Timeout, Trace};
 
 const SPACE: Space = Space::conditional("spawn");
 
@@ -68,4 +68,19 @@ fn stacks_of_layers_spawn_around_any_store() -> Result<()> {
         5
     );
     Ok(())
+}
+
+/// A future that held another twice would double with every layer.
+#[test]
+fn the_future_of_a_stack_grows_by_the_layer() {
+    let key = Key::lone(SPACE, b"k");
+    let two = Memory::new().layer(Timeout::default()).layer(Breaker::default());
+    let six = two.clone().layer(Limit::default()).layer(Retry::default()).layer(Trace).layer(Coalesce::new());
+    let (bare, two, six) = (
+        size_of_val(&Memory::new().write(Write::put(key, "x"))),
+        size_of_val(&two.write(Write::put(key, "x"))),
+        size_of_val(&six.write(Write::put(key, "x"))),
+    );
+    println!("{bare} bytes bare, {two} under two layers, {six} under six");
+    assert!(six < bare + 6 * 600, "{bare} bytes bare, {two} under two layers, {six} under six");
 }

@@ -3,6 +3,7 @@
 /// Mistakes that layers could make, made on request, so that tests can show that they would be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(hidden)]
+#[allow(dead_code, unreachable_pub, reason = "without the features that make or name them")]
 pub enum Bug {
     /// A retry sends writes again whatever their effect.
     ResendAll,
@@ -12,6 +13,22 @@ pub enum Bug {
     ForgetEffect,
     /// A retry sends all writes of a batch again.
     ResendBatch,
+    /// A limit loses the places of calls that are dropped.
+    LeakPlace,
+    /// A breaker loses the probes that are dropped.
+    LeakProbe,
+    /// A shared call begins while another is under way, and goes on being joined.
+    BeginAtOnce,
+    /// Those who share a call wait for ever when its caller is dropped.
+    LoseOthers,
+    /// A cache keeps what was read before a write.
+    FillStale,
+    /// A cache forgets that what it holds expires.
+    ForgetExpiry,
+    /// A cache forgets rows only by name: a trim goes by it.
+    ForgetTrims,
+    /// A cache keeps what is read while the record is written.
+    FillWhileWritten,
 }
 
 /// The bug that a layer was given, if any.
@@ -22,6 +39,11 @@ pub(super) struct Bugs {
 }
 
 impl Bugs {
+    #[cfg(feature = "seeded-bugs")]
+    pub(super) const NONE: Self = Self { bug: None };
+    #[cfg(not(feature = "seeded-bugs"))]
+    pub(super) const NONE: Self = Self {};
+
     #[cfg(feature = "seeded-bugs")]
     pub(super) fn has(self, bug: Bug) -> bool {
         self.bug == Some(bug)

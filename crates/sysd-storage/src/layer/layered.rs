@@ -1,6 +1,7 @@
 //! The one adapter of all interceptors.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 
 use sysd_core::{
@@ -89,38 +90,52 @@ impl<S, I> Layered<S, I> {
     }
 }
 
+// The call is pinned here and handed on by reference: moved into `around` it would lie in its future twice, and the future
+// of a stack would double with every layer.
 impl<S: Store, I: Interceptor> Store for Layered<S, I> {
     fn limits(&self) -> &Limits {
         self.inner.limits()
     }
 
     async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        self.interceptor.around(Operation::get(key), self.inner.get(key)).await
+        let operation = Operation::get(key);
+        let call = pin!(self.inner.get(key));
+        self.interceptor.around(operation, call).await
     }
 
     async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
         let Some(operation) = Operation::get_many(keys) else { return Vec::new() };
-        self.interceptor.around(operation, self.inner.get_many(keys)).await
+        let call = pin!(self.inner.get_many(keys));
+        self.interceptor.around(operation, call).await
     }
 
     async fn write(&self, write: Write<'_>) -> Result<Outcome> {
-        self.interceptor.around(Operation::write(&write), self.inner.write(write)).await
+        let operation = Operation::write(&write);
+        let call = pin!(self.inner.write(write));
+        self.interceptor.around(operation, call).await
     }
 
     async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
         let Some(operation) = Operation::write_many(writes) else { return Vec::new() };
-        self.interceptor.around(operation, self.inner.write_many(writes)).await
+        let call = pin!(self.inner.write_many(writes));
+        self.interceptor.around(operation, call).await
     }
 
     async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
-        self.interceptor.around(Operation::scan(&scan), self.inner.scan(scan)).await
+        let operation = Operation::scan(&scan);
+        let call = pin!(self.inner.scan(scan));
+        self.interceptor.around(operation, call).await
     }
 
     async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
-        self.interceptor.around(Operation::trim(&trim), self.inner.trim(trim)).await
+        let operation = Operation::trim(&trim);
+        let call = pin!(self.inner.trim(trim));
+        self.interceptor.around(operation, call).await
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
-        self.interceptor.around(Operation::update(key), self.inner.update(key, procedure)).await
+        let operation = Operation::update(key);
+        let call = pin!(self.inner.update(key, procedure));
+        self.interceptor.around(operation, call).await
     }
 }

@@ -17,8 +17,15 @@
 //! ```
 
 mod answer;
+mod breaker;
 mod bug;
+#[cfg(feature = "cache")]
+mod cache;
+mod coalesce;
 mod layered;
+mod limit;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod operation;
 mod retry;
 mod timeout;
@@ -27,9 +34,16 @@ mod trace;
 use sysd_core::Store;
 
 pub use answer::Answer;
+pub use breaker::{Breaker, BreakerConfig};
 #[cfg(feature = "seeded-bugs")]
 pub use bug::Bug;
+#[cfg(feature = "cache")]
+pub use cache::{Cache, CacheConfig, CacheStats, Cached};
+pub use coalesce::{Coalesce, Coalesced};
 pub use layered::{Interceptor, Layered};
+pub use limit::{Limit, LimitConfig};
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
 pub use operation::{Method, Operation};
 pub use retry::{Retried, Retry};
 pub use timeout::{Timeout, TimeoutConfig};

@@ -64,7 +64,7 @@ impl Retry {
 impl<C: Clock, E: Entropy> Retry<C, E> {
     /// By `clock`, waiting as `entropy` says.
     pub fn with_clock(policy: RetryPolicy, clock: C, entropy: E) -> Self {
-        Self { policy, budget: Arc::default(), clock, entropy, inserts: Arc::new([]), bugs: Bugs::default() }
+        Self { policy, budget: Arc::default(), clock, entropy, inserts: Arc::new([]), bugs: Bugs::NONE }
     }
 
     /// Within a budget that others share.

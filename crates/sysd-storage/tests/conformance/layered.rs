@@ -4,26 +4,39 @@ use std::future::Future;
 use std::time::Duration;
 
 use sysd_core::{Key, ManualClock, Result, RetryPolicy, Store, SystemEntropy};
-use sysd_storage::layer::{self, LayerExt as _, Retried, Retry, Timeout, TimeoutConfig, Trace};
-use sysd_testkit::conformance::Harness;
+use sysd_storage::layer::{
+    self, Breaker, BreakerConfig, Cache, CacheConfig, Cached, Coalesce, Coalesced, LayerExt as _, Limit, LimitConfig,
+    Metrics, Retried, Retry, Timeout, TimeoutConfig, Trace,
+};
+use sysd_testkit::conformance::{Harness, SPACES};
 
-type Stack<S> = layer::Layered<Retried<layer::Layered<S, Timeout<ManualClock>>, ManualClock>, Trace>;
+/// In the order of docs/layers.md.
+type Around<I, S> = layer::Layered<S, I>;
+type Bounded<S> = Around<Limit<ManualClock>, Around<Breaker<ManualClock>, Around<Timeout<ManualClock>, S>>>;
+type Observed<S> = Around<Metrics<ManualClock>, Around<Trace, Retried<Bounded<S>, ManualClock>>>;
+type Stack<S> = Cached<Coalesced<Observed<S>>, ManualClock>;
 
-/// A harness whose store is under all layers, in the documented order.
+/// A harness whose store is under all layers, and caches all spaces.
 ///
-/// Their clock is the suite's: it stands, or is moved by years while a call is under way. So no layer may have to wait, and no
-/// deadline is set.
+/// The layers' clock is the suite's: it stands, or is moved by years while a call is under way. So there are no deadlines, and
+/// the breaker and the retry's waits have nothing to do unless the store below fails.
 pub(crate) struct Layered<H>(pub(crate) H);
 
 fn stack<S: Store>(store: S, clock: ManualClock) -> Stack<S> {
     let never = Duration::MAX;
+    let deadlines = TimeoutConfig { read_max: never, write_max: never, range_max: never };
+    // Few places: the suite's concurrent calls have to queue.
+    let places = LimitConfig { concurrent_max: 4, queue_max: 1_024, wait_max: never };
+    let kept = CacheConfig { conditional_spaces: SPACES.to_vec(), ..CacheConfig::default() };
     store
-        .layer(Timeout::with_clock(
-            TimeoutConfig { read_max: never, write_max: never, range_max: never },
-            clock.clone(),
-        ))
-        .layer(Retry::with_clock(RetryPolicy::default(), clock, SystemEntropy))
+        .layer(Timeout::with_clock(deadlines, clock.clone()))
+        .layer(Breaker::with_clock(BreakerConfig::default(), clock.clone()))
+        .layer(Limit::with_clock(places, clock.clone()))
+        .layer(Retry::with_clock(RetryPolicy::default(), clock.clone(), SystemEntropy))
         .layer(Trace)
+        .layer(Metrics::with_clock(clock.clone()))
+        .layer(Coalesce::new())
+        .layer(Cache::with_clock(kept, clock))
 }
 
 impl<H: Harness> Harness for Layered<H> {

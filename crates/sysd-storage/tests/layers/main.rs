@@ -1,6 +1,11 @@
 //! Layers one by one over a store that goes wrong as a script says, and together in simulations.
-#![allow(clippy::unwrap_used, clippy::expect_used, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod breaker;
+mod cache;
+mod coalesce;
+mod limit;
+mod observed;
 mod retry;
 mod script;
 mod simulated;

@@ -42,6 +42,11 @@ impl Script {
         self.faults.lock().unwrap().extend(faults);
     }
 
+    /// Forgets the faults that were not played.
+    pub(crate) fn clear(&self) {
+        self.faults.lock().unwrap().clear();
+    }
+
     /// The calls that came here, since the last time.
     pub(crate) fn take_seen(&self) -> Vec<Operation> {
         std::mem::take(&mut self.seen.lock().unwrap())
@@ -98,6 +103,12 @@ pub(crate) struct Scripted {
     pub(crate) script: Arc<Script>,
     pub(crate) truth: Memory<ManualClock>,
     pub(crate) store: Layered<Memory<ManualClock>, Arc<Script>>,
+}
+
+impl Scripted {
+    pub(crate) fn clock_us(&self) -> u64 {
+        sysd_core::Clock::now(&self.clock).as_micros()
+    }
 }
 
 pub(crate) fn scripted() -> Scripted {
