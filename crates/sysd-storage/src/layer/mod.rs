@@ -15,6 +15,9 @@
 //! # Ok::<(), sysd_core::Error>(())
 //! # }).unwrap();
 //! ```
+//!
+//! The order, each only where it is wanted: cache(coalesce(metrics(trace(retry(limit(breaker(timeout(store)))))))). Why, and
+//! what each answers when something fails: `docs/layers.md`.
 
 mod answer;
 mod breaker;

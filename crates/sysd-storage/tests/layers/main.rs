@@ -6,6 +6,7 @@ mod cache;
 mod coalesce;
 mod limit;
 mod observed;
+mod order;
 mod retry;
 mod script;
 mod simulated;
