@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sysd_core::entropy::below;
 use sysd_core::{Effect, Expect, Key, ManualClock, Outcome, Result, RetryPolicy, SeededEntropy, Store, Version, Write};
-use sysd_storage::layer::{Bug, LayerExt as _, Retry, Timeout, TimeoutConfig};
+use sysd_storage::layer::{Bug, Cache, CacheConfig, Coalesce, LayerExt as _, Retry, Timeout, TimeoutConfig};
 use sysd_testkit::oracle::{Call, History, RecordSpec, Reply, check};
 use sysd_testkit::sim::{Faults, Node, Simulation};
 
@@ -125,4 +125,45 @@ fn every_seeded_bug_is_caught() {
         assert!(seed.is_some(), "{bug:?} went unseen");
         println!("{bug:?} is caught by seed {seed:?}");
     }
+}
+
+/// One run of three callers in one process, who share a cache and its reads; the network is slow, and right.
+fn run_cached(seed: u64, bug: Option<Bug>) -> std::result::Result<(), String> {
+    let simulation = Simulation::new(seed);
+    let history = Arc::new(Mutex::new(History::new()));
+    let config = CacheConfig { conditional_spaces: vec![SPACE], ..CacheConfig::default() };
+    let cache = bug.into_iter().fold(Cache::with_clock(config, simulation.clock()), Cache::with_bug);
+    let coalesce = bug.into_iter().fold(Coalesce::new(), Coalesce::with_bug);
+    let store = simulation.store(Node(0)).layer(coalesce).layer(cache);
+    for _ in 0..3 {
+        simulation.spawn(Node(0), calls(store.clone(), simulation.entropy(), Arc::clone(&history), ALL));
+    }
+    simulation.run().map_err(|error| error.to_string())?;
+    let history = history.lock().unwrap();
+    check(&history).map_err(|error| error.to_string())
+}
+
+/// The same without the cache, and with more reads at once.
+fn run_coalesced(seed: u64, bug: Option<Bug>) -> std::result::Result<(), String> {
+    let simulation = Simulation::new(seed);
+    let history = Arc::new(Mutex::new(History::new()));
+    let store = simulation.store(Node(0)).layer(bug.into_iter().fold(Coalesce::new(), Coalesce::with_bug));
+    for _ in 0..5 {
+        simulation.spawn(Node(0), calls(store.clone(), simulation.entropy(), Arc::clone(&history), ALL));
+    }
+    simulation.run().map_err(|error| error.to_string())?;
+    let history = history.lock().unwrap();
+    check(&history).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_record_stays_linearizable_in_a_process_that_caches_and_shares_reads() {
+    for seed in 0..1_000 {
+        run_cached(seed, None).unwrap_or_else(|what| panic!("cached, seed {seed}: {what}"));
+        run_coalesced(seed, None).unwrap_or_else(|what| panic!("coalesced, seed {seed}: {what}"));
+    }
+    for bug in [Bug::FillStale, Bug::FillWhileWritten] {
+        assert!((0..3_000).any(|seed| run_cached(seed, Some(bug)).is_err()), "{bug:?} went unseen");
+    }
+    assert!((0..3_000).any(|seed| run_coalesced(seed, Some(Bug::BeginAtOnce)).is_err()), "a joined call went unseen");
 }
