@@ -15,6 +15,7 @@ pub mod local;
     reason = "calls have deadlines of their own; records take their time from the caller"
 )]
 pub mod dynamodb;
+pub mod layer;
 pub mod log;
 #[cfg(feature = "memory")]
 pub mod memory;

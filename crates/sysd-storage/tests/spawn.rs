@@ -5,6 +5,7 @@ use sysd_core::{
     AnyStore, Keep, Key, OutputBytes, Procedure, Result, Scan, Space, StateChange, Step, Store, StoreExt, Timestamp,
     Trim, Undecodable, Write,
 };
+use sysd_storage::layer::{Breaker, Coalesce, LayerExt, Limit, Retry, Timeout, Trace};
 use sysd_storage::{Memory, ScyllaStore};
 
 const SPACE: Space = Space::conditional("spawn");
@@ -63,4 +64,31 @@ fn generic_erased_and_shared_stores_spawn() -> Result<()> {
 fn a_store_on_a_server_spawns(store: ScyllaStore) -> Result<usize> {
     spawn(every_call(store.clone()))?;
     spawn(every_call(AnyStore::new(store)))
+}
+
+#[test]
+fn stacks_of_layers_spawn_around_any_store() -> Result<()> {
+    let stack = Memory::new().layer(Timeout::default()).layer(Retry::default()).layer(Trace);
+    assert_eq!(spawn(every_call(stack.clone()))?, 5);
+    assert_eq!(spawn(every_call(AnyStore::new(stack.clone())))?, 5);
+    assert_eq!(
+        spawn(every_call(AnyStore::new(stack).layer(Timeout::default()).layer(Retry::default()).layer(Trace)))?,
+        5
+    );
+    Ok(())
+}
+
+/// A future that held another twice would double with every layer.
+#[test]
+fn the_future_of_a_stack_grows_by_the_layer() {
+    let key = Key::lone(SPACE, b"k");
+    let two = Memory::new().layer(Timeout::default()).layer(Breaker::default());
+    let six = two.clone().layer(Limit::default()).layer(Retry::default()).layer(Trace).layer(Coalesce::new());
+    let (bare, two, six) = (
+        size_of_val(&Memory::new().write(Write::put(key, "x"))),
+        size_of_val(&two.write(Write::put(key, "x"))),
+        size_of_val(&six.write(Write::put(key, "x"))),
+    );
+    println!("{bare} bytes bare, {two} under two layers, {six} under six");
+    assert!(six < bare + 6 * 600, "{bare} bytes bare, {two} under two layers, {six} under six");
 }

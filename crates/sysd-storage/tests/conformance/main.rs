@@ -1,10 +1,11 @@
-//! The stores of this crate against every clause of the contract, each bare, erased, and memory also under limits.
+//! The stores of this crate against every clause of the contract, each bare, erased, and under all layers; memory also under limits.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/directory.rs"]
 mod directory;
 mod local;
 mod dynamodb;
+mod layered;
 mod redis;
 mod scylla;
 
@@ -18,6 +19,7 @@ use tokio::runtime::Runtime;
 
 use crate::local::OnDisk;
 use crate::dynamodb::DYNAMODB;
+use crate::layered::Layered;
 use crate::redis::{CLUSTER, REDIS};
 use crate::scylla::Cassandra;
 
@@ -52,8 +54,13 @@ fn main() -> ExitCode {
         .certify("local_on_threads", OnDisk::with(LocalConfig { reads_on_threads: true, ..LocalConfig::default() }))
         .certify("dynamodb", DYNAMODB)
         .certify("dynamodb_erased", Erased(DYNAMODB))
+        .certify("memory_layered", Layered(InMemory))
+        .certify("memory_layered_erased", Erased(Layered(InMemory)))
+        .certify("memory_limited_layered", Layered(UnderLimits(InMemory)))
         .certify("redis", REDIS)
         .certify("redis_erased", Erased(REDIS))
+        .certify("redis_layered", Layered(REDIS))
+        .certify("redis_layered_erased", Erased(Layered(REDIS)))
         .certify("redis_cluster", CLUSTER)
         .certify("redis_cluster_erased", Erased(CLUSTER))
         .certify("cassandra", Cassandra)

@@ -1,0 +1,135 @@
+//! A store that fails is left alone for a while.
+
+mod circuit;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sysd_core::{Clock, Effect, Error, ErrorKind, SystemClock};
+
+use super::bug::{Bug, Bugs};
+use super::{Answer, Interceptor, Operation};
+use circuit::{Circuit, Ticket, Verdict};
+
+/// When a breaker opens, and how it closes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerConfig {
+    /// Over how long failures are counted; in tenths, so up to a tenth less.
+    pub window: Duration,
+    /// How many calls must have ended in the window before it may open, at least 1.
+    pub calls_min: u32,
+    /// It opens when so many of a hundred calls in the window failed, 1 to 100.
+    pub failures_percent: u32,
+    /// How long it stays open.
+    pub open_for: Duration,
+    /// How many calls it then lets through to try; when all have succeeded it closes, when one fails it opens again. At
+    /// least 1.
+    pub probes: u32,
+}
+
+impl Default for BreakerConfig {
+    /// Half of at least 20 calls in 10 seconds; 5 seconds; 3 probes.
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(10),
+            calls_min: 20,
+            failures_percent: 50,
+            open_for: Duration::from_secs(5),
+            probes: 3,
+        }
+    }
+}
+
+/// Refuses calls while the store below keeps failing: [`ErrorKind::Unavailable`], and nothing happened.
+///
+/// A failure is an answer of [`Unavailable`](ErrorKind::Unavailable), [`Timeout`](ErrorKind::Timeout) or
+/// [`Throttled`](ErrorKind::Throttled), in a batch most of them. Any other answer shows that the store is well. A call that
+/// is dropped shows nothing. Clones share what they have seen.
+///
+/// It goes around [`Timeout`](super::Timeout): a probe that never ends would keep it half open.
+///
+/// # Cancel safety
+/// A call that is dropped gives back its probe.
+#[derive(Clone, Debug)]
+pub struct Breaker<C = SystemClock> {
+    clock: C,
+    circuit: Arc<Mutex<Circuit>>,
+    bugs: Bugs,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self::new(BreakerConfig::default())
+    }
+}
+
+impl Breaker {
+    /// By the system's clock.
+    pub fn new(config: BreakerConfig) -> Self {
+        Self::with_clock(config, SystemClock)
+    }
+}
+
+impl<C: Clock> Breaker<C> {
+    /// By `clock`.
+    pub fn with_clock(config: BreakerConfig, clock: C) -> Self {
+        Self { clock, circuit: Arc::new(Mutex::new(Circuit::new(config))), bugs: Bugs::NONE }
+    }
+
+    #[cfg(feature = "seeded-bugs")]
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_bug(mut self, bug: Bug) -> Self {
+        self.bugs.bug = Some(bug);
+        self
+    }
+
+    /// Whether it refuses calls, or all but the probes.
+    pub fn is_open(&self) -> bool {
+        !self.circuit.lock().is_closed()
+    }
+}
+
+/// One call under way; a dropped one shows nothing.
+struct Call<'a, C: Clock> {
+    breaker: &'a Breaker<C>,
+    ticket: Ticket,
+    verdict: Verdict,
+}
+
+impl<C: Clock> Drop for Call<'_, C> {
+    fn drop(&mut self) {
+        if self.verdict == Verdict::Unknown && self.breaker.bugs.has(Bug::LeakProbe) {
+            return;
+        }
+        let now = self.breaker.clock.now();
+        self.breaker.circuit.lock().settle(now, self.ticket, self.verdict);
+    }
+}
+
+const fn is_failure(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Throttled)
+}
+
+fn verdict(answer: &impl Answer) -> Verdict {
+    let failures = answer.errors().filter(|error| is_failure(error.kind())).count();
+    if 2 * failures > answer.count() { Verdict::Failed } else { Verdict::Well }
+}
+
+impl<C: Clock> Interceptor for Breaker<C> {
+    async fn around<A: Answer, F: Future<Output = A> + Send>(&self, operation: Operation, call: F) -> A {
+        let now = self.clock.now();
+        let ticket = self.circuit.lock().admit(now);
+        let Some(ticket) = ticket else {
+            let message = "the circuit breaker is open: the store below kept failing";
+            return A::failed(operation.answers, Error::new(ErrorKind::Unavailable, Effect::None, message));
+        };
+        let mut under_way = Call { breaker: self, ticket, verdict: Verdict::Unknown };
+        let answer = call.await;
+        under_way.verdict = verdict(&answer);
+        drop(under_way);
+        answer
+    }
+}

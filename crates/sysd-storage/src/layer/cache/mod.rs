@@ -1,0 +1,366 @@
+//! Records that were read are kept for a while.
+
+mod fills;
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quick_cache::sync::{Cache as Table, DefaultLifecycle};
+use quick_cache::{Equivalent, OptionsBuilder, Weighter};
+use sysd_core::{
+    Clock, ClockAuthority, ErasedProcedure, Key, KeyBuf, Limits, Outcome, OutputBytes, Page, Record, Result, Scan,
+    Space, Store, SystemClock, Timestamp, Trim, Trimmed, Write,
+};
+
+use super::Layer;
+use super::bug::{Bug, Bugs};
+use super::coalesce::share;
+use fills::{Fills, Lead, Role, Writing};
+
+/// How much a cache keeps, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// The most bytes: keys, values, and 256 for each record's share of the tables.
+    pub bytes_max: u64,
+    /// How long a record that was found is kept.
+    pub ttl: Duration,
+    /// How long it is remembered that nothing was there; zero: not at all.
+    pub absent_ttl: Duration,
+    /// The conditional spaces whose records are kept too: their `get`s are then as stale as those of plain spaces.
+    pub conditional_spaces: Vec<Space>,
+}
+
+impl Default for CacheConfig {
+    /// 64 MiB, ten seconds, one for absence, plain spaces only.
+    fn default() -> Self {
+        Self {
+            bytes_max: 64 << 20,
+            ttl: Duration::from_secs(10),
+            absent_ttl: Duration::from_secs(1),
+            conditional_spaces: Vec::new(),
+        }
+    }
+}
+
+/// Answers `get` and `get_many` from memory, of plain spaces, and of the conditional ones that are named.
+///
+/// # Guarantees
+/// - **Staleness is bounded**: what another process wrote is seen at the latest when `ttl` (`absent_ttl` for a record that
+///   was made) has passed since the record was read.
+/// - **Own writes are seen**: once a write, update or trim through this layer or a clone of it is answered, no read that
+///   begins later answers what was there before, also when a read of the old record is still on its way.
+/// - **Time does not run backwards** in the process: what a read has seen, later ones don't unsee, as long as all writes
+///   come through this layer and are answered. One of unknown effect, or dropped, counts as another process's.
+/// - **Expiry stays exact.** Where the [server's clock](ClockAuthority::Server) decides, records that expire are not kept.
+/// - **Conditions are the store's**: no write, update, scan or trim is answered from here.
+/// - **Memory is bounded** by `bytes_max`; what is used least goes first (S3-FIFO; Yang et al., SOSP 2023).
+/// - **One read at a time** of a record that is missing: those who want it meanwhile share its answer.
+///
+/// # Cost
+/// A hit: one look-up and one read of the clock; [`FastClock`](sysd_core::FastClock) makes it cheaper. A miss adds two locks
+/// of a shard, a write three.
+///
+/// # Cancel safety
+/// Dropping a read that others share harms none of them: one of them reads again. Dropping a write leaves nothing kept.
+#[derive(Clone, Debug)]
+pub struct Cache<C = SystemClock> {
+    config: CacheConfig,
+    clock: C,
+    bugs: Bugs,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self::new(CacheConfig::default())
+    }
+}
+
+impl Cache {
+    /// By the system's clock.
+    pub const fn new(config: CacheConfig) -> Self {
+        Self { config, clock: SystemClock, bugs: Bugs::NONE }
+    }
+}
+
+impl<C: Clock> Cache<C> {
+    /// By `clock`.
+    pub const fn with_clock(config: CacheConfig, clock: C) -> Self {
+        Self { config, clock, bugs: Bugs::NONE }
+    }
+
+    #[cfg(feature = "seeded-bugs")]
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_bug(mut self, bug: Bug) -> Self {
+        self.bugs.bug = Some(bug);
+        self
+    }
+}
+
+impl<S: Store, C: Clock> Layer<S> for Cache<C> {
+    type Store = Cached<S, C>;
+
+    fn wrap(self, store: S) -> Self::Store {
+        let keeps_expiring = store.limits().clock == ClockAuthority::Client;
+        let kept = Kept {
+            table: table(self.config.bytes_max),
+            fills: Fills::new(self.bugs),
+            keeps_expiring,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        };
+        Cached { inner: store, cache: self, kept: Arc::new(kept) }
+    }
+}
+
+/// A store under [`Cache`].
+#[derive(Clone, Debug)]
+pub struct Cached<S, C = SystemClock> {
+    inner: S,
+    cache: Cache<C>,
+    kept: Arc<Kept>,
+}
+
+/// How a cache does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Reads that were answered from memory.
+    pub hits: u64,
+    /// Reads that were not, though their space is cached.
+    pub misses: u64,
+    /// Records that are kept, absent ones included.
+    pub records: usize,
+    /// Bytes that they take.
+    pub bytes: u64,
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+struct Held {
+    record: Option<Record>,
+    /// When its read began.
+    read_at: Timestamp,
+    /// How many trims of its partition (and of those that share its count) there had been.
+    trims: u64,
+}
+
+type RecordTable = Table<KeyBuf, Held, Weight, foldhash::fast::RandomState>;
+
+#[derive(Debug)]
+struct Kept {
+    table: RecordTable,
+    fills: Fills,
+    keeps_expiring: bool,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// A key looked up without a copy.
+struct Lookup<'a>(Key<'a>);
+
+impl Hash for Lookup<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl Equivalent<KeyBuf> for Lookup<'_> {
+    fn equivalent(&self, key: &KeyBuf) -> bool {
+        self.0 == key.as_key()
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Weight;
+
+/// Entry, hash and ghost of a record in the table, rounded up.
+const OVERHEAD_BYTES: u64 = 256;
+
+impl Weighter<KeyBuf, Held> for Weight {
+    fn weight(&self, key: &KeyBuf, held: &Held) -> u64 {
+        let key = key.as_key();
+        let value_bytes = held.record.as_ref().map_or(0, |record| record.value.len());
+        OVERHEAD_BYTES + (key.partition().len() + key.sort().len() + value_bytes) as u64
+    }
+}
+
+fn table(bytes_max: u64) -> RecordTable {
+    let records = usize::try_from(bytes_max / (2 * OVERHEAD_BYTES)).unwrap_or(usize::MAX).clamp(1, 1 << 24);
+    let hasher = foldhash::fast::RandomState::default();
+    let built = OptionsBuilder::new().estimated_items_capacity(records).weight_capacity(bytes_max).build();
+    match built {
+        Ok(options) => Table::with_options(options, Weight, hasher, DefaultLifecycle::default()),
+        // Only for settings that were not set.
+        Err(_) => Table::with(records, bytes_max, Weight, hasher, DefaultLifecycle::default()),
+    }
+}
+
+impl<S: Store, C: Clock> Cached<S, C> {
+    /// How it does.
+    pub fn stats(&self) -> CacheStats {
+        CacheStats {
+            hits: self.kept.hits.load(Ordering::Relaxed),
+            misses: self.kept.misses.load(Ordering::Relaxed),
+            records: self.kept.table.len(),
+            bytes: self.kept.table.weight(),
+        }
+    }
+
+    fn is_cached(&self, space: Space) -> bool {
+        !space.is_conditional() || self.cache.config.conditional_spaces.contains(&space)
+    }
+
+    /// What is kept and still good.
+    #[expect(clippy::option_option, reason = "nothing is kept, or that nothing is there, or a record")]
+    fn hit(&self, key: Key<'_>) -> Option<Option<Record>> {
+        let held = self.kept.table.get(&Lookup(key))?;
+        let (now, bugs) = (self.cache.clock.now(), self.cache.bugs);
+        let ttl = if held.record.is_some() { self.cache.config.ttl } else { self.cache.config.absent_ttl };
+        // A clock that was set back must not make it last longer.
+        let is_fresh = held.read_at <= now && now.saturating_since(held.read_at) < ttl;
+        let is_live = !is_expired(held.record.as_ref(), now) || bugs.has(Bug::ForgetExpiry);
+        let is_whole = key.is_lone() || self.kept.fills.trims(key) == Some(held.trims) || bugs.has(Bug::ForgetTrims);
+        (is_fresh && is_live && is_whole).then_some(held.record)
+    }
+
+    fn count(&self, is_hit: bool) {
+        let count = if is_hit { &self.kept.hits } else { &self.kept.misses };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keeps what was read, unless the record was written meanwhile.
+    fn fill(&self, lead: Lead<'_>, read_at: Timestamp, answer: &Result<Option<Record>>) {
+        let trims = lead.trims();
+        let key = lead.key();
+        lead.finish(share(answer), || {
+            let Ok(record) = answer else { return };
+            let expires = record.as_ref().is_some_and(|record| record.expires_at.is_some());
+            let is_kept = if record.is_some() { self.kept.keeps_expiring || !expires } else { true };
+            if is_kept {
+                self.kept.table.insert(key.to_owned(), Held { record: record.clone(), read_at, trims });
+            }
+        });
+    }
+
+    async fn fetch(&self, key: Key<'_>) -> Result<Option<Record>> {
+        loop {
+            match self.kept.fills.join(key) {
+                Role::Alone => return self.inner.get(key).await,
+                Role::Lead(lead) => {
+                    let read_at = self.cache.clock.now();
+                    let answer = self.inner.get(key).await;
+                    self.fill(lead, read_at, &answer);
+                    return answer;
+                }
+                Role::Follow(awaited) => match awaited.await {
+                    Ok(Err(error)) => return Err(error.share()),
+                    // It was read before this call began, and may have expired since: by whose clock?
+                    Ok(Ok(Some(record))) if record.expires_at.is_some() && !self.kept.keeps_expiring => {
+                        return self.inner.get(key).await;
+                    }
+                    Ok(Ok(record)) => {
+                        let now = self.cache.clock.now();
+                        if is_expired(record.as_ref(), now) {
+                            return self.inner.get(key).await;
+                        }
+                        return Ok(record);
+                    }
+                    // Its reader was dropped, or the record is being written: begin anew.
+                    Err(_) => {
+                        if let Some(record) = self.hit(key) {
+                            return Ok(record);
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// The record is not kept while it is written.
+    fn writing<'a>(&'a self, key: Key<'a>) -> Option<Writing<'a>> {
+        let forget = || drop(self.kept.table.remove(&Lookup(key)));
+        self.is_cached(key.space()).then(|| self.kept.fills.write(key, forget))
+    }
+}
+
+fn is_expired(record: Option<&Record>, now: Timestamp) -> bool {
+    record.is_some_and(|record| record.is_expired(now))
+}
+
+impl<S: Store, C: Clock> Store for Cached<S, C> {
+    fn limits(&self) -> &Limits {
+        self.inner.limits()
+    }
+
+    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
+        if !self.is_cached(key.space()) {
+            return self.inner.get(key).await;
+        }
+        let hit = self.hit(key);
+        self.count(hit.is_some());
+        match hit {
+            Some(record) => Ok(record),
+            None => self.fetch(key).await,
+        }
+    }
+
+    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
+        let mut answers: Vec<Option<Result<Option<Record>>>> = Vec::with_capacity(keys.len());
+        let (mut wanted, mut leads) = (Vec::new(), Vec::new());
+        let read_at = self.cache.clock.now();
+        for &key in keys {
+            let is_cached = self.is_cached(key.space());
+            let hit = if is_cached { self.hit(key) } else { None };
+            if is_cached {
+                self.count(hit.is_some());
+            }
+            if hit.is_none() {
+                wanted.push(key);
+                leads.push(match is_cached.then(|| self.kept.fills.join(key)) {
+                    Some(Role::Lead(lead)) => Some(lead),
+                    _ => None,
+                });
+            }
+            answers.push(hit.map(Ok));
+        }
+        if wanted.is_empty() {
+            return answers.into_iter().flatten().collect();
+        }
+        let mut found = self.inner.get_many(&wanted).await.into_iter().zip(leads);
+        let mut next = || {
+            let (answer, lead) = found.next()?;
+            if let Some(lead) = lead {
+                self.fill(lead, read_at, &answer);
+            }
+            Some(answer)
+        };
+        answers.into_iter().filter_map(|answer| answer.or_else(&mut next)).collect()
+    }
+
+    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
+        let key = write.key;
+        let _writing = self.writing(key);
+        self.inner.write(write).await
+    }
+
+    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
+        let _writing: Vec<_> = writes.iter().map(|write| self.writing(write.key)).collect();
+        self.inner.write_many(writes).await
+    }
+
+    async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
+        self.inner.scan(scan).await
+    }
+
+    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
+        let _trimming = self.kept.fills.trim(Key::lone(trim.space, trim.partition));
+        self.inner.trim(trim).await
+    }
+
+    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        let _writing = self.writing(key);
+        self.inner.update(key, procedure).await
+    }
+}
