@@ -8,6 +8,7 @@ pub mod error;
 pub mod ext;
 pub mod id;
 pub mod key;
+pub mod lease;
 pub mod limits;
 pub mod machine;
 pub mod procedure;

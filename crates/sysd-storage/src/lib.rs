@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+pub mod lease;
 pub mod log;
 #[cfg(feature = "memory")]
 pub mod memory;
@@ -11,6 +12,7 @@ pub mod memory;
 )]
 pub mod redis;
 
+pub use lease::{KeepAliveEnd, LeaseConfig, RecordLeases};
 pub use log::{Driver, Follower, Replica, ReplicaConfig};
 #[cfg(feature = "memory")]
 pub use memory::{Memory, MemoryConfig};

@@ -1,8 +1,11 @@
 //! Checks histories.
 
+pub mod lease;
 mod linearizability;
 pub mod log;
 mod record;
+mod violation;
 
 pub use linearizability::{CallId, History, NotLinearizable, Specification, check};
 pub use record::{Call, RecordSpec, Reply};
+pub use violation::Violation;
