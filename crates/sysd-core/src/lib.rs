@@ -12,6 +12,7 @@ pub mod lease;
 pub mod limits;
 pub mod machine;
 pub mod procedure;
+pub mod queue;
 pub mod record;
 pub mod retry;
 pub mod scan;
