@@ -11,6 +11,7 @@ pub mod key;
 pub mod lease;
 pub mod limits;
 pub mod machine;
+pub mod outbox;
 pub mod procedure;
 pub mod queue;
 pub mod record;

@@ -6,6 +6,7 @@ pub mod lease;
 pub mod log;
 #[cfg(feature = "memory")]
 pub mod memory;
+pub mod outbox;
 pub mod queue;
 #[cfg(feature = "redis")]
 #[expect(
@@ -18,6 +19,7 @@ pub use lease::{KeepAliveEnd, LeaseConfig, RecordLeases};
 pub use log::{Driver, Follower, Replica, ReplicaConfig};
 #[cfg(feature = "memory")]
 pub use memory::{Memory, MemoryConfig};
+pub use outbox::{Outbox, OutboxConfig, Relayed, Wrote};
 pub use queue::{QueueConfig, RecordQueue};
 #[cfg(feature = "redis")]
 pub use redis::{RedisConfig, RedisStore, TlsCa};

@@ -3,6 +3,7 @@
 pub mod lease;
 mod linearizability;
 pub mod log;
+pub mod outbox;
 pub mod queue;
 mod record;
 mod violation;
