@@ -1,14 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+mod calls;
 #[cfg(any(feature = "dynamodb", feature = "scylla"))]
 mod cas;
-#[cfg(feature = "local")]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "disks block: the store owns the threads that wait for them and joins them when it is dropped"
-)]
-pub mod local;
 #[cfg(feature = "dynamodb")]
 #[expect(
     clippy::disallowed_methods,
@@ -16,9 +11,18 @@ pub mod local;
 )]
 pub mod dynamodb;
 pub mod layer;
+pub mod lease;
+#[cfg(feature = "local")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "disks block: the store owns the threads that wait for them and joins them when it is dropped"
+)]
+pub mod local;
 pub mod log;
 #[cfg(feature = "memory")]
 pub mod memory;
+pub mod outbox;
+pub mod queue;
 #[cfg(feature = "redis")]
 #[expect(
     clippy::disallowed_methods,
@@ -32,13 +36,16 @@ pub mod redis;
 )]
 pub mod scylla;
 
-#[cfg(feature = "local")]
-pub use local::{LocalConfig, LocalStore, Sync};
 #[cfg(feature = "dynamodb")]
 pub use dynamodb::{DynamoConfig, DynamoCredentials, DynamoStore};
+pub use lease::{KeepAliveEnd, LeaseConfig, RecordLeases};
+#[cfg(feature = "local")]
+pub use local::{LocalConfig, LocalStore, Sync};
 pub use log::{Driver, Follower, Replica, ReplicaConfig};
 #[cfg(feature = "memory")]
 pub use memory::{Memory, MemoryConfig};
+pub use outbox::{Outbox, OutboxConfig, Relayed, Wrote};
+pub use queue::{QueueConfig, RecordQueue};
 #[cfg(feature = "redis")]
 pub use redis::{RedisConfig, RedisStore, TlsCa};
 #[cfg(feature = "scylla")]

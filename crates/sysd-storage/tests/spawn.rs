@@ -1,12 +1,15 @@
 //! Every future of a store can be spawned, on any runtime: a check of the compiler's, run for form's sake.
 #![cfg(all(feature = "memory", feature = "scylla"))]
 
+use sysd_core::lease::Leases as _;
+use sysd_core::outbox::{Event, EventId, Publish};
+use sysd_core::queue::{NewJob, Queue as _, QueueExt as _};
 use sysd_core::{
     AnyStore, Keep, Key, OutputBytes, Procedure, Result, Scan, Space, StateChange, Step, Store, StoreExt, Timestamp,
     Trim, Undecodable, Write,
 };
 use sysd_storage::layer::{Breaker, Coalesce, LayerExt, Limit, Retry, Timeout, Trace};
-use sysd_storage::{Memory, ScyllaStore};
+use sysd_storage::{LeaseConfig, Memory, Outbox, OutboxConfig, QueueConfig, RecordLeases, RecordQueue, ScyllaStore};
 
 const SPACE: Space = Space::conditional("spawn");
 
@@ -91,4 +94,41 @@ fn the_future_of_a_stack_grows_by_the_layer() {
     );
     println!("{bare} bytes bare, {two} under two layers, {six} under six");
     assert!(six < bare + 6 * 600, "{bare} bytes bare, {two} under two layers, {six} under six");
+}
+
+struct Nowhere;
+
+impl Publish for Nowhere {
+    async fn publish(&self, _: &[u8], _: EventId, _: &bytes::Bytes) -> Result<()> {
+        Ok(())
+    }
+}
+
+async fn every_protocol(store: impl Store + Clone) -> Result<usize> {
+    let hold = std::time::Duration::from_secs(60);
+    let leases = RecordLeases::new(store.clone(), LeaseConfig::default());
+    let lease = leases.acquire(b"x", leases.mint_holder(), hold).await?.held();
+    if let Some(lease) = &lease {
+        let _ = leases.renew(lease, hold).await?;
+        leases.release(lease).await?;
+    }
+    let queue = RecordQueue::open(store.clone(), "q", QueueConfig::default()).await?;
+    queue.enqueue(NewJob::new("job").id(b"7")).await?;
+    let jobs = queue.lease(1, hold).await?;
+    for job in &jobs {
+        let _ = queue.extend(&job.lease, hold).await?;
+        let _ = queue.ack(&job.lease).await?;
+    }
+    let letters = queue.dead_letters(None, 1).await?.len() + queue.depth(1).await?.waiting;
+    let outbox = Outbox::new(store, "o", &[SPACE], OutboxConfig::default())?;
+    let key = Key::lone(SPACE, b"p");
+    let _ = outbox.write(key, "x", sysd_core::Expect::Absent, vec![Event::new(b"k", "e")]).await?;
+    Ok(jobs.len() + letters + outbox.relay_once(&Nowhere).await?.published)
+}
+
+#[test]
+fn leases_queues_and_outboxes_spawn() -> Result<()> {
+    assert_eq!(spawn(every_protocol(Memory::new()))?, 2);
+    assert_eq!(spawn(every_protocol(AnyStore::new(Memory::new())))?, 2);
+    Ok(())
 }

@@ -3,9 +3,9 @@
 
 #[path = "../support/directory.rs"]
 mod directory;
-mod local;
 mod dynamodb;
 mod layered;
+mod local;
 mod redis;
 mod scylla;
 
@@ -17,9 +17,9 @@ use sysd_storage::{LocalConfig, Memory};
 use sysd_testkit::conformance::{Erased, Harness, Suite, UnderLimits};
 use tokio::runtime::Runtime;
 
-use crate::local::OnDisk;
 use crate::dynamodb::DYNAMODB;
 use crate::layered::Layered;
+use crate::local::OnDisk;
 use crate::redis::{CLUSTER, REDIS};
 use crate::scylla::Cassandra;
 

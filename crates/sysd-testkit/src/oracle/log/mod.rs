@@ -18,6 +18,8 @@ pub use real_time::real_time;
 pub use replies::replies;
 pub use time::time;
 
+pub use super::Violation;
+
 /// What a caller was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer<R> {
@@ -42,22 +44,6 @@ pub struct Submission<R> {
     pub ended: Option<u64>,
     /// How.
     pub answer: Answer<R>,
-}
-
-/// An invariant that does not hold.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{invariant}: {what}")]
-pub struct Violation {
-    /// Which.
-    pub invariant: &'static str,
-    /// Where it breaks.
-    pub what: String,
-}
-
-impl Violation {
-    const fn new(invariant: &'static str, what: String) -> Self {
-        Self { invariant, what }
-    }
 }
 
 #[cfg(test)]

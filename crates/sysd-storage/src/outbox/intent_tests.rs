@@ -1,0 +1,82 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use proptest::prelude::*;
+
+fn version(token: u128) -> Version {
+    Version::from_u128(token)
+}
+
+fn intent(before: Option<u128>, token: u128) -> Intent {
+    Intent {
+        is_claimed: false,
+        deadline: Timestamp::from_micros_saturating(100),
+        before: before.map(version),
+        version: version(token),
+        space: "s".to_owned(),
+        partition: KeyBytes::from_slice(b"p"),
+        sort: KeyBytes::new(),
+        value: Bytes::from_static(b"v"),
+        events: vec![Event::new(b"k", "e"), Event::new(b"", "")],
+    }
+}
+
+fn decided(record: Option<u128>, early: &[u128], late: &[Intent], now: u64) -> (Vec<u128>, Vec<u128>, Vec<u128>) {
+    let early: Vec<_> = early.iter().copied().map(version).collect();
+    let late = late.iter().map(|intent| (intent.version, intent)).collect();
+    let decision = decide(record.map(version), &early, &late, Timestamp::from_micros_saturating(now));
+    let numbers = |versions: Vec<Version>| versions.into_iter().map(Version::as_u128).collect();
+    (numbers(decision.publish), numbers(decision.forget), numbers(decision.carry_out))
+}
+
+#[test]
+fn the_chain_is_true_and_the_rest_waits_for_its_deadline() {
+    let all = [intent(None, 1), intent(Some(1), 2), intent(Some(1), 3), intent(Some(2), 4)];
+    assert_eq!(decided(Some(2), &[1, 2, 3, 4], &all, 99), (vec![1, 2], vec![], vec![]));
+    assert_eq!(decided(Some(2), &[1, 2, 3, 4], &all, 100), (vec![1, 2], vec![3], vec![4]));
+    // One that was not there before the record was read may be of a later chain.
+    assert_eq!(decided(Some(2), &[1, 2], &all, 100), (vec![1, 2], vec![], vec![4]));
+    assert_eq!(decided(None, &[1], &all[..1], 100), (vec![], vec![], vec![1]));
+}
+
+#[test]
+fn a_circle_ends() {
+    let all = [intent(Some(2), 1), intent(Some(1), 2)];
+    let (publish, ..) = decided(Some(2), &[], &all, 0);
+    assert!(publish.len() <= 3);
+}
+
+proptest! {
+    /// Random histories of one record: whatever is left of the intents, exactly what became true is published, in order.
+    #[test]
+    fn neither_lost_nor_invented(wins in proptest::collection::vec((0..3usize, any::<bool>()), 1..12), removed in 0..6usize) {
+        let (mut chain, mut record, mut late, mut token) = (Vec::new(), None, Vec::new(), 0);
+        for (rivals, is_written) in wins {
+            for _ in 0..=rivals {
+                token += 1;
+                late.push(intent(record, token));
+            }
+            if is_written {
+                record = Some(token);
+                chain.push(token);
+            }
+        }
+        let removed = removed.min(chain.len());
+        late.retain(|intent| !chain[..removed].contains(&intent.version.as_u128()));
+        let early: Vec<u128> = late.iter().map(|intent| intent.version.as_u128()).collect();
+        let (publish, forget, carry_out) = decided(record, &early, &late, 100);
+        prop_assert_eq!(&publish[..], &chain[removed..]);
+        prop_assert!(forget.iter().all(|token| !chain.contains(token)));
+        prop_assert_eq!(publish.len() + forget.len() + carry_out.len(), late.len());
+    }
+
+    #[test]
+    fn decodes_what_it_encoded_and_nothing_cut(cut in 0..200usize) {
+        let whole = Intent { is_claimed: true, ..intent(Some(7), 8) };
+        let bytes = whole.encode();
+        let key = Key::lone(sysd_core::Space::conditional("x"), b"p");
+        prop_assert_eq!(Intent::decode(key, &bytes).unwrap(), whole);
+        if cut < bytes.len() {
+            prop_assert!(Intent::decode(key, &bytes.slice(..cut)).is_err());
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Settling jobs: one conditional write of the shard's record for all of a batch; then, by whoever leases next, the rows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sysd_core::queue::{DeadLetter, Held, JobId, JobLease, REASON_BYTES_MAX, Settlement};
+use sysd_core::{Error, Expect, Outcome, Result, Store, Timestamp, Write};
+
+use super::config::Bug;
+use super::schema::{Fate, Grave, JobRow, Mark, Place};
+use super::state::{Asked, Entry, State, Status, Ticket, Verdict};
+use super::{CONTENTION_MAX, Seen, Shared, contended, unsettled};
+
+impl<S: Store> Shared<S> {
+    pub(super) async fn settle_many(&self, jobs: &[(JobLease, Settlement)]) -> Vec<Result<Held>> {
+        let now = self.calls.now();
+        let verdicts: Vec<Result<Verdict>> = jobs.iter().map(|(_, settlement)| verdict(settlement, now)).collect();
+        self.ask_many(
+            jobs.len(),
+            |at| &jobs[at].0,
+            |state, at, is_again| {
+                let attempts_max = self.config.attempts_max;
+                let asked = Asked { lease: &jobs[at].0, is_again, attempts_max, now, bug: self.config.bug() };
+                match &verdicts[at] {
+                    Ok(verdict) => state.decide_settle(&asked, verdict.clone()).map(Ok),
+                    Err(error) => Some(Err(error.share())),
+                }
+            },
+        )
+        .await
+    }
+
+    pub(super) async fn extend_many(&self, jobs: &[JobLease], hold: Duration) -> Vec<Result<Held>> {
+        let until = self.calls.now().checked_add(hold);
+        let until = until.ok_or_else(|| Error::invalid("hold", "it ends beyond the year 2255"));
+        self.ask_many(
+            jobs.len(),
+            |at| &jobs[at],
+            |state, at, _| {
+                Some(until.as_ref().map(|until| state.decide_extend(&jobs[at], *until)).map_err(Error::share))
+            },
+        )
+        .await
+    }
+
+    /// Asks the shards of some leases, each once for all of its leases.
+    async fn ask_many<'a>(
+        &self,
+        count: usize,
+        lease: impl Fn(usize) -> &'a JobLease + Sync + Send,
+        decide: impl Fn(&mut State, usize, bool) -> Option<Result<Held>> + Sync + Send,
+    ) -> Vec<Result<Held>> {
+        let mut shards: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for at in 0..count {
+            shards.entry(self.shard_of(&lease(at).id)).or_default().push(at);
+        }
+        let mut answers: Vec<Result<Held>> = (0..count).map(|_| Err(unsettled())).collect();
+        for (shard, which) in shards {
+            let some = self.ask(shard, &which, &decide).await;
+            for (at, answer) in which.into_iter().zip(some) {
+                answers[at] = answer;
+            }
+        }
+        answers
+    }
+
+    async fn ask(
+        &self,
+        shard: u16,
+        which: &[usize],
+        decide: &(impl Fn(&mut State, usize, bool) -> Option<Result<Held>> + Sync + Send),
+    ) -> Vec<Result<Held>> {
+        let fail = |error: Error| which.iter().map(|_| Err(error.share())).collect::<Vec<_>>();
+        let seen = match self.known(shard) {
+            Some(seen) => Ok((seen, false)),
+            None => self.read(shard).await.map(|seen| (seen, true)),
+        };
+        let (mut seen, mut is_fresh): (Seen, bool) = match seen {
+            Ok(seen) => seen,
+            Err(error) => return fail(error),
+        };
+        let mut is_again = false;
+        for _ in 0..CONTENTION_MAX {
+            let mut state = State::clone(&seen.state);
+            let answers: Vec<_> = which.iter().map(|&at| decide(&mut state, at, is_again)).collect();
+            let answers: Vec<_> =
+                answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(unsettled()))).collect();
+            if state == *seen.state {
+                if is_fresh {
+                    return answers;
+                }
+                match self.read(shard).await {
+                    Ok(read) => (seen, is_fresh) = (read, true),
+                    Err(error) => return fail(error),
+                }
+                continue;
+            }
+            match self.replace(shard, &seen, state).await {
+                Ok(Ok(())) => return answers,
+                Ok(Err((newer, maybe))) => {
+                    is_again |= maybe;
+                    (seen, is_fresh) = (newer, true);
+                }
+                Err(error) => return fail(error),
+            }
+        }
+        fail(contended())
+    }
+
+    /// Carries out what the record says is settled; answers the entries that may be dropped.
+    pub(super) async fn carry_out(&self, shard: u16, state: &State) -> Result<Vec<(JobId, Entry)>> {
+        let settled = state.entries.iter().filter(|(_, entry)| !entry.status.is_leased());
+        let mut all: Vec<(JobId, Entry)> = settled.map(|(id, entry)| (id.clone(), entry.clone())).collect();
+        if self.config.has(Bug::DropUnsettled) {
+            return Ok(all);
+        }
+        let mut ready = Vec::with_capacity(all.len());
+        for (id, entry) in all.drain(..) {
+            if self.replace_row(shard, &id, &entry).await? {
+                ready.push((id, entry));
+            }
+        }
+        let rows: Vec<_> = ready.iter().map(|(id, entry)| self.schema.row(shard, &ticket(id, entry))).collect();
+        let writes: Vec<_> = rows.iter().map(|row| Write::delete(row.key())).collect();
+        let removed = self.calls.write_many(&writes).await;
+        let done = ready.into_iter().zip(removed).filter_map(|(entry, removed)| removed.is_ok().then_some(entry));
+        Ok(done.collect())
+    }
+
+    /// Writes what a settled job leaves in place of its row.
+    async fn replace_row(&self, shard: u16, id: &JobId, entry: &Entry) -> Result<bool> {
+        match &entry.status {
+            Status::Leased { .. } => return Ok(false),
+            Status::Done { .. } => return self.settle_mark(id, entry, Fate::Done).await.map(|()| true),
+            Status::Moved { .. } | Status::Dead { .. } => {}
+        }
+        let row = self.schema.row(shard, &ticket(id, entry));
+        // Gone: somebody was faster, and wrote what comes in its place before.
+        let Some(record) = self.calls.get(row.key()).await? else { return Ok(true) };
+        let job = JobRow::decode(row.key(), &record.value)?;
+        if self.config.has(Bug::DeleteFirst) {
+            self.put_or_fail(&Write::delete(row.key())).await?;
+        }
+        match &entry.status {
+            Status::Moved { due, .. } => {
+                let moved = Ticket { due: *due, ..ticket(id, entry) };
+                let place = self.schema.row(shard, &moved);
+                let value = JobRow { attempts: entry.attempts, ..job }.encode();
+                self.put_or_fail(&Write::put(place.key(), value).with_version(self.calls.mint())).await?;
+            }
+            Status::Dead { at, reason, .. } => {
+                let place = self.schema.grave(*at, id);
+                let letter = DeadLetter {
+                    id: id.clone(),
+                    at: *at,
+                    attempts: entry.attempts,
+                    reason: reason.clone(),
+                    lane: entry.lane,
+                    payload: job.payload,
+                };
+                let grave = Grave { is_marked: job.is_marked, replay_at: None, letter };
+                let write = Write::put(place.key(), grave.encode()).with_version(self.calls.mint());
+                self.put_or_fail(&write.expect(Expect::Absent)).await?;
+                self.settle_mark(id, entry, Fate::Dead).await?;
+            }
+            Status::Leased { .. } | Status::Done { .. } => {}
+        }
+        Ok(true)
+    }
+
+    async fn put_or_fail(&self, write: &Write<'_>) -> Result<()> {
+        // A conflict: an earlier one wrote the same.
+        self.calls.write(write).await.map(|_| ())
+    }
+
+    /// Writes what became of a job into its mark, if that still says that it is open.
+    async fn settle_mark(&self, id: &JobId, entry: &Entry, fate: Fate) -> Result<()> {
+        let Some(version) = entry.mark else { return Ok(()) };
+        let place: Place = self.schema.mark(id);
+        let mark = Mark { fate, lane: entry.lane, due: entry.due };
+        let mut write = Write::put(place.key(), mark.encode()).with_version(self.calls.mint());
+        if fate == Fate::Done {
+            write = write.expires_at(self.calls.now().saturating_add(self.config.remember_for));
+        }
+        match self.calls.write(&write.expect(Expect::Is(version))).await?.outcome {
+            Outcome::Applied | Outcome::Conflict { .. } => Ok(()),
+        }
+    }
+}
+
+fn ticket(id: &JobId, entry: &Entry) -> Ticket {
+    Ticket { lane: entry.lane, due: entry.due, id: id.clone() }
+}
+
+fn verdict(settlement: &Settlement, now: Timestamp) -> Result<Verdict> {
+    match settlement {
+        Settlement::Ack => Ok(Verdict::Done),
+        Settlement::Release(delay) => {
+            let due = now.checked_add(*delay);
+            due.map(Verdict::Moved).ok_or_else(|| Error::invalid("delay", "it ends beyond the year 2255"))
+        }
+        Settlement::Bury(reason) if reason.len() > REASON_BYTES_MAX => {
+            Err(Error::too_large("reason", reason.len(), REASON_BYTES_MAX))
+        }
+        Settlement::Bury(reason) => Ok(Verdict::Dead(now, reason.clone())),
+    }
+}

@@ -1,0 +1,355 @@
+//! What a shard's record says, and how it is decided upon. Pure.
+//!
+//! Of each job in flight: which lease holds it, or how it was settled. A row without an entry is a job that waits. The
+//! rules are in the module's docs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sysd_core::queue::{Held, JobId, JobLease};
+use sysd_core::{Error, Key, Result, Timestamp, Version};
+
+use super::config::Bug;
+
+const FORMAT: u8 = 1;
+
+/// Where a job's row lies in its shard.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket {
+    pub(super) lane: u8,
+    pub(super) due: Timestamp,
+    pub(super) id: JobId,
+}
+
+/// Where a job in flight stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    /// Handed out under a token, until a time.
+    Leased { token: u64, until: Timestamp },
+    /// Done; its row is to go.
+    Done { token: u64 },
+    /// Given back: its row is to move to a later time.
+    Moved { token: u64, due: Timestamp },
+    /// Given up: its row is to move among the dead letters.
+    Dead { token: u64, at: Timestamp, reason: String },
+}
+
+/// A job in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) lane: u8,
+    pub(super) due: Timestamp,
+    pub(super) attempts: u32,
+    /// The version of its mark, if its id is the caller's.
+    pub(super) mark: Option<Version>,
+    pub(super) status: Status,
+}
+
+/// A row that might be handed out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub(super) ticket: Ticket,
+    pub(super) attempts: u32,
+    pub(super) mark: Option<Version>,
+}
+
+/// A shard's record.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(super) struct State {
+    /// Rises whenever entries are dropped: what was scanned before says nothing any more.
+    pub(super) generation: u64,
+    /// From when on all rows are looked at once more.
+    pub(super) full_at: Timestamp,
+    /// For each lane, the due time before which rows lie only if they were written late.
+    pub(super) floors: Vec<Timestamp>,
+    pub(super) entries: BTreeMap<JobId, Entry>,
+}
+
+/// What a settlement leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Done,
+    Moved(Timestamp),
+    Dead(Timestamp, String),
+}
+
+impl Status {
+    pub(super) const fn token(&self) -> u64 {
+        match self {
+            Self::Leased { token, .. }
+            | Self::Done { token }
+            | Self::Moved { token, .. }
+            | Self::Dead { token, .. } => *token,
+        }
+    }
+
+    pub(super) const fn is_leased(&self) -> bool {
+        matches!(self, Self::Leased { .. })
+    }
+}
+
+/// A question to a lease.
+pub(super) struct Asked<'a> {
+    pub(super) lease: &'a JobLease,
+    /// Whether an earlier attempt of the same question may have been answered and forgotten.
+    pub(super) is_again: bool,
+    pub(super) attempts_max: u32,
+    pub(super) now: Timestamp,
+    pub(super) bug: Option<Bug>,
+}
+
+impl State {
+    /// Gives up jobs that were handed out `attempts_max` times and whose last lease has run out.
+    pub(super) fn bury_expired(&mut self, now: Timestamp, attempts_max: u32) {
+        for entry in self.entries.values_mut() {
+            if let Status::Leased { token, until } = entry.status
+                && until <= now
+                && entry.attempts >= attempts_max
+            {
+                let reason = format!("its lease ran out {} times", entry.attempts);
+                entry.status = Status::Dead { token, at: now, reason };
+            }
+        }
+    }
+
+    /// Whether this row may be handed out at `now`.
+    pub(super) fn is_free(&self, ticket: &Ticket, now: Timestamp) -> bool {
+        match self.entries.get(&ticket.id).map(|entry| &entry.status) {
+            None => true,
+            Some(Status::Leased { until, .. }) => *until <= now,
+            Some(_) => false,
+        }
+    }
+
+    /// Hands out up to `jobs_max` of the candidates under `token`; answers which, with the attempt.
+    pub(super) fn decide_lease(
+        &mut self,
+        candidates: &[Candidate],
+        jobs_max: usize,
+        token: u64,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Vec<(usize, u32)> {
+        let mut taken = Vec::new();
+        for (at, candidate) in candidates.iter().enumerate() {
+            if taken.len() == jobs_max {
+                break;
+            }
+            let ticket = &candidate.ticket;
+            if !self.is_free(ticket, now) {
+                continue;
+            }
+            let before = self.entries.get(&ticket.id).map_or(candidate.attempts, |entry| entry.attempts);
+            let attempts = before.saturating_add(1);
+            let status = Status::Leased { token, until };
+            let entry = Entry { lane: ticket.lane, due: ticket.due, attempts, mark: candidate.mark, status };
+            self.entries.insert(ticket.id.clone(), entry);
+            taken.push((at, attempts));
+        }
+        taken
+    }
+
+    /// Settles a job if the lease still counts. `None`: nobody can tell any more.
+    pub(super) fn decide_settle(&mut self, asked: &Asked<'_>, verdict: Verdict) -> Option<Held> {
+        let token = asked.lease.token;
+        let Some(entry) = self.entries.get_mut(&asked.lease.id) else {
+            return if asked.is_again { None } else { Some(Held::Lost) };
+        };
+        if entry.status.token() != token && asked.bug != Some(Bug::AckAnyToken) {
+            return if asked.is_again { None } else { Some(Held::Lost) };
+        }
+        if !entry.status.is_leased() {
+            // This very settlement, whose answer was lost, or another under the same token.
+            let is_same = match (&entry.status, &verdict) {
+                (Status::Done { .. }, Verdict::Done)
+                | (Status::Moved { .. } | Status::Dead { .. }, Verdict::Moved(_)) => true,
+                (Status::Dead { reason, .. }, Verdict::Dead(_, wanted)) => reason == wanted,
+                _ => false,
+            };
+            return Some(if is_same { Held::Held } else { Held::Lost });
+        }
+        entry.status = match verdict {
+            Verdict::Done => Status::Done { token },
+            Verdict::Moved(_) if entry.attempts >= asked.attempts_max => {
+                let reason = format!("it was given back after {} attempts", entry.attempts);
+                Status::Dead { token, at: asked.now, reason }
+            }
+            // Later than its row in any case, so that the two differ.
+            Verdict::Moved(due) => {
+                let later = entry.due.as_micros().saturating_add(1);
+                Status::Moved { token, due: due.max(Timestamp::from_micros_saturating(later)) }
+            }
+            Verdict::Dead(at, reason) => Status::Dead { token, at, reason },
+        };
+        Some(Held::Held)
+    }
+
+    /// Holds a job longer if the lease still counts.
+    pub(super) fn decide_extend(&mut self, lease: &JobLease, until: Timestamp) -> Held {
+        match self.entries.get_mut(&lease.id).map(|entry| &mut entry.status) {
+            Some(Status::Leased { token, until: held }) if *token == lease.token => {
+                *held = until.max(*held);
+                Held::Held
+            }
+            _ => Held::Lost,
+        }
+    }
+
+    /// Forgets entries whose settlement has been carried out, if they are still as they were then.
+    pub(super) fn drop_settled(&mut self, settled: &[(JobId, Entry)]) {
+        let before = self.entries.len();
+        for (id, entry) in settled {
+            if self.entries.get(id) == Some(entry) {
+                self.entries.remove(id);
+            }
+        }
+        if self.entries.len() < before {
+            self.generation += 1;
+        }
+    }
+
+    /// Raises the floors to what a scan saw: the due time of the first row of each lane that it came to, `None` where there
+    /// was none. `is_full`: it began at the very first row.
+    pub(super) fn raise_floors(
+        &mut self,
+        firsts: &[Option<Timestamp>],
+        is_full: bool,
+        lanes: u8,
+        now: Timestamp,
+        late_max: Duration,
+    ) {
+        let late_us = u64::try_from(late_max.as_micros()).unwrap_or(u64::MAX);
+        let latest = Timestamp::from_micros_saturating(now.as_micros().saturating_sub(late_us));
+        self.floors.resize(lanes.into(), Timestamp::UNIX_EPOCH);
+        for (lane, floor) in self.floors.iter_mut().enumerate() {
+            let first = firsts.get(lane).map(|first| first.map_or(latest, |due| due.min(latest)));
+            *floor = match first {
+                Some(first) if is_full => first,
+                Some(first) => first.max(*floor),
+                // It did not come so far.
+                None if is_full => Timestamp::UNIX_EPOCH,
+                None => *floor,
+            };
+        }
+        for entry in self.entries.values() {
+            if let (Status::Moved { due, .. }, Some(floor)) =
+                (&entry.status, self.floors.get_mut(usize::from(entry.lane)))
+            {
+                *floor = (*floor).min(*due);
+            }
+        }
+        if is_full {
+            self.full_at = now.saturating_add(late_max);
+        }
+    }
+
+    /// Format (1), generation (8), when all rows are looked at (8), how many lanes (1), their floors (8 each), count (4); of each entry the id's length (1), the id, lane (1), due (8), attempts (4),
+    /// mark (16, zero: none), status (1), token (8), its time (8), the reason's length (2), the reason.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16 + self.entries.len() * 72);
+        out.push(FORMAT);
+        out.extend_from_slice(&self.generation.to_be_bytes());
+        out.extend_from_slice(&self.full_at.as_micros().to_be_bytes());
+        out.push(u8::try_from(self.floors.len()).unwrap_or(u8::MAX));
+        self.floors.iter().for_each(|floor| out.extend_from_slice(&floor.as_micros().to_be_bytes()));
+        out.extend_from_slice(&u32::try_from(self.entries.len()).unwrap_or(u32::MAX).to_be_bytes());
+        for (id, entry) in &self.entries {
+            out.push(u8::try_from(id.len()).unwrap_or(u8::MAX));
+            out.extend_from_slice(id);
+            out.push(entry.lane);
+            out.extend_from_slice(&entry.due.as_micros().to_be_bytes());
+            out.extend_from_slice(&entry.attempts.to_be_bytes());
+            out.extend_from_slice(&entry.mark.map_or(0, Version::as_u128).to_be_bytes());
+            let (tag, time, reason) = match &entry.status {
+                Status::Leased { until, .. } => (0, *until, ""),
+                Status::Done { .. } => (1, Timestamp::UNIX_EPOCH, ""),
+                Status::Moved { due, .. } => (2, *due, ""),
+                Status::Dead { at, reason, .. } => (3, *at, reason.as_str()),
+            };
+            out.push(tag);
+            out.extend_from_slice(&entry.status.token().to_be_bytes());
+            out.extend_from_slice(&time.as_micros().to_be_bytes());
+            out.extend_from_slice(&u16::try_from(reason.len()).unwrap_or(u16::MAX).to_be_bytes());
+            out.extend_from_slice(reason.as_bytes());
+        }
+        out
+    }
+
+    /// # Errors
+    /// [`Corrupt`](sysd_core::ErrorKind::Corrupt) with the key.
+    pub(super) fn decode(key: Key<'_>, bytes: &[u8]) -> Result<Self> {
+        Self::read(bytes).ok_or_else(|| Error::corrupt(key, "the record of a queue's shard makes no sense"))
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut input = Input(bytes);
+        if input.u8()? != FORMAT {
+            return None;
+        }
+        let generation = input.u64()?;
+        let full_at = input.time()?;
+        let lanes = input.u8()?;
+        let floors = (0..lanes).map(|_| input.time()).collect::<Option<Vec<_>>>()?;
+        let count = u32::from_be_bytes(*input.array()?);
+        let mut entries = BTreeMap::new();
+        for _ in 0..count {
+            let length = input.u8()?.into();
+            let id = JobId::from_slice(input.bytes(length)?);
+            entries.insert(id, Self::read_entry(&mut input)?);
+        }
+        let is_all = input.0.is_empty() && entries.len() == count as usize;
+        is_all.then_some(Self { generation, full_at, floors, entries })
+    }
+
+    fn read_entry(input: &mut Input<'_>) -> Option<Entry> {
+        let lane = input.u8()?;
+        let due = input.time()?;
+        let attempts = u32::from_be_bytes(*input.array()?);
+        let mark = u128::from_be_bytes(*input.array()?);
+        let (tag, token, time) = (input.u8()?, input.u64()?, input.time()?);
+        let length = u16::from_be_bytes(*input.array()?).into();
+        let reason = std::str::from_utf8(input.bytes(length)?).ok()?.to_owned();
+        let status = match tag {
+            0 => Status::Leased { token, until: time },
+            1 => Status::Done { token },
+            2 => Status::Moved { token, due: time },
+            3 => Status::Dead { token, at: time, reason },
+            _ => return None,
+        };
+        let mark = (mark != 0).then_some(Version::from_u128(mark));
+        Some(Entry { lane, due, attempts, mark, status })
+    }
+}
+
+/// What is left to read.
+pub(super) struct Input<'a>(pub(super) &'a [u8]);
+
+impl<'a> Input<'a> {
+    pub(super) fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
+        let (bytes, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        self.array::<1>().map(|byte| byte[0])
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.array().map(|bytes| u64::from_be_bytes(*bytes))
+    }
+
+    pub(super) fn time(&mut self) -> Option<Timestamp> {
+        Timestamp::from_micros(self.u64()?).ok()
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

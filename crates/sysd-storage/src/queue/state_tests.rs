@@ -1,0 +1,173 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use proptest::prelude::*;
+use sysd_core::Space;
+
+fn at(micros: u64) -> Timestamp {
+    Timestamp::from_micros_saturating(micros)
+}
+
+fn candidate(id: u8) -> Candidate {
+    let ticket = Ticket { lane: 0, due: at(1), id: JobId::from_slice(&[id]) };
+    Candidate { ticket, attempts: 0, mark: None }
+}
+
+fn lease(id: u8, token: u64) -> JobLease {
+    JobLease { id: JobId::from_slice(&[id]), token }
+}
+
+fn settle(state: &mut State, id: u8, token: u64, verdict: Verdict) -> Option<Held> {
+    let lease = lease(id, token);
+    let asked = Asked { lease: &lease, is_again: false, attempts_max: 3, now: at(50), bug: None };
+    state.decide_settle(&asked, verdict)
+}
+
+#[test]
+fn a_lease_ends_at_the_very_microsecond() {
+    let mut state = State::default();
+    assert_eq!(state.decide_lease(&[candidate(1)], 1, 7, at(10), at(20)), [(0, 1)]);
+    assert_eq!(state.clone().decide_lease(&[candidate(1)], 1, 8, at(19), at(30)), []);
+    assert_eq!(state.decide_lease(&[candidate(1)], 1, 8, at(20), at(30)), [(0, 2)]);
+    assert_eq!(settle(&mut state, 1, 7, Verdict::Done), Some(Held::Lost), "a stale holder");
+    assert_eq!(settle(&mut state, 1, 8, Verdict::Done), Some(Held::Held));
+    assert_eq!(settle(&mut state, 1, 8, Verdict::Done), Some(Held::Held), "the same question again");
+    assert_eq!(settle(&mut state, 1, 8, Verdict::Dead(at(1), String::new())), Some(Held::Lost), "another question");
+}
+
+#[test]
+fn a_late_ack_counts_while_nobody_else_has_the_job() {
+    let mut state = State::default();
+    state.decide_lease(&[candidate(1)], 1, 7, at(10), at(20));
+    assert_eq!(settle(&mut state, 1, 7, Verdict::Done), Some(Held::Held));
+}
+
+#[test]
+fn what_is_handed_out_too_often_is_given_up() {
+    let mut state = State::default();
+    for attempt in 1..=3 {
+        let now = at(100 * attempt);
+        state.bury_expired(now, 3);
+        assert_eq!(state.decide_lease(&[candidate(1)], 1, attempt, now, at(100 * attempt + 50)).len(), 1);
+    }
+    state.bury_expired(at(349), 3);
+    assert!(state.entries.values().all(|entry| entry.status.is_leased()));
+    state.bury_expired(at(350), 3);
+    assert!(matches!(state.entries.values().next().unwrap().status, Status::Dead { .. }));
+    assert!(state.decide_lease(&[candidate(1)], 1, 9, at(400), at(500)).is_empty());
+    // Given back for the last time.
+    let mut state = State::default();
+    state.decide_lease(&[Candidate { attempts: 2, ..candidate(1) }], 1, 7, at(10), at(20));
+    assert_eq!(settle(&mut state, 1, 7, Verdict::Moved(at(90))), Some(Held::Held));
+    assert!(matches!(state.entries.values().next().unwrap().status, Status::Dead { .. }));
+}
+
+#[test]
+fn dropping_is_of_what_was_carried_out_only_and_is_seen() {
+    let mut state = State::default();
+    state.decide_lease(&[candidate(1), candidate(2)], 2, 7, at(10), at(20));
+    assert_eq!(settle(&mut state, 1, 7, Verdict::Done), Some(Held::Held));
+    let settled: Vec<_> = state.entries.iter().map(|(id, entry)| (id.clone(), entry.clone())).collect();
+    assert_eq!(settle(&mut state, 2, 7, Verdict::Moved(at(90))), Some(Held::Held));
+    state.drop_settled(&settled);
+    assert_eq!((state.entries.len(), state.generation), (1, 1));
+    state.drop_settled(&settled);
+    assert_eq!(state.generation, 1);
+}
+
+#[test]
+fn what_nobody_can_tell_is_not_told() {
+    let lease = lease(1, 7);
+    let ask = |is_again| Asked { lease: &lease, is_again, attempts_max: 3, now: at(1), bug: None };
+    assert_eq!(State::default().decide_settle(&ask(false), Verdict::Done), Some(Held::Lost));
+    assert_eq!(State::default().decide_settle(&ask(true), Verdict::Done), None);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Lease(Vec<u8>, u64),
+    Settle(usize, u8),
+    Extend(usize, u64),
+    Drop,
+    Move(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (proptest::collection::vec(0..6u8, 1..4), 1..60u64).prop_map(|(ids, hold)| Step::Lease(ids, hold)),
+        (0..12usize, 0..3u8).prop_map(|(which, how)| Step::Settle(which, how)),
+        (0..12usize, 1..60u64).prop_map(|(which, hold)| Step::Extend(which, hold)),
+        Just(Step::Drop),
+        (1..40u64).prop_map(Step::Move),
+    ];
+    proptest::collection::vec(step, 1..50)
+}
+
+proptest! {
+    /// Against a model of who holds what: one holder of a job, the last token alone settles, bytes come back.
+    #[test]
+    fn one_holder_and_the_last_token_settles(steps in steps()) {
+        let (mut state, mut now, mut token) = (State::default(), 1_000_u64, 0_u64);
+        let mut handed: Vec<(u8, u64)> = Vec::new();
+        let mut held: BTreeMap<u8, (u64, u64)> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Move(by) => now += by,
+                Step::Lease(ids, hold) => {
+                    token += 1;
+                    let candidates: Vec<_> = ids.iter().map(|&id| candidate(id)).collect();
+                    for (which, _) in state.decide_lease(&candidates, 4, token, at(now), at(now + hold)) {
+                        let id = ids[which];
+                        prop_assert!(held.get(&id).is_none_or(|&(_, until)| until <= now));
+                        held.insert(id, (token, now + hold));
+                        handed.push((id, token));
+                    }
+                }
+                Step::Extend(which, hold) => {
+                    let Some(&(id, token)) = handed.get(which) else { continue };
+                    let is_held = held.get(&id).is_some_and(|&(last, until)| last == token && until != u64::MAX);
+                    let answer = state.decide_extend(&lease(id, token), at(now + hold));
+                    prop_assert_eq!(answer == Held::Held, is_held);
+                    if is_held {
+                        let until = held[&id].1.max(now + hold);
+                        held.insert(id, (token, until));
+                    }
+                }
+                Step::Settle(which, how) => {
+                    let Some(&(id, token)) = handed.get(which) else { continue };
+                    let verdict = match how {
+                        0 => Verdict::Done,
+                        1 => Verdict::Moved(at(now)),
+                        _ => Verdict::Dead(at(now), "no".to_owned()),
+                    };
+                    let is_last = held.get(&id).is_some_and(|&(last, _)| last == token);
+                    let answer = settle(&mut state, id, token, verdict);
+                    if is_last && held[&id].1 != u64::MAX {
+                        prop_assert_eq!(answer, Some(Held::Held));
+                        held.insert(id, (token, u64::MAX));
+                    } else if !is_last {
+                        prop_assert_eq!(answer, Some(Held::Lost));
+                    }
+                }
+                Step::Drop => {
+                    let settled: Vec<_> = state.entries.iter()
+                        .filter(|(_, entry)| !entry.status.is_leased())
+                        .map(|(id, entry)| (id.clone(), entry.clone()))
+                        .collect();
+                    state.drop_settled(&settled);
+                    held.retain(|_, &mut (_, until)| until != u64::MAX);
+                }
+            }
+            let key = Key::lone(const { Space::conditional("x") }, b"p");
+            prop_assert_eq!(&State::decode(key, &state.encode()).unwrap(), &state);
+        }
+    }
+
+    #[test]
+    fn nothing_cut_is_decoded(cut in 1..80usize) {
+        let mut state = State::default();
+        state.decide_lease(&[candidate(1)], 1, 7, at(10), at(20));
+        let bytes = state.encode();
+        let key = Key::lone(const { Space::conditional("x") }, b"p");
+        prop_assert!(State::decode(key, &bytes[..bytes.len().saturating_sub(cut)]).is_err());
+    }
+}
