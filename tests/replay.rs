@@ -118,7 +118,7 @@ fn bad_arguments_say_what_to_do() {
         (&["--rate", "1/mo", "--burst", "4000000"], "burst: 4000000 tokens need more than 100 years"),
         (&["--speed", "0"], "give max, or a number above zero"),
         (&["--log", "no such log"], "no such log: "),
-        (&["--store", "carrier-pigeon://u:secret@loft"], "carrier-pigeon://loft: not a store"),
+        (&["--store", "carrier-pigeon://u:secret@loft"], "a store's URL starts with memory:"),
         (&["--log", "-", "--seed", "1"], "cannot be used with"),
     ] {
         let output = run(arguments, b"");

@@ -65,7 +65,7 @@ struct Arguments {
     /// How many tokens a bucket holds
     #[arg(long, value_name = "TOKENS", default_value_t = 20)]
     burst: u32,
-    /// Where the buckets lie: memory, or the URL of a Redis
+    /// Where the buckets lie: memory, local:PATH, redis://…, dynamodb://…, scylla://… (see `sysd_storage::open`)
     #[arg(long, value_name = "memory|URL", default_value = "memory")]
     store: String,
     /// Print one line of JSON instead of the summary

@@ -9,12 +9,15 @@ use super::super::traffic::Traffic;
 use super::*;
 
 const REQUESTS: u64 = 20_000;
+/// For stores that take their time.
+#[cfg(any(feature = "dynamodb", feature = "scylla"))]
+const FEW: u64 = 3_000;
 
 /// Replays made-up traffic against a limit that it meets often: what became of each request, and who was denied how often.
-async fn decide_all(opened: Opened) -> (Vec<bool>, Tally) {
+async fn decide_all(opened: Opened, requests: u64) -> (Vec<bool>, Tally) {
     let lanes = opened.lanes(TokenBucket::new(Rate::per_second(2).unwrap(), 5).unwrap());
     let (sender, mut batches) = mpsc::channel(4);
-    let traffic = Traffic::new(REQUESTS, 1).unwrap();
+    let traffic = Traffic::new(requests, 1).unwrap();
     let feed = std::thread::spawn(move || Feeder::new(KeyBy::Ip, sender).feed_traffic(traffic));
     let mut verdicts = Vec::new();
     let tally = replay(&lanes, &mut batches, None, |batch| verdicts.extend_from_slice(batch)).await.unwrap();
@@ -24,7 +27,7 @@ async fn decide_all(opened: Opened) -> (Vec<bool>, Tally) {
 
 #[tokio::test]
 async fn every_request_is_decided_and_counted() {
-    let (verdicts, tally) = decide_all(open_memory(1)).await;
+    let (verdicts, tally) = decide_all(open_memory(1), REQUESTS).await;
     assert_eq!(verdicts.len() as u64, REQUESTS);
     assert_eq!(tally.allowed, verdicts.iter().filter(|&&is_allowed| is_allowed).count() as u64);
     assert_eq!(tally.allowed + tally.denied, REQUESTS);
@@ -34,19 +37,52 @@ async fn every_request_is_decided_and_counted() {
 
 #[tokio::test]
 async fn lanes_change_nothing() {
-    let (one, many) = (decide_all(open_memory(1)).await, decide_all(open_memory(7)).await);
+    let (one, many) = (decide_all(open_memory(1), REQUESTS).await, decide_all(open_memory(7), REQUESTS).await);
     assert_same(&one, &many);
 }
 
-/// The same traffic on Redis: request for request the same as on memory.
+/// The same traffic on every other store: request for request the same as on memory.
+async fn decides_as_memory_does(url: &str, requests: u64) {
+    let on_store = decide_all(super::super::store::open(url).await.unwrap(), requests).await;
+    assert_same(&on_store, &decide_all(open_memory(1), requests).await);
+}
+
+#[cfg(any(feature = "redis", feature = "dynamodb", feature = "scylla"))]
+fn server(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run `cargo xtask servers up` and export what it prints"))
+}
+
+#[cfg(feature = "local")]
+#[tokio::test]
+async fn a_local_disk_decides_as_memory_does() {
+    let directory = std::env::temp_dir().join(format!("sysd-replay-{}", std::process::id()));
+    decides_as_memory_does(&format!("local:{}", directory.display()), REQUESTS).await;
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
 #[cfg(feature = "redis")]
 #[tokio::test]
 async fn redis_decides_as_memory_does() {
-    let Ok(url) = std::env::var("SYSD_TEST_REDIS_URL") else {
-        panic!("SYSD_TEST_REDIS_URL is not set: run `cargo xtask servers up` and export what it prints")
-    };
-    let on_redis = decide_all(super::super::store::open(&url).await.unwrap()).await;
-    assert_same(&on_redis, &decide_all(open_memory(1)).await);
+    decides_as_memory_does(&server("SYSD_TEST_REDIS_URL"), REQUESTS).await;
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn a_redis_cluster_decides_as_memory_does() {
+    decides_as_memory_does(&server("SYSD_TEST_REDIS_CLUSTER_URL"), REQUESTS).await;
+}
+
+#[cfg(feature = "dynamodb")]
+#[tokio::test]
+async fn dynamodb_decides_as_memory_does() {
+    decides_as_memory_does(&server("SYSD_TEST_DYNAMODB_URL"), FEW).await;
+}
+
+#[cfg(feature = "scylla")]
+#[tokio::test]
+async fn cassandra_decides_as_memory_does() {
+    decides_as_memory_does(&server("SYSD_TEST_CASSANDRA_URL"), FEW).await;
 }
 
 #[track_caller]

@@ -1,14 +1,13 @@
 //! Which store the buckets lie in.
 
-use sysd::core::{AnyStore, ManualClock, Timestamp};
+use sysd::core::{AnyStore, Error, ManualClock, SystemEntropy, Timestamp, random_base62};
 use sysd::ratelimit::{RateLimiter, TokenBucket};
 use sysd::storage::Memory;
 
 use super::replay::Lane;
 
 /// Hides the way to a server: so many calls share the connection.
-#[cfg(feature = "redis")]
-const LANES_ON_REDIS: usize = 256;
+const LANES: usize = 256;
 
 /// A store to replay on.
 #[derive(Debug)]
@@ -28,7 +27,7 @@ impl Opened {
     }
 }
 
-/// Opens `memory` or a URL, by clocks that the replay sets.
+/// Opens `memory` or a URL, by clocks that the replay sets; makes the table or keyspace if there is none.
 ///
 /// # Errors
 /// In words: what is not a store, or could not be reached.
@@ -36,10 +35,18 @@ pub(crate) async fn open(url: &str) -> Result<Opened, String> {
     if url == "memory" || url == "memory:" {
         return Ok(open_memory(1));
     }
-    if ["redis://", "rediss://", "redis-cluster://", "rediss-cluster://"].iter().any(|scheme| url.starts_with(scheme)) {
-        return open_redis(url).await;
-    }
-    Err(format!("--store {}: not a store; give memory, or a URL like redis://127.0.0.1:6379", without_password(url)))
+    let shown = without_password(url);
+    let wrong = |error: Error| {
+        let is_off = error.message().contains("turn on the feature");
+        let hint =
+            if is_off { " (`cargo run --release --all-features --example replay` turns all of them on)" } else { "" };
+        format!("--store {shown}: {error}{hint}")
+    };
+    let clocks: Vec<_> = (0..LANES).map(|_| ManualClock::new(Timestamp::UNIX_EPOCH)).collect();
+    sysd::storage::prepare(url).await.map_err(wrong)?;
+    let stores = sysd::storage::open_by_clocks(url, clocks.clone()).await.map_err(wrong)?;
+    let limiter_name = format!("replay {}", random_base62(12, &SystemEntropy));
+    Ok(Opened { stores: stores.into_iter().zip(clocks).collect(), shown, limiter_name })
 }
 
 /// Memory is at hand: more lanes than one are for tests.
@@ -49,30 +56,6 @@ pub(crate) fn open_memory(lanes: usize) -> Opened {
         (AnyStore::new(Memory::with_clock(clock.clone())), clock)
     };
     Opened { stores: (0..lanes).map(open_lane).collect(), shown: "memory".to_owned(), limiter_name: "r".to_owned() }
-}
-
-#[cfg(feature = "redis")]
-async fn open_redis(url: &str) -> Result<Opened, String> {
-    use sysd::core::{SystemEntropy, random_base62};
-    use sysd::storage::{RedisConfig, RedisStore};
-
-    let shown = without_password(url);
-    let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
-    let connected = RedisStore::connect_with(url, RedisConfig::default(), clock).await;
-    let store = connected.map_err(|error| format!("--store {shown}: {error}"))?;
-    let open_lane = |_| {
-        let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
-        (AnyStore::new(store.with_clock(clock.clone())), clock)
-    };
-    let stores = (0..LANES_ON_REDIS).map(open_lane).collect();
-    let limiter_name = format!("replay {}", random_base62(12, &SystemEntropy));
-    Ok(Opened { stores, shown, limiter_name })
-}
-
-#[cfg(not(feature = "redis"))]
-#[allow(clippy::unused_async, reason = "its twin connects")]
-async fn open_redis(_url: &str) -> Result<Opened, String> {
-    Err("--store: this build is without Redis; run `cargo run --release --features redis --example replay`".to_owned())
 }
 
 /// The URL without what must not be shown.

@@ -21,6 +21,7 @@ pub mod local;
 pub mod log;
 #[cfg(feature = "memory")]
 pub mod memory;
+pub mod open;
 pub mod outbox;
 pub mod queue;
 #[cfg(feature = "redis")]
@@ -44,6 +45,7 @@ pub use local::{LocalConfig, LocalStore, Sync};
 pub use log::{Driver, Follower, Replica, ReplicaConfig};
 #[cfg(feature = "memory")]
 pub use memory::{Memory, MemoryConfig};
+pub use open::{open, open_by_clocks, open_with, prepare};
 pub use outbox::{Outbox, OutboxConfig, Relayed, Wrote};
 pub use queue::{QueueConfig, RecordQueue};
 #[cfg(feature = "redis")]
