@@ -18,7 +18,7 @@ pub mod memory;
 pub mod redis;
 
 #[cfg(feature = "local")]
-pub use local::{LocalConfig, LocalStore, Sync};
+pub use local::{LocalConfig, LocalStore, SyncMode};
 pub use log::{Driver, Follower, Replica, ReplicaConfig};
 #[cfg(feature = "memory")]
 pub use memory::{Memory, MemoryConfig};

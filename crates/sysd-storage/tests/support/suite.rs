@@ -1,4 +1,5 @@
-//! What must hold on one node, on a Cluster and over TLS alike.
+//! What must hold of every store here: on one node, on a Cluster, over TLS, on a disk.
+#![allow(clippy::future_not_send, reason = "each is run where it is made")]
 
 use std::ops::Bound;
 use std::time::Duration;
