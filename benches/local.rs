@@ -243,7 +243,7 @@ struct Filled {
     redb: redb::Database,
     local: LocalStore,
     local_on_threads: Option<LocalStore>,
-    _scratch: [Scratch; 3],
+    scratch: [Scratch; 3],
 }
 
 /// Before the keys that [`key`] makes.
@@ -281,13 +281,13 @@ impl Filled {
             let writes: Vec<_> = sort.iter().map(|sort| put(&sort[..])).collect();
             block_on(local.write_many(&writes)).into_iter().for_each(|outcome| assert!(outcome.unwrap().is_applied()));
         }
-        Self { fjall, redb, local, local_on_threads: None, _scratch: scratch }
+        Self { fjall, redb, local, local_on_threads: None, scratch }
     }
 
     /// Opened again, with all reads on its threads.
     fn on_threads(&mut self) {
         let config = LocalConfig { reads_on_threads: true, ..LocalConfig::default() };
-        let path = self._scratch[2].path().join("store");
+        let path = self.scratch[2].path().join("store");
         // The store is free once its last clone is gone.
         self.local = open_local(&Scratch::new("none"));
         self.local_on_threads = Some(block_on(LocalStore::open_with(path, config, SystemClock)).unwrap());

@@ -41,7 +41,7 @@ pub mod scylla;
 pub use dynamodb::{DynamoConfig, DynamoCredentials, DynamoStore};
 pub use lease::{KeepAliveEnd, LeaseConfig, RecordLeases};
 #[cfg(feature = "local")]
-pub use local::{LocalConfig, LocalStore, Sync};
+pub use local::{LocalConfig, LocalStore, SyncMode};
 pub use log::{Driver, Follower, Replica, ReplicaConfig};
 #[cfg(feature = "memory")]
 pub use memory::{Memory, MemoryConfig};

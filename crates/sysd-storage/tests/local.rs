@@ -12,7 +12,7 @@ use sysd_core::{
     Clock as _, Durability, Effect, ErrorKind, Expect, Key, ManualClock, Scan, Space, Store as _, StoreExt as _,
     SystemClock, Timestamp, Write,
 };
-use sysd_storage::{LocalConfig, LocalStore, Sync};
+use sysd_storage::{LocalConfig, LocalStore, SyncMode};
 
 mod support;
 
@@ -67,7 +67,7 @@ fn any_executor_will_do_and_what_was_written_is_there_after_opening_again() {
 #[test]
 fn a_store_without_syncs_says_so() {
     let directory = Directory::new();
-    let config = LocalConfig { sync: Sync::Never, ..LocalConfig::default() };
+    let config = LocalConfig { sync: SyncMode::Never, ..LocalConfig::default() };
     let store = block_on(LocalStore::open_with(directory.path(), config, SystemClock)).unwrap();
     assert_eq!(store.limits().durability, Durability::BestEffort);
 }

@@ -218,7 +218,9 @@ impl Told {
         if extra > WRITERS as usize {
             return Err(format!("life {life} has {extra} rows that nobody acknowledged"));
         }
-        rows.iter().for_each(|row| assert!(version_of(Some(&row.record)).is_some()));
+        for row in &rows {
+            assert!(version_of(Some(&row.record)).is_some());
+        }
         Ok(())
     }
 }

@@ -1,4 +1,7 @@
 //! How callers wait for a batch: one place for all of them, so that none costs an allocation.
+//!
+//! To wake a task from another thread costs a system call, as much as to write its record. So the committer wakes one, and that
+//! one the others, from within their runtime. Should it not come to it, the committer does it itself, one batch later.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +19,8 @@ pub(super) struct Completion(Mutex<State>);
 #[derive(Debug)]
 enum State {
     Pending(Vec<Waker>),
-    Done(Verdict),
+    /// With those who still sleep.
+    Done(Verdict, Vec<Waker>),
 }
 
 impl Default for State {
@@ -26,20 +30,28 @@ impl Default for State {
 }
 
 impl Completion {
-    /// Wakes everybody; only the first verdict counts.
+    /// Wakes one caller, who wakes the others; only the first verdict counts.
     pub(super) fn finish(&self, verdict: Verdict) {
-        let wakers = {
+        let first = {
             let mut state = self.0.lock();
-            match &mut *state {
-                State::Done(_) => return,
-                State::Pending(wakers) => {
-                    let wakers = std::mem::take(wakers);
-                    *state = State::Done(verdict);
-                    wakers
-                }
-            }
+            let State::Pending(wakers) = &mut *state else { return };
+            let mut rest = std::mem::take(wakers);
+            let first = rest.pop();
+            *state = State::Done(verdict, rest);
+            first
         };
-        wakers.into_iter().for_each(Waker::wake);
+        if let Some(first) = first {
+            first.wake();
+        }
+    }
+
+    /// Wakes all who still sleep after [`Completion::finish`].
+    pub(super) fn release(&self) {
+        let rest = match &mut *self.0.lock() {
+            State::Done(_, rest) => std::mem::take(rest),
+            State::Pending(_) => return,
+        };
+        rest.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -64,14 +76,18 @@ impl Future for Ticket {
         let completion = Arc::clone(&self.completion);
         let mut state = completion.0.lock();
         match &mut *state {
-            State::Done(verdict) => Poll::Ready(verdict.clone()),
+            State::Done(verdict, rest) => {
+                let (verdict, rest) = (verdict.clone(), std::mem::take(rest));
+                drop(state);
+                rest.into_iter().for_each(Waker::wake);
+                Poll::Ready(verdict)
+            }
             State::Pending(wakers) => {
-                match self.slot.and_then(|slot| wakers.get_mut(slot)) {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    None => {
-                        self.slot = Some(wakers.len());
-                        wakers.push(context.waker().clone());
-                    }
+                if let Some(waker) = self.slot.and_then(|slot| wakers.get_mut(slot)) {
+                    waker.clone_from(context.waker());
+                } else {
+                    self.slot = Some(wakers.len());
+                    wakers.push(context.waker().clone());
                 }
                 Poll::Pending
             }
@@ -95,6 +111,7 @@ mod tests {
             move || futures::executor::block_on(ticket).is_ok()
         });
         completion.finish(Ok(()));
+        completion.release();
         completion.finish(Err(Arc::new(Error::invalid("x", "late"))));
         assert!(waiting.join().is_ok_and(|is_ok| is_ok));
         assert!(early.now_or_never().is_some_and(|verdict| verdict.is_ok()));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// When an acknowledged write is on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Sync {
+pub enum SyncMode {
     /// Before it is acknowledged: it survives a crash of the machine.
     #[default]
     EachBatch,
@@ -17,7 +17,7 @@ pub enum Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalConfig {
     /// When an acknowledged write is on the disk.
-    pub sync: Sync,
+    pub sync: SyncMode,
     /// How long a write waits for the disk. Then its effect is unknown.
     pub write_wait_max: Duration,
     /// Bytes of memory for blocks read from the disk.
@@ -41,7 +41,7 @@ pub struct LocalConfig {
 impl Default for LocalConfig {
     fn default() -> Self {
         Self {
-            sync: Sync::EachBatch,
+            sync: SyncMode::EachBatch,
             write_wait_max: Duration::from_secs(30),
             cache_bytes: 128 << 20,
             memtable_bytes: 64 << 20,

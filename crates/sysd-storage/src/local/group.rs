@@ -26,10 +26,11 @@ use super::layout::{Family, Image};
 const BATCH_RECORDS_MAX: usize = 8_192;
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
-/// How long at most the committer waits for callers to come back.
+/// How long at most the committer waits for callers to come back: a part of what a batch takes, and no longer than this.
+const LINGER_PART: u32 = 8;
 const LINGER_MAX: Duration = Duration::from_millis(1);
 /// How many batches go without that wait after one in which it was in vain.
-const LINGER_PAUSE: u32 = 16;
+const LINGER_PAUSE: u32 = 64;
 
 /// Where batches go.
 pub(super) trait Tree: Send + Sync + 'static {
@@ -199,16 +200,17 @@ impl<T: Tree> Group<T> {
     /// The committer: runs until [`Group::close`].
     pub(super) fn run(&self) {
         let _stops = StopOnPanic(self);
-        let (mut back, mut linger) = (0, Linger::default());
-        while let Some(batch) = self.take(back, &mut linger) {
+        let (mut landed, mut linger) = (Landed::default(), Linger::default());
+        while let Some(batch) = self.take(&mut landed, &mut linger) {
             let start = Instant::now();
             let verdict = self.tree.commit(&batch);
             linger.commit = start.elapsed();
-            back = batch.calls;
+            landed.release();
             match verdict {
                 Ok(()) => {
                     self.land();
                     batch.completion.finish(Ok(()));
+                    landed.0 = Some(batch);
                 }
                 Err(error) => self.stop(&error),
             }
@@ -231,12 +233,22 @@ impl<T: Tree> Group<T> {
         let batches = state.flying.as_deref().into_iter().chain([&state.forming]);
         let waiting: Vec<_> = batches.map(|batch| Arc::clone(&batch.completion)).collect();
         drop(state);
-        waiting.iter().for_each(|completion| completion.finish(Err(Arc::new(overdue()))));
+        for completion in waiting {
+            completion.finish(Err(Arc::new(overdue())));
+            completion.release();
+        }
     }
 
     /// Waits for the next batch, and sends it off.
-    fn take(&self, back: usize, linger: &mut Linger) -> Option<Arc<Batch>> {
+    fn take(&self, landed: &mut Landed, linger: &mut Linger) -> Option<Arc<Batch>> {
+        let back = landed.0.as_ref().map_or(0, |batch| batch.calls);
         let mut state = self.state.lock();
+        if state.forming.calls == 0 || linger.pause == 0 {
+            // There is time.
+            drop(state);
+            landed.release();
+            state = self.state.lock();
+        }
         linger.wait(&self.work, &mut state, back);
         while state.forming.calls == 0 {
             if state.is_closing {
@@ -273,8 +285,28 @@ impl<T: Tree> Group<T> {
         drop(state);
         if let Some(flying) = flying {
             flying.completion.finish(Err(Arc::new(error.share())));
+            flying.completion.release();
         }
         forming.completion.finish(Err(Arc::new(refused(error))));
+        forming.completion.release();
+    }
+}
+
+/// The batch that landed last, some of whose callers may still sleep. They do not when it goes, whatever happens.
+#[derive(Default)]
+struct Landed(Option<Arc<Batch>>);
+
+impl Landed {
+    fn release(&mut self) {
+        if let Some(batch) = self.0.take() {
+            batch.completion.release();
+        }
+    }
+}
+
+impl Drop for Landed {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -294,7 +326,7 @@ impl Linger {
             self.pause = self.pause.saturating_sub(1);
             return;
         }
-        let end = Instant::now() + (self.commit / 2).min(LINGER_MAX);
+        let end = Instant::now() + (self.commit / LINGER_PART).min(LINGER_MAX);
         while state.forming.calls < wanted && !state.is_closing {
             state.wanted = Some(wanted);
             if work.wait_until(state, end).timed_out() {

@@ -118,8 +118,9 @@ fn what_is_acknowledged_is_on_the_disk() {
 #[test]
 fn acknowledging_before_the_sync_is_caught() {
     let hasty = |group: &OnDisk| {
-        while let Some(batch) = group.take(0, &mut Linger::default()) {
+        while let Some(batch) = group.take(&mut Landed::default(), &mut Linger::default()) {
             batch.completion.finish(Ok(()));
+            batch.completion.release();
             thread::yield_now();
             group.tree.commit(&batch).unwrap();
             group.land();
@@ -245,5 +246,26 @@ fn callers_of_a_disk_that_hangs_are_told() {
         // It was slow, not broken: it goes on, and what was late has landed.
         wait_until(|| disk.durable.lock().get(&b"k"[..]).is_some_and(|value| value == b"3"));
         block_on(put(group, b"k", b"4").unwrap()).unwrap();
+    });
+}
+
+#[test]
+fn a_caller_that_is_woken_and_does_not_come_holds_up_no_other() {
+    with_group(Group::run, |group, disk| {
+        let held = disk.hold.lock();
+        drop(put(group, b"first", b"x").unwrap());
+        wait_until(|| disk.commits.load(Ordering::SeqCst) == 1);
+        let other = thread::spawn({
+            let ticket = put(group, b"other", b"x").unwrap();
+            move || block_on(ticket).is_ok()
+        });
+        // Polled once, the last before the batch lands, and never again.
+        let mut lazy = put(group, b"lazy", b"x").unwrap();
+        // real-time: the other thread is to wait by then; the test holds if it does not.
+        thread::sleep(Duration::from_millis(20));
+        assert!((&mut lazy).now_or_never().is_none());
+        drop(held);
+        assert!(other.join().unwrap());
+        drop(lazy);
     });
 }

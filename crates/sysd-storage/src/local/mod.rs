@@ -1,7 +1,7 @@
 //! The embedded store on a local disk: durable, no server.
 //!
 //! # Durability
-//! A write is acknowledged once it is on the disk ([`Sync::EachBatch`]), together with all that were decided while the batch
+//! A write is acknowledged once it is on the disk ([`SyncMode::EachBatch`]), together with all that were decided while the batch
 //! before was on its way there: one sync for all of them. Readers are shown what is on the disk only: what somebody has read,
 //! no crash takes back. After an error that leaves open what is on the disk, no more writes are taken until the store is
 //! opened again.
@@ -16,7 +16,22 @@
 //! and by [`LocalStore::reclaim`] or [`LocalStore::reclaimer`], which find what no merge meets.
 //!
 //! # Files
-//! A directory of its own, opened by one process at a time: a lock file, and a tree of the library `fjall`.
+//! A directory of its own, opened by one process at a time: a lock file, and a tree of the library `fjall`. A tree is made
+//! beside its place and moved there when it is whole. A journal that ends in a torn batch is cut there: that batch was
+//! never acknowledged. Damage within a file is [`Corrupt`](ErrorKind::Corrupt); but the journal carries no mark of where it
+//! should end, so damage to the frame of a batch in it can look like a torn end, and what follows it is cut too.
+//!
+//! # Why this library
+//! Our writes are small, durable and in no order; a batch is what many callers ask for at once. `fjall` 3 is a log-structured
+//! tree: a batch is one append and one sync, and merges leave out what has expired. `redb` 4 is a copy-on-write tree: a
+//! batch rewrites a path to each of its keys. Median time a record of 100 bytes (`cargo bench --bench local`, two cores, a
+//! virtual disk whose sync is cheap):
+//!
+//! | records in a sync | bare append | fjall | redb |
+//! |---|---|---|---|
+//! | 1 | 238 us | 157 us | 293 us |
+//! | 64 | 4.5 us | 12.3 us | 48 us |
+//! | 1,024 | 0.6 us | 4.7 us | 18 us |
 
 mod completion;
 mod config;
@@ -42,7 +57,7 @@ use sysd_core::{
     OutputBytes, Page, Record, Result, Scan, StateChange, Store, SystemClock, Timestamp, Trim, Trimmed, Version, Write,
 };
 
-pub use config::{LocalConfig, Sync};
+pub use config::{LocalConfig, SyncMode};
 
 use completion::Ticket;
 use group::{Basis, Decision, Group, Seen, Staged, Tree as _};
@@ -149,8 +164,8 @@ impl<C: Clock> LocalStore<C> {
         let mut limits = Limits::PROCESS;
         limits.value_bytes_max = (64 << 20) - HEADER_BYTES;
         limits.durability = match config.sync {
-            Sync::EachBatch => Durability::Durable,
-            Sync::Never => Durability::BestEffort,
+            SyncMode::EachBatch => Durability::Durable,
+            SyncMode::Never => Durability::BestEffort,
         };
         let (watched, wait_max) = (Arc::downgrade(&handle.0), config.write_wait_max);
         let look = move || {
@@ -204,9 +219,8 @@ struct Decided<T> {
 
 impl<T> Decided<T> {
     async fn answer(self) -> Result<T> {
-        match self.ticket {
-            Some(ticket) => ticket.await.map_err(|error| error.share())?,
-            None => {}
+        if let Some(ticket) = self.ticket {
+            ticket.await.map_err(|error| error.share())?;
         }
         Ok(self.output)
     }
@@ -326,14 +340,14 @@ impl<C: Clock> LocalStore<C> {
         let (mut removed, mut last) = (0, None);
         for Victim { key, image, version } in victims {
             let seen = Seen { image: Some(image), epoch };
-            let mut decide = |found: Option<&Slice>| {
+            let decide = |found: Option<&Slice>| {
                 let is_same =
                     found.and_then(|found| layout::split(found)).is_some_and(|(header, _)| header.version == version);
                 Ok(Decision { change: is_same.then_some(None), output: is_same })
             };
             let mut basis = Basis::Seen(&seen);
             loop {
-                match self.group().stage(family, &key, basis, &mut decide)? {
+                match self.group().stage(family, &key, basis, decide)? {
                     Staged::Decided(is_same, ticket) => {
                         removed += usize::from(is_same);
                         last = ticket.or(last);

@@ -16,7 +16,7 @@ use sysd_core::{
     Clock, Effect, Error, ErrorKind, Keep, Key, KeyBytes, Order, Page, Result, Row, Scan, Timestamp, Trim, Version,
 };
 
-use super::config::{LocalConfig, Sync};
+use super::config::{LocalConfig, SyncMode};
 use super::error::{of_commit, of_open, of_read};
 use super::group::{Batch, Tree};
 use super::layout::{self, Family, HEADER_BYTES, Image, STORE_FORMAT};
@@ -78,8 +78,8 @@ impl Fjall {
         let database = open_database(&tree, config, &reclaim).map_err(|error| of_open(error, path))?;
         let keyspaces = keyspaces(&database, config).map_err(|error| of_open(error, path))?;
         let mode = match config.sync {
-            Sync::EachBatch => PersistMode::SyncData,
-            Sync::Never => PersistMode::Buffer,
+            SyncMode::EachBatch => PersistMode::SyncData,
+            SyncMode::Never => PersistMode::Buffer,
         };
         let opened = Self {
             path: path.to_owned(),

@@ -1,4 +1,5 @@
-//! What must hold on every store of a server.
+//! What must hold on every store: on a disk, on a node, on a Cluster, over TLS.
+#![allow(clippy::future_not_send, reason = "each is run where it is made")]
 
 use std::ops::Bound;
 use std::time::Duration;
