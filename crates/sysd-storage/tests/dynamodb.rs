@@ -66,8 +66,8 @@ async fn batches_hold_repetitions_conditions_and_spaces_of_both_kinds() {
     };
     // Every tenth is written twice, every seventh on the condition that it is not there.
     let mut writes = Vec::new();
-    for at in 0..names.len() {
-        let write = Write::put(key(at), names[at].to_vec());
+    for (at, name) in names.iter().enumerate() {
+        let write = Write::put(key(at), name.to_vec());
         if at % 10 == 0 {
             writes.push(write.clone());
         }

@@ -136,7 +136,7 @@ async fn insert(store: DynamoStore, partition: Vec<u8>, seen: Arc<Seen>) -> Vec<
             Err(error) => {
                 let effect = error.effect();
                 seen.note(error, true);
-                pause(Duration::from_millis(20)).await;
+                pause(Duration::from_millis(50)).await;
                 Err(effect)
             }
         };
@@ -169,10 +169,12 @@ async fn under(store: &DynamoStore, round: u8, fault: impl Future<Output = ()>) 
     }
     for (writer, inserts) in (0..).zip(writers) {
         let inserts = tokio::time::timeout(Duration::from_secs(60), inserts).await.expect("a writer hangs").unwrap();
-        for (sort, came) in inserts {
-            let found = store.get(Key::row(SPACE, &partition(writer), &sort)).await.unwrap();
+        let partition = partition(writer);
+        let keys: Vec<_> = inserts.iter().map(|(sort, _)| Key::row(SPACE, &partition, sort)).collect();
+        for ((sort, came), found) in inserts.iter().zip(store.get_many(&keys).await) {
+            let found = found.unwrap();
             match came {
-                Ok(()) => assert_eq!(found.expect("an acknowledged row is gone").value, sort),
+                Ok(()) => assert_eq!(found.expect("an acknowledged row is gone").value, *sort),
                 Err(Effect::None) => assert_eq!(found, None, "a row is there that was refused without effect"),
                 Err(Effect::Unknown) => {}
             }
