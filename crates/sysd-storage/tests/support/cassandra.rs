@@ -145,13 +145,16 @@ impl Cassandra {
 
     pub(crate) fn config(&self) -> ScyllaConfig {
         let nodes = self.nodes.iter().map(|node| format!("{}:{}", node.address, node.port));
-        ScyllaConfig::new(nodes, "faults")
+        let config = ScyllaConfig::new(nodes, "faults");
+        // Three that have just started on a busy machine take their time.
+        ScyllaConfig { connect_timeout: START_MAX, ..config }
     }
 
     /// Makes the schema, each record on every node, and connects.
     pub(crate) async fn connect(&self, config: ScyllaConfig) -> ScyllaStore {
         let replicas = u16::try_from(self.nodes.len()).unwrap();
-        ScyllaStore::create_schema(&config, &ScyllaSchema::replicated(replicas)).await.unwrap();
+        let patient = ScyllaConfig { request_timeout: Duration::from_secs(30), ..config.clone() };
+        ScyllaStore::create_schema(&patient, &ScyllaSchema::replicated(replicas)).await.unwrap();
         let store = ScyllaStore::connect_with(config, SystemClock).await.unwrap();
         ready(&store).await;
         store
