@@ -53,6 +53,8 @@ impl Kind {
 // These go with the URLs of their servers.
 const TLS_CA: &str = "SYSD_TEST_REDIS_TLS_CA";
 const DYNAMODB_LIB: &str = "SYSD_TEST_DYNAMODB_LIB";
+/// DynamoDB Local takes any, but a client that finds none goes to look for them elsewhere.
+const AWS_CREDENTIALS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 const CASSANDRA_LIB: &str = "SYSD_TEST_CASSANDRA_LIB";
 
 /// What was started, and how it is found.
@@ -297,6 +299,10 @@ fn start_missing(
     for (prepared, starting) in prepared.iter().zip(&starting) {
         environment.push((prepared.kind.variable().to_owned(), starting.url()));
         environment.extend(prepared.lib.iter().map(|(name, lib)| ((*name).to_owned(), lib.clone())));
+        if prepared.kind == Kind::DynamoDb {
+            let unset = AWS_CREDENTIALS.into_iter().filter(|name| !is_set(name));
+            environment.extend(unset.map(|name| (name.to_owned(), "test".to_owned())));
+        }
     }
     interrupt::check()?;
     Ok(environment)
