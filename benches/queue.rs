@@ -4,8 +4,7 @@
 //! queue: what is leased is the oldest of it. Payloads have 100 bytes. Jobs that were leased twice or not acked fail it.
 //! Rates are jobs a second of `RUNS` runs, least and median.
 //!
-//! The rows on Redis need a server: `cargo xtask servers up` prints the variable to export. `SYSD_BENCH_BACKLOG=N` sets the
-//! larger backlog on Redis.
+//! The rows on Redis need a server: `cargo xtask servers up` prints the variable to export.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::cast_precision_loss)]
 
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 use sysd_core::queue::{Enqueued, Held, NewJob, Queue as _, Settlement};
 use sysd_core::{FastClock, Store, SystemClock, SystemEntropy, random_base62};
 use sysd_storage::{Memory, QueueConfig, RecordQueue, RedisConfig, RedisStore};
+use tokio::runtime::Runtime;
 
 const CONSUMERS: usize = 8;
 const RUNS: usize = 5;
@@ -51,23 +51,76 @@ async fn consume<S: Store>(queue: RecordQueue<S>, each: usize, batch: usize) -> 
     acked
 }
 
-async fn row<S: Store + Clone>(name: &str, store: S, backlog: usize, batch: usize, each: usize) {
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Consumers on one thread; answers how many jobs they acked.
+async fn consume_all<S: Store>(queue: RecordQueue<S>, consumers: usize, each: usize, batch: usize) -> usize {
+    let tasks: Vec<_> = (0..consumers).map(|_| tokio::spawn(consume(queue.clone(), each, batch))).collect();
+    let mut total = 0;
+    for task in tasks {
+        total += task.await.unwrap();
+    }
+    total
+}
+
+async fn open<S: Store>(name: &str, store: S, backlog: usize) -> RecordQueue<S> {
     let config = QueueConfig { shards: 32, ..QueueConfig::default() };
     let queue = RecordQueue::open(store, name, config).await.unwrap();
     for _ in 0..backlog / 1_000 {
         enqueue(&queue, 1_000).await;
     }
+    queue
+}
+
+/// Eight consumers on two threads.
+fn memory(backlog: usize, batch: usize, each: usize) {
+    let queue = runtime().block_on(open("memory", Memory::with_clock(FastClock::new()), backlog));
     let mut rates = Vec::new();
     for _ in 0..RUNS {
         let start = Instant::now();
-        let consumers: Vec<_> = (0..CONSUMERS).map(|_| tokio::spawn(consume(queue.clone(), each, batch))).collect();
-        let mut total = 0;
-        for consumer in consumers {
-            total += consumer.await.unwrap();
-        }
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let queue = queue.clone();
+                std::thread::spawn(move || runtime().block_on(consume_all(queue, CONSUMERS / 2, each, batch)))
+            })
+            .collect();
+        let total: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
         rates.push(total as f64 / start.elapsed().as_secs_f64());
     }
-    report(&format!("{name}/backlog {backlog}/by {batch}"), rates);
+    report(&format!("memory/backlog {backlog}/by {batch}"), rates);
+}
+
+/// Eight consumers on one thread and one connection; the server has the other core.
+fn redis(url: &str, backlog: usize, batch: usize, each: usize) {
+    let runtime = runtime();
+    let prefix = format!("{}:", random_base62(12, &SystemEntropy));
+    let config = RedisConfig { prefix, ..RedisConfig::default() };
+    let store = runtime.block_on(RedisStore::connect_with(url, config, SystemClock)).unwrap();
+    let queue = runtime.block_on(open("redis", store, backlog));
+    let mut rates = Vec::new();
+    for _ in 0..RUNS {
+        let start = Instant::now();
+        let total = runtime.block_on(consume_all(queue.clone(), CONSUMERS, each, batch));
+        rates.push(total as f64 / start.elapsed().as_secs_f64());
+    }
+    report(&format!("redis/backlog {backlog}/by {batch}"), rates);
+}
+
+/// The ids of a reply of XREADGROUP: one stream, whose entries are pairs of id and fields.
+fn ids(reply: redis::Value) -> Vec<Vec<u8>> {
+    let list = |value| match value {
+        redis::Value::Array(list) => list,
+        _ => Vec::new(),
+    };
+    let stream = list(reply).into_iter().next().map(list).unwrap_or_default();
+    let entries = stream.into_iter().nth(1).map(list).unwrap_or_default();
+    let id = |entry| match list(entry).into_iter().next() {
+        Some(redis::Value::BulkString(id)) => Some(id),
+        _ => None,
+    };
+    entries.into_iter().filter_map(id).collect()
 }
 
 /// What one would do with streams by hand: XADD, XREADGROUP, XACK, on one multiplexed connection.
@@ -101,9 +154,7 @@ async fn streams(url: &str, batch: usize, each: usize) {
                             .arg("STREAMS")
                             .arg(&stream)
                             .arg(">");
-                        let read: redis::streams::StreamReadReply = read.query_async(&mut connection).await.unwrap();
-                        let ids: Vec<_> =
-                            read.keys.iter().flat_map(|key| &key.ids).map(|entry| entry.id.clone()).collect();
+                        let ids = ids(read.query_async(&mut connection).await.unwrap());
                         if ids.is_empty() {
                             continue;
                         }
@@ -127,33 +178,28 @@ async fn streams(url: &str, batch: usize, each: usize) {
 }
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     println!("{:<44} {:>12} {:>12}", "jobs a second", "min", "median");
     let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let wanted = |name: &str| only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     if wanted("memory") {
-        for (batch, each) in [(1, 20_000), (16, 100_000), (64, 200_000), (256, 200_000)] {
-            runtime.block_on(row("memory", Memory::with_clock(FastClock::new()), 1_000_000, batch, each));
+        for (batch, each) in [(1, 20_000), (16, 50_000), (64, 100_000), (256, 100_000)] {
+            memory(1_000_000, batch, each);
         }
     }
     let Ok(url) = std::env::var("SYSD_TEST_REDIS_URL") else {
         println!("no rows on Redis: start one with `cargo xtask servers up` and export what it prints");
         return;
     };
-    let larger = std::env::var("SYSD_BENCH_BACKLOG").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
-    for (backlog, batch, each) in
-        [(100_000, 1, 2_000), (100_000, 64, 16_000), (100_000, 256, 20_000), (larger, 256, 20_000)]
-    {
-        if wanted("redis") {
-            let prefix = format!("{}:", random_base62(12, &SystemEntropy));
-            let config = RedisConfig { prefix, ..RedisConfig::default() };
-            let store = runtime.block_on(RedisStore::connect_with(&url, config, SystemClock)).unwrap();
-            runtime.block_on(row("redis", store, backlog, batch, each));
+    if wanted("streams") {
+        for (batch, each) in [(1, 5_000), (64, 40_000), (256, 40_000)] {
+            runtime().block_on(streams(&url, batch, each));
         }
     }
-    if wanted("streams") {
-        for (batch, each) in [(1, 10_000), (64, 60_000), (256, 60_000)] {
-            runtime.block_on(streams(&url, batch, each));
+    if wanted("redis") {
+        for (backlog, batch, each) in
+            [(100_000, 1, 1_000), (100_000, 64, 12_800), (100_000, 256, 12_800), (1_000_000, 256, 12_800)]
+        {
+            redis(&url, backlog, batch, each);
         }
     }
 }

@@ -105,7 +105,7 @@ fn the_record_outlives_its_lease_and_a_lost_one_does_not_lower_tokens() {
     let ask = asks(1, Ask::Acquire(MS));
     let step = ask.apply(None, at(10)).unwrap();
     let StateChange::Put { ttl, .. } = step.change else { panic!() };
-    assert_eq!(ttl, Some(Duration::from_micros(60_001_000)));
+    assert_eq!(ttl, Some(Duration::from_millis(60_001)));
     let clock = ManualClock::new(at(1_000));
     let config = LeaseConfig { clock: Arc::new(clock.clone()), ..LeaseConfig::default() };
     let acquire = || {

@@ -124,8 +124,8 @@ impl AskLease {
         let until = now.saturating_add(hold);
         if let Some(state) = state.filter(|state| state.holder != 0 && self.is_live(state, now)) {
             if state.holder == holder && !self.has(Bug::ForgetHolder) {
-                let held = State { deadline: state.deadline.max(until), ..state };
-                return (Some(held), Answer::Held(FencingToken::from_u64(state.token)));
+                let longer = State { deadline: state.deadline.max(until), ..state };
+                return (Some(longer), Answer::Held(FencingToken::from_u64(state.token)));
             }
             if !self.has(Bug::TakeAnyway) {
                 let left = state.deadline.saturating_since(now);
@@ -162,8 +162,8 @@ impl AskLease {
         if !self.is_live(&state, now) {
             return (None, Answer::Lost(LeaseLost::Expired));
         }
-        let held = State { deadline: state.deadline.max(now.saturating_add(hold)), ..state };
-        (Some(held), Answer::Held(token))
+        let longer = State { deadline: state.deadline.max(now.saturating_add(hold)), ..state };
+        (Some(longer), Answer::Held(token))
     }
 
     fn decide_release(&self, state: Option<State>, now: Timestamp, token: FencingToken) -> (Option<State>, Answer) {

@@ -26,7 +26,7 @@ impl<S: Store> Shared<S> {
         if job.lane >= self.lanes {
             return Err(Error::invalid("lane", format!("this queue has {} lanes, counted from 0", self.lanes)));
         }
-        match job.id.as_ref().map(|id| id.len()) {
+        match job.id.as_ref().map(JobId::len) {
             Some(0) => Err(Error::invalid("id", "an id has at least one byte")),
             Some(size) if size > JOB_ID_BYTES_MAX => Err(Error::too_large("id", size, JOB_ID_BYTES_MAX)),
             _ => Ok(()),

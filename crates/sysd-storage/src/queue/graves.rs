@@ -43,26 +43,20 @@ impl<S: Store> Shared<S> {
         let Some(record) = self.calls.get(place.key()).await? else { return Ok(false) };
         let mut grave = Grave::decode(place.key(), &record.value)?;
         let mut version = record.version;
-        let due = match grave.replay_at {
-            Some(due) => due,
-            None => {
-                let due = self.calls.now();
-                grave.replay_at = Some(due);
-                let next = self.calls.mint();
-                let write = Write::put(place.key(), grave.encode()).with_version(next).expect(Expect::Is(version));
-                match self.calls.write(&write).await?.outcome {
-                    Outcome::Applied => {
-                        version = next;
-                        due
-                    }
-                    Outcome::Conflict { found: None } => return Ok(false),
-                    Outcome::Conflict { found: Some(record) } => {
-                        version = record.version;
-                        Grave::decode(place.key(), &record.value)?.replay_at.unwrap_or(due)
-                    }
+        let mut due = grave.replay_at.unwrap_or_else(|| self.calls.now());
+        if grave.replay_at.is_none() {
+            grave.replay_at = Some(due);
+            let next = self.calls.mint();
+            let write = Write::put(place.key(), grave.encode()).with_version(next).expect(Expect::Is(version));
+            version = match self.calls.write(&write).await?.outcome {
+                Outcome::Applied => next,
+                Outcome::Conflict { found: None } => return Ok(false),
+                Outcome::Conflict { found: Some(record) } => {
+                    due = Grave::decode(place.key(), &record.value)?.replay_at.unwrap_or(due);
+                    record.version
                 }
-            }
-        };
+            };
+        }
         let ticket = Ticket { lane: grave.letter.lane, due, id: grave.letter.id.clone() };
         if !grave.is_marked || self.reopen_mark(&ticket).await? {
             let row = self.schema.row(self.shard_of(&ticket.id), &ticket);

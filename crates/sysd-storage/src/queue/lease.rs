@@ -48,8 +48,8 @@ impl<S: Store> Shared<S> {
             let (settled, found) = (settled?, found?);
             state.drop_settled(&settled);
             state.bury_expired(now, self.config.attempts_max);
-            let taken = state.decide_lease(&found.candidates, wanted, token, now, until);
-            if taken.is_empty() && found.has_skipped && !is_fresh {
+            let handed = state.decide_lease(&found.candidates, wanted, token, now, until);
+            if handed.is_empty() && found.has_skipped && !is_fresh {
                 // What is in flight by this record may have been given back since.
                 (seen, is_fresh) = (self.read(shard).await?, true);
                 continue;

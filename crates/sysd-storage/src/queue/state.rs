@@ -130,9 +130,9 @@ impl State {
         now: Timestamp,
         until: Timestamp,
     ) -> Vec<(usize, u32)> {
-        let mut taken = Vec::new();
+        let mut handed = Vec::new();
         for (at, candidate) in candidates.iter().enumerate() {
-            if taken.len() == jobs_max {
+            if handed.len() == jobs_max {
                 break;
             }
             let ticket = &candidate.ticket;
@@ -144,9 +144,9 @@ impl State {
             let status = Status::Leased { token, until };
             let entry = Entry { lane: ticket.lane, due: ticket.due, attempts, mark: candidate.mark, status };
             self.entries.insert(ticket.id.clone(), entry);
-            taken.push((at, attempts));
+            handed.push((at, attempts));
         }
-        taken
+        handed
     }
 
     /// Settles a job if the lease still counts. `None`: nobody can tell any more.

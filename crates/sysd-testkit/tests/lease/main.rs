@@ -140,7 +140,9 @@ fn run(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
     simulation.run_for(Duration::from_millis(400)).map_err(|error| error.to_string())?;
     // Peace: whoever comes gets it once the last lease has run out.
     simulation.set_faults(Faults::NONE);
-    nodes.iter().for_each(|&node| simulation.crash(node));
+    for &node in &nodes {
+        simulation.crash(node);
+    }
     simulation.run_for(Duration::from_millis(100)).map_err(|error| error.to_string())?;
     let (last, sim, seen) = (Node(2), simulation.clone(), record.clone());
     let got = Arc::new(Mutex::new(false));

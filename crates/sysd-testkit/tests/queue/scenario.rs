@@ -159,7 +159,9 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
     simulation.run_for(Duration::from_millis(400)).map_err(|error| error.to_string())?;
     // Peace: whatever is still on its way arrives.
     simulation.set_faults(Faults::NONE);
-    nodes.iter().for_each(|&node| simulation.crash(node));
+    for &node in &nodes {
+        simulation.crash(node);
+    }
     simulation.run_for(Duration::from_secs(11)).map_err(|error| error.to_string())?;
     settle(&simulation, &record)?;
     Ok(simulation.digest())
