@@ -38,11 +38,13 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a record if its condition holds. \[W1 to W9\]
     ///
     /// A write whose condition fails because the record is already *this* write (same token) answers
-    /// [`Outcome::Applied`]: sending it again after a lost reply is safe.
+    /// [`Outcome::Applied`]. So a put that expects a version may be sent again after a lost reply: it happens once. One that
+    /// expects [`Absent`](crate::Expect::Absent) happens again if somebody has removed the record in between: send it again
+    /// only where records are not removed. One without a condition may undo what others wrote in between.
     ///
     /// # Errors
-    /// With [`Effect::Unknown`](crate::Effect::Unknown) the write may have happened, or may still happen: read, or send the
-    /// same write (same token) again.
+    /// With [`Effect::Unknown`](crate::Effect::Unknown) the write may have happened, or may still happen: read, or, where that
+    /// is safe (see above), send the same write (same token) again.
     fn write(&self, write: Write<'_>) -> impl Future<Output = Result<Outcome>> + Send;
 
     /// Writes records independently, pipelined, one answer each, in the order of the writes. \[B1 to B3\]
