@@ -258,7 +258,9 @@ impl Filled {
         let keys: Vec<_> = (0..ROWS).map(row_key).chain((0..KEYS).map(key)).collect();
         for keys in keys.chunks(10_000) {
             let mut write = fjall.0.batch();
-            keys.iter().for_each(|key| write.insert(&fjall.1, *key, VALUE));
+            for key in &keys {
+                write.insert(&fjall.1, *key, VALUE);
+            }
             write.commit().unwrap();
         }
         let redb = open_redb(&scratch[1]);
@@ -267,19 +269,21 @@ impl Filled {
             let mut sorted = keys.clone();
             sorted.sort_unstable();
             let mut table = write.open_table(TABLE).unwrap();
-            sorted.iter().for_each(|key| drop(table.insert(&key[..], &VALUE[..]).unwrap()));
+            for key in &sorted {
+                drop(table.insert(&key[..], &VALUE[..]).unwrap());
+            }
         }
         write.commit().unwrap();
         let local = open_local(&scratch[2]);
         for start in (0..KEYS).step_by(10_000) {
             let names: Vec<_> = (start..start + 10_000).map(key).collect();
             let writes: Vec<_> = names.iter().map(|name| Write::put(Key::lone(SPACE, name), &VALUE[..])).collect();
-            block_on(local.write_many(&writes)).into_iter().for_each(|outcome| assert!(outcome.unwrap().is_applied()));
+            assert!(block_on(local.write_many(&writes)).into_iter().all(|outcome| outcome.unwrap().is_applied()));
         }
         for sort in (0..ROWS).map(row_key).collect::<Vec<_>>().chunks(1_000) {
             let put = |sort| Write::put(Key::row(SPACE, b"p", sort), &VALUE[..]);
             let writes: Vec<_> = sort.iter().map(|sort| put(&sort[..])).collect();
-            block_on(local.write_many(&writes)).into_iter().for_each(|outcome| assert!(outcome.unwrap().is_applied()));
+            assert!(block_on(local.write_many(&writes)).into_iter().all(|outcome| outcome.unwrap().is_applied()));
         }
         Self { fjall, redb, local, local_on_threads: None, scratch }
     }
@@ -413,7 +417,7 @@ fn expiry(criterion: &mut Criterion) {
                 let write = Write::put(Key::lone(SPACE, name), &VALUE[..]);
                 writes.push(if *flag == 1 { write.expires_at(Timestamp::from_micros_saturating(2)) } else { write });
             }
-            block_on(store.write_many(&writes)).into_iter().for_each(|outcome| assert!(outcome.unwrap().is_applied()));
+            assert!(block_on(store.write_many(&writes)).into_iter().all(|outcome| outcome.unwrap().is_applied()));
             clock.set(Timestamp::from_micros_saturating(1 << 50));
             let start = Instant::now();
             assert_eq!(block_on(store.reclaim()).unwrap() as u64, iterations);
