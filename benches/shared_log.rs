@@ -24,8 +24,6 @@ use counters::Counters;
 
 const SPACE: Space = Space::conditional("bench");
 
-const SPACE: Space = Space::conditional("bench");
-
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
