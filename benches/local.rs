@@ -258,7 +258,7 @@ impl Filled {
         let keys: Vec<_> = (0..ROWS).map(row_key).chain((0..KEYS).map(key)).collect();
         for keys in keys.chunks(10_000) {
             let mut write = fjall.0.batch();
-            for key in &keys {
+            for key in keys {
                 write.insert(&fjall.1, *key, VALUE);
             }
             write.commit().unwrap();
