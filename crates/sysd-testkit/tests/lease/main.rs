@@ -91,14 +91,15 @@ async fn process(simulation: Simulation, node: Node, record: Record, bug: Option
                 holding.until = until.max(holding.from);
             }
         }
-        if simulation.chance(700) {
+        if !simulation.chance(700) {
+            continue;
+        }
+        {
             // It believes no longer; then it lets go. It may have asked twice.
             let mut seen = record.lock().unwrap();
             for holding in seen.holdings.iter_mut().filter(|holding| holding.token == lease.token.as_u64()) {
                 holding.until = holding.until.min(now()).max(holding.from);
             }
-        } else {
-            continue;
         }
         drop(leases.release(&lease).await);
     }
@@ -144,7 +145,7 @@ fn run(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
         simulation.crash(node);
     }
     simulation.run_for(Duration::from_millis(100)).map_err(|error| error.to_string())?;
-    let (last, sim, seen) = (Node(2), simulation.clone(), record.clone());
+    let (last, sim, history) = (Node(2), simulation.clone(), record.clone());
     let got = Arc::new(Mutex::new(false));
     let there = Arc::clone(&got);
     simulation.spawn(last, async move {
@@ -157,10 +158,16 @@ fn run(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
                 Ok(Acquired::Held(lease)) => {
                     let (token, from) = (lease.token.as_u64(), sim.clock().now());
                     let until = truly(last, lease.until);
-                    seen.lock().unwrap().holdings.push(Holding { holder: holder.as_u128(), token, begun, from, until });
+                    history.lock().unwrap().holdings.push(Holding {
+                        holder: holder.as_u128(),
+                        token,
+                        begun,
+                        from,
+                        until,
+                    });
                     *there.lock().unwrap() = true;
                 }
-                Ok(Acquired::Taken { .. }) => seen.lock().unwrap().refused_alone = true,
+                Ok(Acquired::Taken { .. }) => history.lock().unwrap().refused_alone = true,
                 Err(_) => {}
             }
         }

@@ -88,9 +88,8 @@ pub(crate) async fn enqueue(simulation: &Simulation, queue: &SimQueue, record: &
     for _ in 0..4 {
         match queue.enqueue(job.clone()).await {
             Ok(Enqueued::Queued(_)) => record.acknowledge(number),
-            Ok(Enqueued::Settled(_)) => return,
             Err(_) if is_named => continue,
-            Err(_) => return,
+            Ok(Enqueued::Settled(_)) | Err(_) => return,
         }
         if !is_named || simulation.chance(800) {
             return;
