@@ -1,5 +1,5 @@
 //! What layers cost on the in-process store, and a cached read beside the bare caches, in one run:
-//! `cargo bench --all-features --bench layers`.
+//! `cargo bench -p sysd-benches --bench layers`.
 //!
 //! Keys are 16 bytes, values 100. The store is called through its futures, polled once; all clocks are `FastClock`. No
 //! subscriber and no recorder are installed: what those cost is theirs.

@@ -1,4 +1,4 @@
-//! The store on a local disk beside bare libraries and the bare disk, in one run: `cargo bench --bench local`.
+//! The store on a local disk beside bare libraries and the bare disk, in one run: `cargo bench -p sysd-benches --bench local`.
 //!
 //! One record is one iteration: 16-byte keys in random order, values of 100 bytes. `append` is a file and `fdatasync`, the
 //! physical limit; `fjall` and `redb` are called as one would without us, on one thread, with a batch where a row names a

@@ -1,4 +1,4 @@
-//! The queue with eight consumers and a backlog, beside bare Redis streams: `cargo bench --bench queue --features redis`.
+//! The queue with eight consumers and a backlog, beside bare Redis streams: `cargo bench -p sysd-benches --bench queue`.
 //!
 //! A job is enqueued, leased and acked; each consumer does all three in turn, in batches, while a backlog lies in the
 //! queue: what is leased is the oldest of it. Payloads have 100 bytes. Jobs that were leased twice or not acked fail it.

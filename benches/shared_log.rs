@@ -1,4 +1,4 @@
-//! Commands through the shared log: `cargo bench --bench shared_log`.
+//! Commands through the shared log: `cargo bench -p sysd-benches --bench shared_log`.
 //!
 //! One command is one iteration. All runs on one thread: proposers that wait for each reply before they submit the next, and
 //! the driver. Beside it what one would write without a log: one conditional insert a command, as many at once.

@@ -1,4 +1,4 @@
-//! The in-process store beside the bare maps, in one run: `cargo bench --bench store`.
+//! The in-process store beside the bare maps, in one run: `cargo bench -p sysd-benches --bench store`.
 //!
 //! Keys are 16 bytes, values 100, as owned byte strings, a million of each. Maps are handed borrowed keys and answer a clone
 //! of the value, as the store does. The store is called through its futures, polled once.

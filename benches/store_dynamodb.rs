@@ -1,4 +1,4 @@
-//! The DynamoDB store beside the bare AWS SDK, in one run: `cargo bench --bench store_dynamodb --features dynamodb`.
+//! The DynamoDB store beside the bare AWS SDK, in one run: `cargo bench -p sysd-benches --bench store_dynamodb`.
 //!
 //! Both make the same calls of the same items, 64 tasks that each wait for one call before the next. They take turns, round by
 //! round, so that both see the same server; what is printed is the throughput of the store over that of the SDK beside it.

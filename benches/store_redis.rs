@@ -1,4 +1,4 @@
-//! The Redis store beside bare commands, in one run: `cargo bench --bench store_redis --features redis`.
+//! The Redis store beside bare commands, in one run: `cargo bench -p sysd-benches --bench store_redis`.
 //!
 //! Both use one multiplexed connection and 64 tasks that each wait for one call before the next; a call is one iteration. Keys
 //! are those of a hundred thousand records of 100 bytes. The bare commands are what one would write by hand for the same: GET;

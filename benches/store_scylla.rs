@@ -1,4 +1,4 @@
-//! The Cassandra store beside the bare driver, in one run: `cargo bench --bench store_scylla --features scylla`.
+//! The Cassandra store beside the bare driver, in one run: `cargo bench -p sysd-benches --bench store_scylla`.
 //!
 //! Both have a session of their own and 64 tasks that each wait for one call before the next; a call is one iteration. Values
 //! have 100 bytes. The bare statements are what one would write by hand for the same single-record work on a table of a key,

@@ -8,8 +8,10 @@ use serde_json::Value;
 /// Prints a line for each benchmark that was measured since `start`.
 pub(crate) fn print(start: SystemTime) {
     let home = std::env::var_os("CRITERION_HOME").map(PathBuf::from).or_else(|| {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-        Some(target.join("criterion"))
+        // A bench runs in its package's folder.
+        let targets = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from).into_iter();
+        let mut homes = targets.chain(["target".into(), "../target".into()]).map(|target| target.join("criterion"));
+        homes.find(|home| home.is_dir())
     });
     let mut lines = Vec::new();
     if let Some(home) = home {
