@@ -5,9 +5,9 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::{Either, select};
 
@@ -23,7 +23,16 @@ pub trait Clock: Send + Sync + 'static {
     /// The time now. It may step back (a wall clock can).
     fn now(&self) -> Timestamp;
 
-    /// Ready at `deadline`, at once if that has passed.
+    /// The time since some moment, the same for as long as this clock lives: by it is measured how long something takes.
+    ///
+    /// It must not step. A clock whose [`now`](Self::now) never steps back need not say more than that; all clocks here
+    /// that can be set back do.
+    fn steady(&self) -> Duration {
+        Duration::from_micros(self.now().as_micros())
+    }
+
+    /// Ready at `deadline`, at once if that has passed. A clock that is set back meanwhile must not stretch the wait: it
+    /// ends, at the latest, after the time that was left when this was called.
     fn sleep_until(&self, deadline: Timestamp) -> Sleep;
 
     /// Whether a second of this clock is a second of the world. Stores that let the server reclaim expired records by its
@@ -34,6 +43,10 @@ pub trait Clock: Send + Sync + 'static {
 impl<C: Clock + ?Sized> Clock for Arc<C> {
     fn now(&self) -> Timestamp {
         (**self).now()
+    }
+
+    fn steady(&self) -> Duration {
+        (**self).steady()
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> Sleep {
@@ -80,21 +93,43 @@ fn system_now() -> Timestamp {
     Timestamp::from_micros_saturating(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where a library asks the system for time that never steps"
+)]
+fn system_steady() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    Instant::now().saturating_duration_since(*START.get_or_init(Instant::now))
+}
+
+/// By how much a wait may last longer than what was left of it at first: two clocks of one machine run apart by less, and a
+/// step of the wall clock by less is waited for.
+fn sleep_slack(left: Duration) -> Duration {
+    Duration::from_millis(1) + left / 1_024
+}
+
 #[expect(clippy::disallowed_methods, reason = "the timer of the clocks of real time")]
 async fn sleep_real(now: impl Fn() -> Timestamp + Send, deadline: Timestamp) {
-    // Timers may fire early by a rounding, and the wall clock may have been set back.
-    loop {
-        let left = deadline.saturating_since(now());
-        if left.is_zero() {
-            return;
-        }
+    let mut left = deadline.saturating_since(now());
+    if left.is_zero() {
+        return;
+    }
+    // The wall clock may be set back while this waits: it must not wait for the same hour twice.
+    let latest = system_steady().saturating_add(left).saturating_add(sleep_slack(left));
+    while !left.is_zero() {
         futures_timer::Delay::new(left).await;
+        // Timers may fire early by a rounding.
+        left = deadline.saturating_since(now()).min(latest.saturating_sub(system_steady()));
     }
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         system_now()
+    }
+
+    fn steady(&self) -> Duration {
+        system_steady()
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> Sleep {
@@ -182,6 +217,11 @@ impl Clock for FastClock {
         Timestamp::from_micros_saturating(counter_us.wrapping_add(self.shared.offset_us.load(Ordering::Relaxed)))
     }
 
+    #[inline]
+    fn steady(&self) -> Duration {
+        Duration::from_micros(self.counter_us())
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> Sleep {
         let clock = self.clone();
         Box::pin(async move { sleep_real(|| clock.now(), deadline).await })
@@ -215,6 +255,8 @@ struct ManualShared {
 #[derive(Debug, Default)]
 struct Sleepers {
     next_id: u64,
+    /// By how much the clock was set back, all in all.
+    back_us: u64,
     by_deadline: BTreeMap<(Timestamp, u64), Waker>,
 }
 
@@ -225,11 +267,13 @@ impl ManualClock {
         Self { shared: Arc::new(ManualShared { now_us, sleepers: Mutex::default() }) }
     }
 
-    /// Moves to `now`, also backwards, and wakes what is due.
+    /// Moves to `now`, also backwards, and wakes what is due. Who sleeps already goes on until the clock shows its deadline,
+    /// unlike with the clocks of real time.
     pub fn set(&self, now: Timestamp) {
-        self.shared.now_us.store(now.as_micros(), Ordering::SeqCst);
         let due = {
             let mut sleepers = self.sleepers();
+            let before_us = self.shared.now_us.swap(now.as_micros(), Ordering::SeqCst);
+            sleepers.back_us += before_us.saturating_sub(now.as_micros());
             let later = sleepers.by_deadline.split_off(&(now, u64::MAX));
             std::mem::replace(&mut sleepers.by_deadline, later)
         };
@@ -258,6 +302,11 @@ impl Clock for ManualClock {
         Timestamp::from_micros_saturating(self.shared.now_us.load(Ordering::SeqCst))
     }
 
+    fn steady(&self) -> Duration {
+        let sleepers = self.sleepers();
+        Duration::from_micros(self.now().as_micros().saturating_add(sleepers.back_us))
+    }
+
     fn sleep_until(&self, deadline: Timestamp) -> Sleep {
         Box::pin(ManualSleep { clock: self.clone(), deadline, id: None })
     }
@@ -278,7 +327,7 @@ impl Future for ManualSleep {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let clock = self.clock.clone();
-        // Looked at under the lock: `set` moves the time first and then takes the lock, so no wake is lost.
+        // Looked at under the lock: `set` moves the time under it too, so no wake is lost.
         let mut sleepers = clock.sleepers();
         if clock.now() >= self.deadline {
             return Poll::Ready(());
@@ -359,5 +408,36 @@ mod tests {
         let deadline = system.now().saturating_add(Duration::from_millis(2));
         block_on(system.sleep_until(deadline));
         assert!(system.now() >= deadline);
+    }
+
+    // An hour's step back of the wall clock made every timeout under way an hour longer: a hung store was waited for.
+    #[test]
+    fn a_wall_clock_that_is_set_back_does_not_stretch_a_wait() {
+        let back_us = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&back_us);
+        let now = move || at(system_now().as_micros() - seen.load(Ordering::SeqCst));
+        let (deadline, begun) = (now().saturating_add(Duration::from_millis(50)), system_steady());
+        let mut sleep = std::pin::pin!(sleep_real(now, deadline));
+        assert_eq!(sleep.as_mut().now_or_never(), None);
+        back_us.store(3_600_000_000, Ordering::SeqCst);
+        block_on(sleep);
+        let waited = system_steady() - begun;
+        assert!(waited >= Duration::from_millis(50), "it fired early, after {waited:?}");
+        assert!(waited < Duration::from_secs(5), "50 ms lasted {waited:?}");
+    }
+
+    #[test]
+    fn what_is_steady_never_goes_back() {
+        let manual = ManualClock::new(at(1_000));
+        let begun = manual.steady();
+        manual.set(at(400));
+        assert_eq!((manual.now(), manual.steady() - begun), (at(400), Duration::ZERO));
+        manual.advance(Duration::from_micros(30));
+        assert_eq!(manual.steady() - begun, Duration::from_micros(30));
+        for clock in [Arc::new(SystemClock) as Arc<dyn Clock>, Arc::new(FastClock::new())] {
+            let begun = clock.steady();
+            block_on(clock.sleep_until(clock.now().saturating_add(Duration::from_millis(2))));
+            assert!(clock.steady() >= begun + Duration::from_millis(1), "it stands still");
+        }
     }
 }

@@ -17,7 +17,12 @@ pub struct DecodeError {
 /// A pure, deterministic machine: the same commands at the same times give the same state and replies on every replica.
 ///
 /// `apply` must use no clock, no randomness, no iteration order of a hash map, no floating point that differs by machine:
-/// what a command needs, it carries. A refusal (insufficient funds) is a reply. `apply` must not panic.
+/// what a command needs, it carries. A refusal (insufficient funds) is a reply.
+///
+/// # Panics
+/// Nothing here should panic. A log survives one all the same: in `encode_command` it ends the submission, of which nothing
+/// was written; in the others it ends the driver, or the opening, that called. One in `apply` may leave its replica's state
+/// half changed, and comes again wherever the command is applied: then no replica can get past its entry.
 ///
 /// # Formats
 /// Commands and snapshots are stored for ever. [`StateMachine::FORMAT`] is what this code writes; the decoders are told the

@@ -1,6 +1,8 @@
 //! Storage calls of a log: each with a deadline, and tried again where that is safe.
 
 use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sysd_core::{
@@ -14,13 +16,51 @@ use super::schema::{self, Place, Schema};
 
 /// How many entries a page of the log holds at most.
 const PAGE_ENTRIES: usize = 64;
+/// How many records are read by their keys at once.
+const RECORDS_AT_ONCE: usize = 16;
+
+/// How much is asked for in one call: half as much after one that had no answer in time, one more after an answer. So what
+/// was written over a slow link, one record a call, can be read over it.
+#[derive(Debug)]
+struct Pace {
+    now: AtomicUsize,
+    max: usize,
+}
+
+impl Pace {
+    const fn new(max: usize) -> Self {
+        Self { now: AtomicUsize::new(max), max }
+    }
+
+    fn now(&self) -> usize {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn answered(&self) {
+        let now = self.now();
+        if now < self.max {
+            self.now.store(now + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether less can be asked for; then it is, at once, and that counts as no attempt.
+    fn slow_down(&self, asked: usize, error: &Error) -> bool {
+        let is_slow = error.kind() == ErrorKind::Timeout && asked > 1;
+        if is_slow {
+            self.now.store(asked / 2, Ordering::Relaxed);
+        }
+        is_slow
+    }
+}
 
 /// A log's store, and how it is called.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Calls<S> {
     pub(super) store: S,
     pub(super) schema: Schema,
     pub(super) config: ReplicaConfig,
+    page: Pace,
+    records: Pace,
 }
 
 /// An answer that did not come in time.
@@ -29,6 +69,15 @@ fn timed_out() -> Error {
 }
 
 impl<S: Store> Calls<S> {
+    pub(super) const fn new(store: S, schema: Schema, config: ReplicaConfig) -> Self {
+        Self { store, schema, config, page: Pace::new(PAGE_ENTRIES), records: Pace::new(RECORDS_AT_ONCE) }
+    }
+
+    /// For deadlines, and for how long something took.
+    pub(super) fn steady(&self) -> Duration {
+        self.config.clock.steady()
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         self.config.clock.now()
     }
@@ -43,15 +92,15 @@ impl<S: Store> Calls<S> {
     pub(super) async fn pause(&self, attempts: u32) {
         let error = timed_out();
         let policy = sysd_core::RetryPolicy { attempts_max: u32::MAX, ..self.config.retry };
-        let elapsed = std::time::Duration::ZERO;
+        let elapsed = Duration::ZERO;
         let wait = policy.decide(attempts, elapsed, &error, Idempotence::Idempotent, &self.config.entropy);
         let wait = wait.unwrap_or(self.config.retry.wait_max);
         self.config.clock.sleep_until(self.now().saturating_add(wait)).await;
     }
 
     /// Waits before the next attempt, or gives up.
-    async fn retry(&self, attempts: u32, start: Timestamp, error: Error) -> Result<()> {
-        let elapsed = self.now().saturating_since(start);
+    async fn retry(&self, attempts: u32, start: Duration, error: Error) -> Result<()> {
+        let elapsed = self.steady().saturating_sub(start);
         let config = &self.config;
         match config.retry.decide(attempts, elapsed, &error, Idempotence::Idempotent, &config.entropy) {
             Some(wait) => {
@@ -64,7 +113,7 @@ impl<S: Store> Calls<S> {
 
     /// Writes until there is an answer; sends the same write again, which recognises itself.
     pub(super) async fn write(&self, write: &Write<'_>) -> Result<Outcome> {
-        let (start, mut attempts) = (self.now(), 0);
+        let (start, mut attempts) = (self.steady(), 0);
         loop {
             match self.write_once(write.clone()).await {
                 Ok(outcome) => return Ok(outcome),
@@ -77,7 +126,7 @@ impl<S: Store> Calls<S> {
     }
 
     pub(super) async fn get(&self, place: &Place) -> Result<Option<Record>> {
-        let (start, mut attempts) = (self.now(), 0);
+        let (start, mut attempts) = (self.steady(), 0);
         loop {
             let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.get(place.key())).await;
             match answer.unwrap_or_else(|_| Err(timed_out().with_effect(Effect::None))) {
@@ -90,28 +139,49 @@ impl<S: Store> Calls<S> {
         }
     }
 
+    /// Reads records by their keys, as many at once as the link carries.
     pub(super) async fn get_many(&self, places: &[Place]) -> Result<Vec<Option<Record>>> {
         let keys: Vec<_> = places.iter().map(Place::key).collect();
-        let (start, mut attempts) = (self.now(), 0);
-        loop {
-            let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.get_many(&keys)).await;
+        let mut records = Vec::with_capacity(keys.len());
+        let (mut start, mut attempts) = (self.steady(), 0);
+        while records.len() < keys.len() {
+            let rest = &keys[records.len()..];
+            let asked = &rest[..rest.len().min(self.records.now())];
+            let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.get_many(asked)).await;
             let answer = answer.unwrap_or_else(|_| vec![Err(timed_out().with_effect(Effect::None))]);
             match answer.into_iter().collect::<Result<Vec<_>>>() {
-                Ok(records) => return Ok(records),
+                Ok(found) => {
+                    if found.len() != asked.len() {
+                        let message =
+                            "the store answered fewer records than were asked for; certify it with sysd-testkit";
+                        return Err(Error::new(ErrorKind::Internal, Effect::None, message));
+                    }
+                    self.records.answered();
+                    records.extend(found);
+                    (start, attempts) = (self.steady(), 0);
+                }
+                Err(error) if self.records.slow_down(asked.len(), &error) => start = self.steady(),
                 Err(error) => {
                     attempts += 1;
                     self.retry(attempts, start, error).await?;
                 }
             }
         }
+        Ok(records)
     }
 
-    async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
-        let (start, mut attempts) = (self.now(), 0);
+    /// Scans a page of entries, of at most as many as the link carries.
+    async fn scan(&self, mut scan: Scan<'_>) -> Result<Page> {
+        let (mut start, mut attempts) = (self.steady(), 0);
         loop {
+            scan.limit = self.page.now();
             let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.scan(scan)).await;
             match answer.unwrap_or_else(|_| Err(timed_out().with_effect(Effect::None))) {
-                Ok(page) => return Ok(page),
+                Ok(page) => {
+                    self.page.answered();
+                    return Ok(page);
+                }
+                Err(error) if self.page.slow_down(scan.limit, &error) => start = self.steady(),
                 Err(error) => {
                     attempts += 1;
                     self.retry(attempts, start, error).await?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sysd_core::{Clock, Entropy, RetryPolicy, SystemClock, SystemEntropy};
+use sysd_core::{Clock, Entropy, Error, Result, RetryPolicy, SystemClock, SystemEntropy};
 
 /// How a [`Replica`](super::Replica) or [`Follower`](super::Follower) is run. Start from the default.
 #[derive(Clone)]
@@ -22,6 +22,7 @@ pub struct ReplicaConfig {
     /// How long one storage call may take before its effect counts as unknown.
     pub call_wait_max: Duration,
     /// How often an idle replica looks for entries of others; `None`: only when it is asked to write or to read the latest.
+    /// Zero is refused.
     pub poll_every: Option<Duration>,
     /// After how many bytes of entries the replica that appended the last of them takes a snapshot; at the earliest after
     /// as many bytes as the last snapshot had, so that snapshots at most double what is written. `None`: only on request.
@@ -38,6 +39,10 @@ pub struct ReplicaConfig {
     #[cfg(feature = "seeded-bugs")]
     #[doc(hidden)]
     pub bug: Option<Bug>,
+    /// How many entries a segment has, so that tests meet the border of one. A log is read with what it was written with.
+    #[cfg(feature = "seeded-bugs")]
+    #[doc(hidden)]
+    pub segment_entries: u64,
 }
 
 /// Mistakes that a replica could make, made on request, so that tests can show that they would be seen.
@@ -62,12 +67,34 @@ pub enum Bug {
     ManifestFirst,
     /// Answers a read of the latest state without asking the store.
     ReadUnconfirmed,
+    /// Hangs once three attempts of an append in a row had no answer.
+    HangUnsettled,
 }
 
 impl ReplicaConfig {
+    /// # Errors
+    /// [`Invalid`](sysd_core::ErrorKind::Invalid) naming the field.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.poll_every == Some(Duration::ZERO) {
+            return Err(Error::invalid("poll_every", "it is more than zero; None does not poll"));
+        }
+        Ok(())
+    }
+
     #[cfg(feature = "seeded-bugs")]
     pub(super) fn has(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
+    }
+
+    #[cfg(feature = "seeded-bugs")]
+    pub(super) fn segment_entries(&self) -> u64 {
+        self.segment_entries.max(1)
+    }
+
+    #[cfg(not(feature = "seeded-bugs"))]
+    #[expect(clippy::unused_self, reason = "as above, without the field")]
+    pub(super) const fn segment_entries(&self) -> u64 {
+        super::schema::SEGMENT_ENTRIES
     }
 
     #[cfg(not(feature = "seeded-bugs"))]
@@ -95,6 +122,8 @@ impl Default for ReplicaConfig {
             entropy: Arc::new(SystemEntropy),
             #[cfg(feature = "seeded-bugs")]
             bug: None,
+            #[cfg(feature = "seeded-bugs")]
+            segment_entries: super::schema::SEGMENT_ENTRIES,
         }
     }
 }

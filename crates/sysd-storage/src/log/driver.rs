@@ -5,11 +5,12 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::{Either, select};
 use sysd_core::{
-    Clock as _, Effect, Error, ErrorKind, Expect, Outcome, Record, Result, Sleep, StateMachine, Store, Timestamp,
-    Version, Write, timeout,
+    Clock as _, Effect, Error, ErrorKind, Expect, Outcome, Record, Result, Sleep, StateMachine, Store, Version, Write,
+    timeout,
 };
 
 use super::WriterId;
@@ -53,7 +54,7 @@ impl std::fmt::Debug for Driver {
     }
 }
 
-/// Refuses what waits when the driver ends, however it ends.
+/// Refuses what waits when the driver ends, however it ends, polled or not.
 struct StopOnDrop<M: StateMachine>(Arc<Shared<M>>);
 
 impl<M: StateMachine> Drop for StopOnDrop<M> {
@@ -70,6 +71,8 @@ pub(super) struct Engine<M: StateMachine, S> {
     pub(super) shared: Arc<Shared<M>>,
     pub(super) calls: Calls<S>,
     pub(super) writer: WriterId,
+    /// Held, not used: it goes with the engine, so with its driver.
+    _stop: StopOnDrop<M>,
 }
 
 /// What is to be appended, and who waits for it.
@@ -81,7 +84,7 @@ struct Proposal<M: StateMachine> {
 
 impl<M: StateMachine> Proposal<M> {
     /// Answers those whose deadline has passed (`None`: all) with `error`.
-    fn fail(&mut self, due: Option<Timestamp>, error: &Error) {
+    fn fail(&mut self, due: Option<Duration>, error: &Error) {
         self.batch.fail(due, error);
         if let Some(call) = &mut self.call
             && due.is_none_or(|now| call.deadline <= now)
@@ -92,7 +95,7 @@ impl<M: StateMachine> Proposal<M> {
 
     /// Answers those whose deadline has passed with `error`, and drops their commands: nothing of this was sent, or what was
     /// sent is certain not to have happened.
-    fn expire(&mut self, now: Timestamp, error: &Error) {
+    fn expire(&mut self, now: Duration, error: &Error) {
         self.batch.expire(now, error);
         self.fail(Some(now), error);
     }
@@ -115,10 +118,14 @@ enum Settled {
 }
 
 impl<M: StateMachine, S: Store> Engine<M, S> {
+    pub(super) fn new(shared: Arc<Shared<M>>, calls: Calls<S>, writer: WriterId) -> Self {
+        let stop = StopOnDrop(Arc::clone(&shared));
+        Self { shared, calls, writer, _stop: stop }
+    }
+
     /// Everything, until there is nothing left to do.
     async fn run(self) -> Result<()> {
         let shared = Arc::clone(&self.shared);
-        let guard = StopOnDrop(Arc::clone(&shared));
         let calls = &self.calls;
         let snapshots = pin!(take_snapshots(&shared, calls));
         let result = match select(pin!(self.append_and_follow()), snapshots).await {
@@ -128,7 +135,6 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
         if let Err(error) = &result {
             shared.queue.stop(error);
         }
-        drop(guard);
         result
     }
 
@@ -166,7 +172,7 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
         match self.confirm().await {
             Err(error) if error.kind() != ErrorKind::Corrupt => {
                 tracing::warn!(%error, "a replica could not follow its log");
-                self.shared.queue.expire(self.calls.now());
+                self.shared.queue.expire(self.calls.steady());
                 Ok(())
             }
             other => other.map(drop),
@@ -226,6 +232,11 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
     /// The log can't be read; who waited was told.
     async fn append(&self, proposal: &mut Proposal<M>, replies: &mut Vec<M::Reply>) -> Result<Option<u64>> {
         loop {
+            if !proposal.batch.is_whole() {
+                let message = "the batch does not hold the commands that it counts; nothing was sent";
+                proposal.fail(None, &Error::new(ErrorKind::Internal, Effect::None, message));
+                return Ok(None);
+            }
             let Some((number, header)) = self.next_header(proposal) else { return Ok(None) };
             let place = self.calls.schema.entry(number);
             let value = entry::encode(number, &header, &proposal.batch.body);
@@ -237,7 +248,7 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
             if applied_early {
                 self.apply_own(&header, proposal, replies, size);
             }
-            let begun = self.calls.now();
+            let begun = self.calls.steady();
             match self.settle(&write, version, proposal).await {
                 Settled::Own => {
                     if !applied_early {
@@ -297,7 +308,7 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
     /// that out; so nothing else is sent, and nobody is told "it did not happen", before there is one.
     async fn settle(&self, write: &Write<'_>, version: Version, proposal: &mut Proposal<M>) -> Settled {
         let mut effect = Effect::None;
-        let mut attempts = 0;
+        let (mut attempts, mut unknown) = (0, 0);
         loop {
             let mut attempt = write.clone();
             if self.calls.config.has(Bug::ForgetNonce) {
@@ -319,6 +330,10 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
             attempts += 1;
             if error.effect() == Effect::Unknown {
                 effect = Effect::Unknown;
+                unknown += 1;
+                if unknown == 3 && self.calls.config.has(Bug::HangUnsettled) {
+                    std::future::pending::<()>().await;
+                }
             }
             let is_forgotten = self.calls.config.has(Bug::ForgetUnsettled);
             let error = error.with_effect(if is_forgotten { Effect::None } else { effect });
@@ -326,7 +341,7 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
                 proposal.fail(None, &error);
                 return Settled::Refused;
             }
-            self.shared.queue.expire(self.calls.now());
+            self.shared.queue.expire(self.calls.steady());
             if effect == Effect::None {
                 let before = proposal.batch.len();
                 self.expire(proposal, &error);
@@ -339,7 +354,7 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
                 }
                 continue;
             }
-            proposal.fail(Some(self.calls.now()), &error);
+            proposal.fail(Some(self.calls.steady()), &error);
             if proposal.is_answered() && self.shared.queue.is_abandoned() {
                 return Settled::Refused;
             }
@@ -348,7 +363,7 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
     }
 
     fn expire(&self, proposal: &mut Proposal<M>, error: &Error) {
-        let now = self.calls.now();
+        let now = self.calls.steady();
         if self.calls.config.has(Bug::KeepExpired) {
             proposal.fail(Some(now), error);
         } else {
@@ -384,7 +399,7 @@ impl<M: StateMachine, S: Store> Engine<M, S> {
     pub(super) async fn confirm(&self) -> Result<u64> {
         loop {
             let next = self.shared.state.read().next;
-            let begun = self.calls.now();
+            let begun = self.calls.steady();
             match self.calls.entry(next).await? {
                 None => {
                     self.shared.confirmed(begun);

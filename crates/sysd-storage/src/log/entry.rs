@@ -65,17 +65,11 @@ fn checksum(number: u64, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Appends a command to a body: its length is filled in after `write` has written it. `None`, and the body as it was, if it
-/// has 4 GiB or more.
-pub(super) fn push_command(body: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Option<()> {
-    let start = body.len();
-    body.extend_from_slice(&[0; COMMAND_OVERHEAD_BYTES]);
-    write(body);
-    let Ok(size) = u32::try_from(body.len() - start - COMMAND_OVERHEAD_BYTES) else {
-        body.truncate(start);
-        return None;
-    };
-    body[start..start + COMMAND_OVERHEAD_BYTES].copy_from_slice(&size.to_be_bytes());
+/// Appends a command to a body. `None`, and the body as it was, if it has 4 GiB or more.
+pub(super) fn push_command(body: &mut Vec<u8>, command: &[u8]) -> Option<()> {
+    let size = u32::try_from(command.len()).ok()?;
+    body.extend_from_slice(&size.to_be_bytes());
+    body.extend_from_slice(command);
     Some(())
 }
 
@@ -112,9 +106,7 @@ pub(super) fn decode(key: Key<'_>, number: u64, value: &Bytes) -> Result<Entry> 
     }
     let header = decode_header(rest).ok_or_else(|| corrupt("the log entry's header makes no sense"))?;
     let entry = Entry { header, body: value.slice(HEADER_BYTES..value.len() - CHECKSUM_BYTES) };
-    if entry.commands().map(|command| command.ok_or(())).collect::<Result<Vec<_>, ()>>().map(|all| all.len())
-        != Ok(header.count as usize)
-    {
+    if count(&entry.body) != Some(header.count as usize) {
         return Err(corrupt("the log entry does not hold the commands that it counts"));
     }
     Ok(entry)
@@ -146,22 +138,30 @@ fn decode_header(bytes: &[u8]) -> Option<Header> {
 impl Entry {
     /// The bytes of its commands; `None` where the lengths don't add up.
     pub(super) fn commands(&self) -> impl Iterator<Item = Option<&[u8]>> {
-        let mut rest = self.body.as_ref();
-        std::iter::from_fn(move || {
-            if rest.is_empty() {
-                return None;
-            }
-            let Some((command, behind)) = rest
-                .split_first_chunk::<COMMAND_OVERHEAD_BYTES>()
-                .and_then(|(size, behind)| behind.split_at_checked(u32::from_be_bytes(*size) as usize))
-            else {
-                rest = &[];
-                return Some(None);
-            };
-            rest = behind;
-            Some(Some(command))
-        })
+        commands(&self.body)
     }
+}
+
+fn commands(mut rest: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let Some((command, behind)) = rest
+            .split_first_chunk::<COMMAND_OVERHEAD_BYTES>()
+            .and_then(|(size, behind)| behind.split_at_checked(u32::from_be_bytes(*size) as usize))
+        else {
+            rest = &[];
+            return Some(None);
+        };
+        rest = behind;
+        Some(Some(command))
+    })
+}
+
+/// How many commands a body holds; `None` if the lengths don't add up.
+pub(super) fn count(body: &[u8]) -> Option<usize> {
+    commands(body).try_fold(0, |count, command| command.map(|_| count + 1))
 }
 
 #[cfg(test)]
@@ -181,7 +181,7 @@ mod tests {
     fn body(commands: &[Vec<u8>]) -> Vec<u8> {
         let mut body = Vec::new();
         for command in commands {
-            push_command(&mut body, |out| out.extend_from_slice(command)).unwrap();
+            push_command(&mut body, command).unwrap();
         }
         body
     }
@@ -215,6 +215,14 @@ mod tests {
         let bytes = encode(5, &header(0), &[]);
         assert!(decode(KEY, 5, &bytes).is_ok());
         assert_eq!(decode(KEY, 6, &bytes).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_body_is_counted() {
+        assert_eq!(count(&body(&[b"one".to_vec(), Vec::new()])), Some(2));
+        assert_eq!(count(&[]), Some(0));
+        assert_eq!(count(&[0, 0, 0, 9, 1]), None);
+        assert_eq!(count(&[0, 0]), None);
     }
 
     #[test]

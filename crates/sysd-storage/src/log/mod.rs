@@ -131,6 +131,7 @@ pub struct Status {
     pub owner: Option<WriterId>,
     /// The number of the first entry that no snapshot known here covers.
     pub snapshot_next: u64,
-    /// How long ago the log was last seen to its end: everything older than that is applied here.
+    /// How long ago the log was last seen to its end: everything older than that is applied here. By the clock's
+    /// [steady](sysd_core::Clock::steady) time.
     pub staleness: Duration,
 }

@@ -1,13 +1,15 @@
 //! What waits for the driver: commands in batches, encoded by their callers, and the few other requests.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
-use sysd_core::{Effect, Error, ErrorKind, Result, StateMachine, Timestamp};
+use sysd_core::{Effect, Error, ErrorKind, Result, StateMachine};
 
 use super::config::ReplicaConfig;
 use super::entry::{self, COMMAND_OVERHEAD_BYTES, OVERHEAD_BYTES};
@@ -15,7 +17,8 @@ use super::entry::{self, COMMAND_OVERHEAD_BYTES, OVERHEAD_BYTES};
 /// A command and who waits for its reply; nobody, once it was answered.
 struct Waiting<M: StateMachine> {
     command: M::Command,
-    deadline: Timestamp,
+    /// By the clock's [steady](sysd_core::Clock::steady) time, as all deadlines here.
+    deadline: Duration,
     reply: Option<oneshot::Sender<Result<M::Reply>>>,
 }
 
@@ -35,6 +38,11 @@ impl<M: StateMachine> Default for Batch<M> {
 impl<M: StateMachine> Batch<M> {
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Whether the body holds one command for each who waits: nothing else may be sent, for nobody could read it.
+    pub(super) fn is_whole(&self) -> bool {
+        entry::count(&self.body) == Some(self.len())
     }
 
     pub(super) fn commands(&self) -> impl Iterator<Item = &M::Command> {
@@ -57,7 +65,7 @@ impl<M: StateMachine> Batch<M> {
     }
 
     /// Answers those whose deadline has passed (`None`: all) with `error`.
-    pub(super) fn fail(&mut self, due: Option<Timestamp>, error: &Error) {
+    pub(super) fn fail(&mut self, due: Option<Duration>, error: &Error) {
         for waiting in &mut self.waiting {
             if due.is_none_or(|now| waiting.deadline <= now)
                 && let Some(caller) = waiting.reply.take()
@@ -68,7 +76,7 @@ impl<M: StateMachine> Batch<M> {
     }
 
     /// Drops the commands whose deadline has passed, which have not happened and never will, and answers them with `error`.
-    pub(super) fn expire(&mut self, now: Timestamp, error: &Error) {
+    pub(super) fn expire(&mut self, now: Duration, error: &Error) {
         if self.waiting.iter().all(|waiting| waiting.deadline > now) {
             return;
         }
@@ -110,7 +118,7 @@ pub(super) enum Request {
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) request: Request,
-    pub(super) deadline: Timestamp,
+    pub(super) deadline: Duration,
     pub(super) reply: Option<oneshot::Sender<Result<u64>>>,
 }
 
@@ -153,6 +161,23 @@ const CALLS_MAX: usize = 1 << 16;
 /// Buffers that grew beyond this are given back.
 const SPARE_BYTES_MAX: usize = 4 << 20;
 
+thread_local! {
+    /// Where callers encode their commands: by themselves, so that one that panics half-way, or writes over what was there,
+    /// spoils nobody else's.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A buffer that grew beyond this is not kept by its thread.
+const SCRATCH_BYTES_MAX: usize = 64 << 10;
+
+/// A command's bytes, in this thread's buffer.
+fn encode<M: StateMachine>(command: &M::Command) -> Vec<u8> {
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    M::encode_command(command, &mut scratch);
+    scratch
+}
+
 fn full() -> Error {
     Error::new(ErrorKind::Throttled, Effect::None, "the replica's queue is full; submit less at once")
 }
@@ -184,56 +209,56 @@ impl<M: StateMachine> Queue<M> {
     /// # Errors
     /// Nothing happened: [`TooLarge`](ErrorKind::TooLarge) naming `command`, [`Throttled`](ErrorKind::Throttled), or why
     /// the driver stopped.
-    pub(super) fn push(&self, command: M::Command, deadline: Timestamp) -> Result<oneshot::Receiver<Result<M::Reply>>> {
+    ///
+    /// # Panics
+    /// As the machine's encoder; nothing happened then.
+    pub(super) fn push(&self, command: M::Command, deadline: Duration) -> Result<oneshot::Receiver<Result<M::Reply>>> {
         let (reply, receiver) = oneshot::channel();
-        {
-            let mut guard = self.inner.lock();
-            let inner = &mut *guard;
-            if let Some(error) = &inner.stopped {
-                return Err(error.share());
-            }
-            if inner.commands >= self.commands_max {
-                return Err(full());
-            }
-            let has_room = |batch: &Batch<M>| batch.len() < self.batch_commands_max;
-            if !inner.batches.back().is_some_and(has_room) {
-                inner.batches.push_back(inner.spare.take().unwrap_or_default());
-            }
-            let Some(batch) = inner.batches.back_mut() else { return Err(full()) };
-            let start = batch.body.len();
-            let written = entry::push_command(&mut batch.body, |out| M::encode_command(&command, out));
-            let size = batch.body.len() - start;
-            let too_large = written.is_none() || size > self.batch_bytes_max;
-            if too_large || inner.bytes + size > self.bytes_max {
-                batch.body.truncate(start);
-                if batch.len() == 0 {
-                    inner.spare = inner.batches.pop_back();
-                }
-                let size_max = self.batch_bytes_max.saturating_sub(COMMAND_OVERHEAD_BYTES);
-                return Err(if too_large { Error::too_large("command", size, size_max) } else { full() });
-            }
-            let waiting = Waiting { command, deadline, reply: Some(reply) };
-            if start + size > self.batch_bytes_max {
-                let mut next = inner.spare.take().unwrap_or_default();
-                next.body.extend_from_slice(&batch.body[start..]);
-                batch.body.truncate(start);
-                next.waiting.push(waiting);
-                inner.batches.push_back(next);
-            } else {
-                batch.waiting.push(waiting);
-            }
-            inner.commands += 1;
-            inner.bytes += size;
+        let scratch = encode::<M>(&command);
+        let queued = self.push_encoded(&scratch, Waiting { command, deadline, reply: Some(reply) });
+        if scratch.capacity() <= SCRATCH_BYTES_MAX {
+            SCRATCH.set(scratch);
         }
+        queued?;
         self.driver.wake();
         Ok(receiver)
+    }
+
+    fn push_encoded(&self, command: &[u8], waiting: Waiting<M>) -> Result<()> {
+        let size = COMMAND_OVERHEAD_BYTES + command.len();
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        if let Some(error) = &inner.stopped {
+            return Err(error.share());
+        }
+        let too_large = || {
+            let size_max = self.batch_bytes_max.saturating_sub(COMMAND_OVERHEAD_BYTES);
+            Error::too_large("command", command.len(), size_max)
+        };
+        if size > self.batch_bytes_max {
+            return Err(too_large());
+        }
+        if inner.commands >= self.commands_max || inner.bytes + size > self.bytes_max {
+            return Err(full());
+        }
+        let has_room =
+            |batch: &Batch<M>| batch.len() < self.batch_commands_max && batch.body.len() + size <= self.batch_bytes_max;
+        if !inner.batches.back().is_some_and(has_room) {
+            inner.batches.push_back(inner.spare.take().unwrap_or_default());
+        }
+        let Some(batch) = inner.batches.back_mut() else { return Err(full()) };
+        entry::push_command(&mut batch.body, command).ok_or_else(too_large)?;
+        batch.waiting.push(waiting);
+        inner.commands += 1;
+        inner.bytes += size;
+        Ok(())
     }
 
     /// Queues a request.
     ///
     /// # Errors
     /// As [`Queue::push`].
-    pub(super) fn call(&self, request: Request, deadline: Timestamp) -> Result<oneshot::Receiver<Result<u64>>> {
+    pub(super) fn call(&self, request: Request, deadline: Duration) -> Result<oneshot::Receiver<Result<u64>>> {
         let (reply, receiver) = oneshot::channel();
         {
             let mut inner = self.inner.lock();
@@ -277,7 +302,7 @@ impl<M: StateMachine> Queue<M> {
     }
 
     /// Answers what has waited too long; none of it was sent.
-    pub(super) fn expire(&self, now: Timestamp) {
+    pub(super) fn expire(&self, now: Duration) {
         let error = Error::new(ErrorKind::Timeout, Effect::None, "the command waited too long and was not sent");
         let mut guard = self.inner.lock();
         let inner = &mut *guard;

@@ -10,9 +10,7 @@ use std::time::Duration;
 use futures::channel::oneshot;
 use futures::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
-use sysd_core::{
-    Clock as _, Effect, Error, ErrorKind, Outcome, Result, StateMachine, Store, Timestamp, Version, Write,
-};
+use sysd_core::{Clock as _, Effect, Error, ErrorKind, Outcome, Result, StateMachine, Store, Version, Write};
 
 use super::calls::Calls;
 use super::config::ReplicaConfig;
@@ -27,6 +25,7 @@ pub(super) struct Shared<M: StateMachine> {
     pub(super) queue: Queue<M>,
     pub(super) state: RwLock<State<M>>,
     pub(super) snapshots: Snapshots,
+    /// By the clock's steady time.
     confirmed_at_us: AtomicU64,
     writer: WriterId,
     config: ReplicaConfig,
@@ -34,8 +33,9 @@ pub(super) struct Shared<M: StateMachine> {
 
 impl<M: StateMachine> Shared<M> {
     /// Everything that was appended before `at` has been applied.
-    pub(super) fn confirmed(&self, at: Timestamp) {
-        self.confirmed_at_us.fetch_max(at.as_micros(), Ordering::Relaxed);
+    pub(super) fn confirmed(&self, at: Duration) {
+        let at_us = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
+        self.confirmed_at_us.fetch_max(at_us, Ordering::Relaxed);
     }
 }
 
@@ -131,9 +131,10 @@ async fn open<M: StateMachine + Default, S: Store>(
     name: &str,
     config: ReplicaConfig,
 ) -> Result<(Arc<Shared<M>>, Driver)> {
-    let schema = Schema::new(name)?;
+    let schema = Schema::new(name, config.segment_entries())?;
+    config.check()?;
     let value_bytes_max = store.limits().value_bytes_max;
-    let calls = Calls { store, schema, config: config.clone() };
+    let calls = Calls::new(store, schema, config.clone());
     open_head::<M, S>(&calls).await?;
     let (state, size) = calls.read_snapshot().await?.unwrap_or_default();
     // Zero stands for nobody where a writer is stored.
@@ -146,7 +147,7 @@ async fn open<M: StateMachine + Default, S: Store>(
         writer,
         config,
     });
-    let engine = Engine { shared: Arc::clone(&shared), calls, writer };
+    let engine = Engine::new(Arc::clone(&shared), calls, writer);
     engine.confirm().await?;
     Ok((shared, Driver::new(engine)))
 }
@@ -185,8 +186,8 @@ fn lost() -> Error {
 }
 
 impl<M: StateMachine> Shared<M> {
-    fn deadline(&self) -> Timestamp {
-        self.config.clock.now().saturating_add(self.config.submit_wait_max)
+    fn deadline(&self) -> Duration {
+        self.config.clock.steady().saturating_add(self.config.submit_wait_max)
     }
 
     async fn call(&self, request: Request) -> Result<u64> {
@@ -218,9 +219,10 @@ impl<M: StateMachine> Shared<M> {
         Ok(read(&state.machine))
     }
 
+    /// Measured by what does not step: a wall clock that is set back makes no old state fresh.
     fn staleness(&self) -> Duration {
-        let confirmed_at = Timestamp::from_micros_saturating(self.confirmed_at_us.load(Ordering::Relaxed));
-        self.config.clock.now().saturating_since(confirmed_at)
+        let confirmed_at = Duration::from_micros(self.confirmed_at_us.load(Ordering::Relaxed));
+        self.config.clock.steady().saturating_sub(confirmed_at)
     }
 
     fn status(&self) -> Status {
@@ -259,7 +261,8 @@ macro_rules! handle {
                 self.shared.read_latest(read).await
             }
 
-            /// Reads the state if everything in it that was appended until `staleness_max` ago.
+            /// Reads the state if everything is in it that was appended until `staleness_max` ago, by the clock's
+            /// [steady](sysd_core::Clock::steady) time: setting the wall clock back makes no state fresher.
             ///
             /// # Errors
             /// [`Unavailable`](ErrorKind::Unavailable) if the log was not seen so recently, saying how long ago it was.
@@ -316,7 +319,7 @@ impl<M: StateMachine + Default> Replica<M> {
     /// Opens the log `name` (1 to 256 bytes), makes it if it is new, and reads it to its end. Spawn the driver.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) or [`TooLarge`](ErrorKind::TooLarge) naming `name`; [`Config`](ErrorKind::Config) if
+    /// [`Invalid`](ErrorKind::Invalid) or [`TooLarge`](ErrorKind::TooLarge) naming `name` or `poll_every`; [`Config`](ErrorKind::Config) if
     /// the log is another machine's; [`Corrupt`](ErrorKind::Corrupt) with the key of what can't be read; those of reading
     /// the store.
     ///
@@ -348,6 +351,9 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// # Cancel safety
     /// The command may be applied all the same.
+    ///
+    /// # Panics
+    /// If the machine's encoder does; nothing was submitted then.
     pub async fn submit(&self, command: M::Command) -> Result<M::Reply> {
         let receiver = self.shared.queue.push(command, self.shared.deadline())?;
         receiver.await.unwrap_or_else(|_| Err(lost()))

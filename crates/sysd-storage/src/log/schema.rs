@@ -19,14 +19,15 @@ const SNAPSHOT: u8 = 3;
 #[derive(Clone, Debug)]
 pub(super) struct Schema {
     name: String,
+    segment_entries: u64,
 }
 
 impl Schema {
-    pub(super) fn new(name: &str) -> Result<Self> {
+    pub(super) fn new(name: &str, segment_entries: u64) -> Result<Self> {
         match name.len() {
             0 => Err(Error::invalid("name", "a log's name has at least one byte")),
             size if size > NAME_BYTES_MAX => Err(Error::too_large("name", size, NAME_BYTES_MAX)),
-            _ => Ok(Self { name: name.to_owned() }),
+            _ => Ok(Self { name: name.to_owned(), segment_entries }),
         }
     }
 
@@ -42,7 +43,7 @@ impl Schema {
 
     /// The row of an entry.
     pub(super) fn entry(&self, number: u64) -> Place {
-        let partition = tuple::encode(&(self.name.as_str(), SEGMENT, number / SEGMENT_ENTRIES));
+        let partition = tuple::encode(&(self.name.as_str(), SEGMENT, number / self.segment_entries));
         Place { partition, sort: tuple::encode(&(number,)) }
     }
 
@@ -77,7 +78,7 @@ mod tests {
 
     #[test]
     fn segments_are_bounded_and_numbers_ordered() {
-        let schema = Schema::new("bank").unwrap();
+        let schema = Schema::new("bank", SEGMENT_ENTRIES).unwrap();
         let (last, first) = (schema.entry(SEGMENT_ENTRIES - 1), schema.entry(SEGMENT_ENTRIES));
         assert_ne!(last.key().partition(), first.key().partition());
         assert_eq!(schema.entry(0).key().partition(), last.key().partition());
@@ -88,17 +89,17 @@ mod tests {
 
     #[test]
     fn logs_do_not_share_a_partition() {
-        let (a, b) = (Schema::new("a").unwrap(), Schema::new("a\0").unwrap());
+        let (a, b) = (Schema::new("a", SEGMENT_ENTRIES).unwrap(), Schema::new("a\0", SEGMENT_ENTRIES).unwrap());
         assert_ne!(a.entry(0).key().partition(), b.entry(0).key().partition());
         assert_ne!(a.head().key().partition(), a.manifest().key().partition());
     }
 
     #[test]
     fn a_name_is_checked() {
-        assert_eq!(Schema::new("").unwrap_err().field(), Some("name"));
-        assert_eq!(Schema::new(&"x".repeat(257)).unwrap_err().field(), Some("name"));
+        assert_eq!(Schema::new("", SEGMENT_ENTRIES).unwrap_err().field(), Some("name"));
+        assert_eq!(Schema::new(&"x".repeat(257), SEGMENT_ENTRIES).unwrap_err().field(), Some("name"));
         // The longest name fits the smallest partition of any backend, all its bytes escaped.
-        let longest = Schema::new(&"\0".repeat(256)).unwrap();
+        let longest = Schema::new(&"\0".repeat(256), SEGMENT_ENTRIES).unwrap();
         assert!(longest.chunk(u128::MAX, 0).key().partition().len() <= 1_024);
     }
 }

@@ -19,6 +19,7 @@ use super::{Fault, Node, Simulation};
 pub struct SimStore {
     simulation: Simulation,
     node: Node,
+    limits: Limits,
 }
 
 /// What becomes of one call.
@@ -48,7 +49,15 @@ fn refused() -> Error {
 
 impl SimStore {
     pub(super) fn new(simulation: Simulation, node: Node) -> Self {
-        Self { simulation, node }
+        let limits = *simulation.shared.store.limits();
+        Self { simulation, node, limits }
+    }
+
+    /// The same store with smaller values, so that what is cut into several records is soon cut. It only says so: nothing
+    /// is refused.
+    pub const fn with_value_bytes_max(mut self, value_bytes_max: usize) -> Self {
+        self.limits.value_bytes_max = value_bytes_max;
+        self
     }
 
     /// Draws what becomes of the next call.
@@ -150,7 +159,7 @@ impl OwnedWrite {
 
 impl Store for SimStore {
     fn limits(&self) -> &Limits {
-        self.simulation.shared.store.limits()
+        &self.limits
     }
 
     async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
