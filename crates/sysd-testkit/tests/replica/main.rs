@@ -118,3 +118,8 @@ fn naming_a_snapshot_before_it_is_written_is_caught() {
 fn reading_without_a_look_at_the_store_is_caught() {
     is_caught(Bug::ReadUnconfirmed);
 }
+
+#[test]
+fn hanging_after_attempts_without_an_answer_is_caught() {
+    is_caught(Bug::HangUnsettled);
+}
