@@ -86,4 +86,29 @@ mod tests {
         assert!(seen.iter().all(|&count| (850..1_150).contains(&count)), "{seen:?}");
         assert_eq!(below(&entropy, 1), 0);
     }
+    /// Gives what it was told, then ones.
+    struct Told(AtomicU64);
+
+    impl Entropy for Told {
+        fn next_u64(&self) -> u64 {
+            self.0.swap(u64::MAX, Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn below_draws_again_where_a_number_would_come_up_too_often() {
+        // Of 2^64 draws, three numbers get a third each but for one draw: the first.
+        assert_eq!(below(&Told(AtomicU64::new(0)), 3), 2);
+        assert_eq!(below(&Told(AtomicU64::new(1)), 3), 0);
+        // A power of two divides them evenly.
+        assert_eq!(below(&Told(AtomicU64::new(0)), 4), 0);
+    }
+
+    #[test]
+    fn below_is_even_where_the_bound_is_nearly_all_there_is() {
+        // Without drawing again, half of these were multiples of three.
+        let (entropy, bound) = (SeededEntropy::new(1), 3 << 62);
+        let multiples = (0..10_000).filter(|_| below(&entropy, bound) % 3 == 0).count();
+        assert!((3_100..3_570).contains(&multiples), "{multiples}");
+    }
 }

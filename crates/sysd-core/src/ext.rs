@@ -128,3 +128,86 @@ fn unconditional_conflict(key: Key<'_>) -> Error {
     )
     .with_key(key)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Mutex;
+
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::procedure::ErasedProcedure;
+    use crate::{Limits, Order, OutputBytes, Page, Record, Space, Version};
+
+    const SPACE: Space = Space::conditional("test");
+
+    /// Answers every scan with one row and a cursor there, and refuses bounds that cross, as stores do.
+    struct Cursors(Mutex<Vec<&'static [u8]>>);
+
+    impl Store for Cursors {
+        fn limits(&self) -> &Limits {
+            &Limits::PROCESS
+        }
+
+        async fn get(&self, _key: Key<'_>) -> Result<Option<Record>> {
+            Ok(None)
+        }
+
+        async fn get_many(&self, _keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
+            Vec::new()
+        }
+
+        async fn write(&self, _write: Write<'_>) -> Result<Outcome> {
+            Ok(Outcome::Applied)
+        }
+
+        async fn write_many(&self, _writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
+            Vec::new()
+        }
+
+        async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
+            self.limits().check_scan(&scan)?;
+            let Some(sort) = self.0.lock().unwrap().pop() else { return Ok(Page::default()) };
+            let record = Record { value: Bytes::new(), version: Version::from_u128(1), expires_at: None };
+            Ok(Page { rows: vec![Row { sort: sort.into(), record }], next: Some(sort.into()) })
+        }
+
+        async fn trim(&self, _trim: Trim<'_>) -> Result<Trimmed> {
+            Ok(Trimmed::default())
+        }
+
+        async fn update(&self, _key: Key<'_>, _procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+            Ok(OutputBytes::new())
+        }
+    }
+
+    fn scanned(cursors: &[&'static [u8]], scan: Scan<'_>) -> Result<usize> {
+        let store = Cursors(Mutex::new(cursors.iter().rev().copied().collect()));
+        Ok(block_on(store.scan_rows(scan))?.len())
+    }
+
+    #[test]
+    fn scan_rows_refuses_bounds_that_cross() {
+        let scan = Scan::partition(SPACE, b"p", 10).range(Bound::Included(b"b"), Bound::Included(b"a"));
+        assert_eq!(scanned(&[], scan).unwrap_err().field(), Some("range"));
+        assert_eq!(scanned(&[], Scan { limit: 0, ..scan }).unwrap_err().field(), Some("limit"));
+    }
+
+    #[test]
+    fn scan_rows_ends_at_a_cursor_at_or_behind_the_bound() {
+        let scan = Scan::partition(SPACE, b"p", 10);
+        for end in [Bound::Included(b"b".as_slice()), Bound::Excluded(b"b")] {
+            for last in [b"b".as_slice(), b"c"] {
+                // Going on behind it would ask for less than nothing.
+                let up = scan.range(Bound::Unbounded, end);
+                assert_eq!(scanned(&[b"a", last, b"never"], up).unwrap(), 2, "{end:?} {last:?}");
+            }
+            for last in [b"b".as_slice(), b"a"] {
+                let down = scan.order(Order::Descending).range(end, Bound::Unbounded);
+                assert_eq!(scanned(&[b"c", last, b"never"], down).unwrap(), 2, "{end:?} {last:?}");
+            }
+        }
+        assert_eq!(scanned(&[b"a", b"b", b"c"], scan.range(Bound::Excluded(b"0"), Bound::Included(b"c"))).unwrap(), 3);
+    }
+}

@@ -169,6 +169,17 @@ mod tests {
     }
 
     #[test]
+    fn runs_ahead_by_a_second_and_not_by_a_millisecond_more() {
+        let clock = clock_at_ms(10_000);
+        let ids = Snowflake::new(1, clock.clone()).unwrap();
+        ids.next().unwrap();
+        clock.set(clock_at_ms(8_999).now());
+        assert_eq!(ids.next(), Err(SnowflakeError::Ahead { ahead: Duration::from_millis(1_001) }));
+        clock.set(clock_at_ms(9_000).now());
+        assert_eq!(ids.next().unwrap(), 10_000 << 22 | 1 << 12 | 1);
+    }
+
+    #[test]
     fn refuses_what_it_cannot_hold() {
         assert_eq!(Snowflake::new(1024, clock_at_ms(0)).err(), Some(SnowflakeError::NodeTooLarge { node: 1024 }));
         let ids = Snowflake::new(1023, ManualClock::new(Timestamp::UNIX_EPOCH)).unwrap();

@@ -42,7 +42,10 @@ impl Ord for SpaceByName {
 }
 
 impl<'a> Key<'a> {
-    /// The record `sort` of `partition`; a lone record if `sort` is empty.
+    /// The record `sort` of `partition`.
+    ///
+    /// With an empty `sort` it is [`Key::lone`], which no scan and no trim sees: nothing is refused. Where sort keys come
+    /// from outside, one of [`tuple::encode`](crate::tuple::encode) is never empty.
     pub const fn row(space: Space, partition: &'a [u8], sort: &'a [u8]) -> Self {
         Self { space: SpaceByName(space), partition, sort }
     }
