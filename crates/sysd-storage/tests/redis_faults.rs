@@ -98,6 +98,23 @@ async fn calls_in_flight_beside_one_that_is_overdue_all_end_and_later_ones_succe
     }
 }
 
+/// An attempt to connect makes headway only while somebody waits for it. One that all have left is over its time when the next
+/// caller comes, and would end at once.
+#[tokio::test]
+async fn an_attempt_to_connect_that_all_have_left_is_not_taken_up_again() {
+    let proxy = Proxy::start(shared_port());
+    let store = impatient(&proxy.url()).await;
+    let key = Key::lone(SPACE, b"k");
+    proxy.set(Mode::CutAnswers);
+    assert!(store.put(key, "x").await.is_err());
+    proxy.set(Mode::Silent);
+    assert!(tokio::time::timeout(PATIENCE / 4, store.put(key, "x")).await.is_err(), "nobody answered, and it ended");
+    proxy.set(Mode::Pass);
+    // real-time: the attempt's time passes.
+    tokio::time::sleep(PATIENCE * 2).await;
+    store.put(key, "x").await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_the_server_closed_while_idle_costs_no_call() {
     let server = Private::start(&[]);
@@ -140,6 +157,30 @@ async fn over_tls_all_is_the_same() {
     let connect = async |clock| RedisStore::connect_with(&url, with_ca(), clock).await.unwrap();
     suite::answers_as_memory(40, connect).await;
     suite::batches(&RedisStore::connect_with(&url, with_ca(), SystemClock).await.unwrap()).await;
+}
+
+/// Damaged answers over TLS once were told as a matter of configuration without effect, though the write had happened: a caller
+/// that then wrote something else elsewhere had both.
+#[tokio::test]
+async fn a_write_whose_answer_is_damaged_over_tls_is_of_unknown_effect() {
+    let (url, ca) = tls_url();
+    let (host, port) = url.trim_end_matches('/').rsplit_once(':').unwrap();
+    let proxy = Proxy::start(port.parse().unwrap());
+    let config = RedisConfig { tls_ca: Some(TlsCa::from_file(&ca).unwrap()), ..config() };
+    let proxied = format!("{host}:{}/", proxy.port);
+    let store = RedisStore::connect_with(&proxied, config.clone(), SystemClock).await.unwrap();
+    let key = Key::lone(SPACE, b"k");
+    store.put(Key::lone(SPACE, b"other"), "x").await.unwrap();
+    proxy.set(Mode::DamageAnswers);
+    let error = store.put(key, "v").await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::Unknown), "{error}");
+    // A connection that can't be made well is another matter: nothing went out.
+    let error = store.put(Key::lone(SPACE, b"unsent"), "v").await.unwrap_err();
+    assert_eq!(error.effect(), Effect::None, "{error}");
+    proxy.set(Mode::Pass);
+    let direct = RedisStore::connect_with(&url, config, SystemClock).await.unwrap();
+    assert_eq!(direct.get(key).await.unwrap().unwrap().value, "v");
+    assert_eq!(direct.get(Key::lone(SPACE, b"unsent")).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(super) enum Access {
 /// Maps an error. The source is left out: a client's error text can hold what was sent.
 pub(super) fn map(failure: &Failure, access: Access) -> Error {
     let error = &failure.error;
-    let (kind, effect, message) = classify(error);
+    let (kind, effect, message) = classify(error, failure.was_sent);
     let effect = if access == Access::Read || !failure.was_sent { Effect::None } else { effect };
     match error.code() {
         Some(code) => Error::new(kind, effect, format!("{message} ({code})")),
@@ -32,7 +32,7 @@ pub(super) fn map(failure: &Failure, access: Access) -> Error {
     }
 }
 
-fn classify(error: &RedisError) -> Row {
+fn classify(error: &RedisError, was_sent: bool) -> Row {
     use Effect::{None, Unknown};
     match error.kind() {
         RedisKind::Server(kind) => classify_server(kind, error.detail().unwrap_or_default()),
@@ -42,7 +42,8 @@ fn classify(error: &RedisError) -> Row {
         RedisKind::RESP3NotSupported => {
             (ErrorKind::Config, None, "this Redis is too old; use 6.0 or later, or add ?protocol=resp2 to the URL")
         }
-        RedisKind::Io => classify_io(error),
+        RedisKind::Io if was_sent => classify_loss(error),
+        RedisKind::Io => classify_refusal(error),
         RedisKind::ClusterConnectionNotFound => (ErrorKind::Unavailable, None, "no node of the Cluster can be reached"),
         // Found before anything is sent.
         RedisKind::Client => (ErrorKind::Internal, None, "the Redis client refused the call"),
@@ -52,24 +53,31 @@ fn classify(error: &RedisError) -> Row {
     }
 }
 
-fn classify_io(error: &RedisError) -> Row {
-    use Effect::{None, Unknown};
-    if let Some(tls) = tls_error(error) {
-        return match tls {
-            rustls::Error::InvalidCertificate(_) => (
-                ErrorKind::Config,
-                None,
-                "the server's certificate is not from an authority that is trusted here, or not for this host; set tls_ca",
-            ),
-            _ => (ErrorKind::Config, None, "the server does not speak TLS as it is spoken here"),
-        };
-    }
-    if error.is_connection_refusal() {
-        (ErrorKind::Unavailable, None, "no Redis answers at that address")
+/// Of a call that went out. However its connection ended, it may have been carried out.
+fn classify_loss(error: &RedisError) -> Row {
+    use Effect::Unknown;
+    if tls_error(error).is_some() {
+        (ErrorKind::Unavailable, Unknown, "what Redis answered over TLS was damaged, and the connection is given up")
     } else if error.is_timeout() {
         (ErrorKind::Timeout, Unknown, "Redis gave no answer in time")
     } else {
-        (ErrorKind::Unavailable, Unknown, "there is no connection to Redis, or it broke")
+        (ErrorKind::Unavailable, Unknown, "the connection to Redis broke")
+    }
+}
+
+/// Of a connection that was not made.
+fn classify_refusal(error: &RedisError) -> Row {
+    use Effect::None;
+    match tls_error(error) {
+        Some(rustls::Error::InvalidCertificate(_)) => (
+            ErrorKind::Config,
+            None,
+            "the server's certificate is not from an authority that is trusted here, or not for this host; set tls_ca",
+        ),
+        Some(_) => (ErrorKind::Config, None, "the server does not speak TLS as it is spoken here"),
+        _ if error.is_connection_refusal() => (ErrorKind::Unavailable, None, "no Redis answers at that address"),
+        _ if error.is_timeout() => (ErrorKind::Timeout, None, "Redis gave no answer in time"),
+        _ => (ErrorKind::Unavailable, None, "there is no connection to Redis, or it broke"),
     }
 }
 
@@ -202,12 +210,6 @@ mod tests {
             (reply("ERR max number of clients reached"), ErrorKind::Unavailable, Nothing),
             (reply("ERR unknown command"), ErrorKind::Internal, Unknown),
             (reply("WHATEVER it is"), ErrorKind::Internal, Unknown),
-            (io(std::io::ErrorKind::ConnectionRefused), ErrorKind::Unavailable, Nothing),
-            (io(std::io::ErrorKind::TimedOut), ErrorKind::Timeout, Unknown),
-            (io(std::io::ErrorKind::BrokenPipe), ErrorKind::Unavailable, Unknown),
-            (io(std::io::ErrorKind::UnexpectedEof), ErrorKind::Unavailable, Unknown),
-            (tls(rustls::CertificateError::UnknownIssuer.into()), ErrorKind::Config, Nothing),
-            (tls(rustls::Error::HandshakeNotComplete), ErrorKind::Config, Nothing),
             (client(RedisKind::Parse), ErrorKind::Internal, Unknown),
             (client(RedisKind::AuthenticationFailed), ErrorKind::Denied, Nothing),
             (client(RedisKind::UnexpectedReturnType), ErrorKind::Internal, Unknown),
@@ -229,6 +231,33 @@ mod tests {
             let unsent = map(&Failure { was_sent: false, ..failure.clone() }, Access::Write);
             assert_eq!((unsent.kind(), unsent.effect()), (kind, Nothing), "{error}");
             assert!(!format!("{write} {write:?}").contains("secret"));
+        }
+    }
+
+    #[test]
+    fn what_breaks_after_the_call_went_out_is_never_without_effect() {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, NotFound, TimedOut, UnexpectedEof};
+        let rows = [
+            // The kind if it was not sent, and if it was.
+            (io(ConnectionRefused), ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (io(NotFound), ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (io(TimedOut), ErrorKind::Timeout, ErrorKind::Timeout),
+            (io(BrokenPipe), ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (io(UnexpectedEof), ErrorKind::Unavailable, ErrorKind::Unavailable),
+            (tls(rustls::CertificateError::UnknownIssuer.into()), ErrorKind::Config, ErrorKind::Unavailable),
+            (tls(rustls::Error::HandshakeNotComplete), ErrorKind::Config, ErrorKind::Unavailable),
+            (tls(rustls::Error::DecryptError), ErrorKind::Config, ErrorKind::Unavailable),
+        ];
+        for (error, unsent, sent) in rows {
+            for (was_sent, access, expected) in [
+                (false, Access::Read, (unsent, Nothing)),
+                (false, Access::Write, (unsent, Nothing)),
+                (true, Access::Read, (sent, Nothing)),
+                (true, Access::Write, (sent, Unknown)),
+            ] {
+                let mapped = map(&Failure { error: error.clone(), was_sent }, access);
+                assert_eq!((mapped.kind(), mapped.effect()), expected, "{error} {was_sent} {access:?}");
+            }
         }
     }
 }

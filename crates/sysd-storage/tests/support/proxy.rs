@@ -12,6 +12,10 @@ pub(crate) enum Mode {
     Pass,
     /// Requests get through; the connection is cut when the answer comes.
     CutAnswers,
+    /// The same for the answer that comes next; then all pass again, also what is sent anew.
+    CutOnce,
+    /// Requests get through; a bit of each answer is flipped.
+    DamageAnswers,
     /// Whatever is said is swallowed, also on connections made meanwhile. They stay mute for ever.
     Silent,
 }
@@ -25,6 +29,14 @@ pub(crate) struct Proxy {
 struct Shared {
     mode: AtomicU8,
     connections: AtomicUsize,
+}
+
+impl Shared {
+    /// Lets all pass from now on, if the mode was this one.
+    fn pass_if(&self, mode: Mode) -> bool {
+        let pass = Mode::Pass as u8;
+        self.mode.compare_exchange(mode as u8, pass, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
 }
 
 impl Proxy {
@@ -75,7 +87,11 @@ fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, is_mute: &Atomi
         if is_mute.load(Ordering::SeqCst) {
             continue;
         }
-        let is_cut = is_answer && mode == Mode::CutAnswers as u8;
+        if is_answer && mode == Mode::DamageAnswers as u8 {
+            buffer[length - 1] ^= 1;
+        }
+        let is_last = is_answer && shared.pass_if(Mode::CutOnce);
+        let is_cut = is_last || is_answer && mode == Mode::CutAnswers as u8;
         if is_cut || to.write_all(&buffer[..length]).is_err() {
             break;
         }
