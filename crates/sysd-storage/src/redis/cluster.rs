@@ -13,7 +13,7 @@
 //!
 //! The map is learned by whoever needs it, from several nodes at once, the first answer taken; callers share one attempt.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ const HOPS_MAX: usize = 5;
 const LEARN_GAP: Duration = Duration::from_millis(50);
 /// How many nodes are asked for the map at once.
 const ASKED_AT_ONCE: usize = 4;
+/// How many links are kept to nodes that the map does not know.
+const STRANGERS_MAX: usize = 16;
 const NOBODY: u16 = u16::MAX;
 
 /// The nodes of a Cluster.
@@ -41,6 +43,8 @@ pub(super) struct Cluster {
     connector: Connector,
     seeds: Vec<Arc<Link>>,
     map: RwLock<Arc<Map>>,
+    /// Links to nodes that redirections named and the map does not know: those that take their first slot. The oldest goes first.
+    strangers: Mutex<VecDeque<Arc<Link>>>,
     learning: Mutex<Learning>,
     /// Something went wrong that a newer map may explain.
     is_stale: AtomicBool,
@@ -75,7 +79,8 @@ impl Cluster {
     pub(super) fn new(connector: Connector, seeds: Vec<Arc<Link>>) -> Self {
         let holders = vec![NOBODY; usize::from(SLOTS)].into_boxed_slice();
         let map = RwLock::new(Arc::new(Map { holders, nodes: Vec::new(), masters: 0 }));
-        Self { connector, seeds, map, learning: Mutex::default(), is_stale: AtomicBool::new(false) }
+        let (strangers, learning) = (Mutex::default(), Mutex::default());
+        Self { connector, seeds, map, strangers, learning, is_stale: AtomicBool::new(false) }
     }
 
     /// The links to all masters.
@@ -194,8 +199,20 @@ impl Cluster {
 
     /// The link to a node, also to one that the map does not know.
     fn link(&self, address: &Address) -> Result<Arc<Link>, Failure> {
-        let known = self.map.read().nodes.iter().find(|link| link.address == *address).cloned();
-        known.map_or_else(|| self.connector.link(address).map(Arc::new).map_err(Failure::unsent), Ok)
+        let map = Arc::clone(&self.map.read());
+        if let Some(known) = map.nodes.iter().chain(&self.seeds).find(|link| link.address == *address) {
+            return Ok(Arc::clone(known));
+        }
+        let mut strangers = self.strangers.lock();
+        if let Some(known) = strangers.iter().find(|link| link.address == *address) {
+            return Ok(Arc::clone(known));
+        }
+        let link = Arc::new(self.connector.link(address).map_err(Failure::unsent)?);
+        if strangers.len() == STRANGERS_MAX {
+            strangers.pop_front();
+        }
+        strangers.push_back(Arc::clone(&link));
+        Ok(link)
     }
 
     /// Learns who holds which slot, unless that was done a moment ago. `suspect` is not asked.
@@ -245,8 +262,9 @@ impl Cluster {
     /// The map that these ranges make; links that are known stay as they are.
     fn draw(&self, ranges: &[Range]) -> Result<Map, Failure> {
         let old = Arc::clone(&self.map.read());
+        let strangers = self.strangers.lock().clone();
         let known: HashMap<&Address, &Arc<Link>> =
-            self.seeds.iter().chain(&old.nodes).map(|link| (&link.address, link)).collect();
+            strangers.iter().chain(&self.seeds).chain(&old.nodes).map(|link| (&link.address, link)).collect();
         let link = |address: &Address| match known.get(address) {
             Some(link) => Ok(Arc::clone(link)),
             None => self.connector.link(address).map(Arc::new).map_err(Failure::unsent),
@@ -268,6 +286,7 @@ impl Cluster {
                 map.nodes.push(link(address)?);
             }
         }
+        self.strangers.lock().retain(|stranger| !map.nodes.iter().any(|link| link.address == stranger.address));
         Ok(map)
     }
 }

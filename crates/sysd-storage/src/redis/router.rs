@@ -75,7 +75,7 @@ impl Router {
         }
         let answers = calls.drain(..).zip(answers).map(|(call, answer)| async move {
             match answer {
-                Some(answer) if !self.can_send_on(&answer) => refused(answer),
+                Some(answer) if !self.can_send_on(&answer) => refused(self.judge(answer)),
                 _ => self.send(&call).await,
             }
         });
@@ -96,6 +96,14 @@ impl Router {
             }
         }
         groups
+    }
+
+    /// A server that sends on although it was named alone is named wrongly.
+    fn judge(&self, answer: Result<Value, Failure>) -> Result<Value, Failure> {
+        match self {
+            Self::One(_) => unless_redirected(answer),
+            Self::Cluster(_) => answer,
+        }
     }
 
     /// Whether nothing was done and another way may lead on.
@@ -141,6 +149,12 @@ async fn send_to_one(link: &Link, call: &Call) -> Result<Value, Failure> {
         Ok(Value::ServerError(refusal)) if refusal.kind() == Some(ServerErrorKind::NoScript) => {
             link.send(&call.loading()).await
         }
+        _ => unless_redirected(answer),
+    }
+}
+
+fn unless_redirected(answer: Result<Value, Failure>) -> Result<Value, Failure> {
+    match &answer {
         Ok(Value::ServerError(refusal))
             if matches!(refusal.kind(), Some(ServerErrorKind::Moved | ServerErrorKind::Ask)) =>
         {
