@@ -5,15 +5,15 @@
 use std::time::{Duration, Instant};
 
 use sysd_core::{
-    Durability, Effect, ErrorKind, Expect, Key, OutputBytes, Procedure, Space, StateChange, Step, Store, StoreExt,
-    SystemClock, Timestamp, Undecodable, Write,
+    Clock as _, Durability, Effect, ErrorKind, Expect, Keep, Key, ManualClock, OutputBytes, Procedure, Scan, Space,
+    StateChange, Step, Store, StoreExt, SystemClock, Timestamp, Trim, Undecodable, Write,
 };
 use sysd_storage::{RedisConfig, RedisStore};
 
 mod support;
 
 use support::server::Private;
-use support::{Add, config, connect, server_url, suite};
+use support::{Add, Count, config, connect, server_url, suite};
 
 const SPACE: Space = Space::conditional("redis_test");
 
@@ -174,4 +174,223 @@ async fn a_procedure_without_a_twin_is_unsupported() {
     let store = RedisStore::connect_with(&server_url(), config(), SystemClock).await.unwrap();
     let error = store.run(Key::lone(SPACE, b"k"), &Bare).await.unwrap_err();
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Unsupported, Effect::None));
+}
+
+/// Rows named by number, so many, as they are put by no clock.
+async fn put_rows(store: &impl Store, partition: &[u8], count: u32) {
+    let sorts: Vec<[u8; 4]> = (0..count).map(u32::to_be_bytes).collect();
+    for part in sorts.chunks(10_000) {
+        let writes: Vec<_> = part.iter().map(|sort| Write::put(Key::row(SPACE, partition, sort), "x")).collect();
+        for outcome in store.write_many(&writes).await {
+            assert!(outcome.unwrap().is_applied());
+        }
+    }
+}
+
+/// The longest that a call of a script stopped the server, as its slow log has it, microseconds.
+fn longest_us(server: &Private) -> u64 {
+    let log = server.tell(&["--json", "SLOWLOG", "GET", "-1"]);
+    let log: serde_json::Value = serde_json::from_str(&log).unwrap();
+    log.as_array().unwrap().iter().map(|entry| entry[2].as_u64().unwrap()).max().unwrap_or(0)
+}
+
+fn script_calls(server: &Private) -> u64 {
+    let stats = server.tell(&["INFO", "commandstats"]);
+    let count = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    count.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
+/// A trim looked at every row that stays in one call: with 300,000 of them the server stood still for a second, each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trim_that_keeps_many_rows_does_not_stop_the_server() {
+    let server = Private::start(&["--slowlog-log-slower-than", "1000"]);
+    let store = RedisStore::connect_with(&server.url(), RedisConfig::default(), SystemClock).await.unwrap();
+    put_rows(&store, b"p", 100_000).await;
+    server.tell(&["SLOWLOG", "RESET"]);
+    let trim = |keep| Trim { space: SPACE, partition: b"p", keep };
+    // Nothing goes: one call tells.
+    let before = script_calls(&server);
+    let trimmed = store.trim(trim(Keep::Last(100_000))).await.unwrap();
+    assert_eq!((trimmed.removed, trimmed.more), (0, false));
+    assert!(script_calls(&server) - before <= 2);
+    // Ten thousand go, in ten calls; which, is found out once.
+    let before = script_calls(&server);
+    assert_eq!(store.trim_all(trim(Keep::Last(90_000))).await.unwrap(), 10_000);
+    let made = script_calls(&server) - before;
+    assert!((90..=110).contains(&made), "{made} calls");
+    assert!(longest_us(&server) < 100_000, "stood still for {} us", longest_us(&server));
+    let page = store.scan(Scan::partition(SPACE, b"p", 1)).await.unwrap();
+    assert_eq!(page.rows[0].sort, 10_000_u32.to_be_bytes().as_slice());
+}
+
+/// What one trim found out about the rows that stay is used by the next only while it holds.
+#[tokio::test]
+async fn a_trim_counts_anew_once_rows_that_stay_have_gone_or_expired() {
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(100_000_000_000_000));
+    let store = RedisStore::connect_with(&server_url(), config(), clock.clone()).await.unwrap();
+    for (partition, is_deleted) in [(b"deleted", true), (b"expired", false)] {
+        put_rows(&store, partition, 3_000).await;
+        let last = 3_000_u32.to_be_bytes();
+        let put = Write::put(Key::row(SPACE, partition, &last), "x")
+            .expires_at(clock.now().saturating_add(Duration::from_secs(1)));
+        assert!(store.write(put).await.unwrap().is_applied());
+        let trim = Trim { space: SPACE, partition, keep: Keep::Last(10) };
+        assert!(store.trim(trim).await.unwrap().more);
+        if is_deleted {
+            store.delete(Key::row(SPACE, partition, &last)).await.unwrap();
+        } else {
+            clock.advance(Duration::from_secs(1));
+        }
+        store.trim_all(trim).await.unwrap();
+        let rows = store.scan_rows(Scan::partition(SPACE, partition, 100)).await.unwrap();
+        let expected: Vec<_> = (2_990..3_000_u32).map(|sort| sort.to_be_bytes().to_vec()).collect();
+        assert_eq!(rows.into_iter().map(|row| row.sort.to_vec()).collect::<Vec<_>>(), expected);
+    }
+}
+
+/// Many expired rows among those that stay: found over several calls, and none counted.
+#[tokio::test]
+async fn a_trim_that_takes_many_calls_counts_live_rows_only() {
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(100_000_000_000_000));
+    let store = RedisStore::connect_with(&server_url(), config(), clock.clone()).await.unwrap();
+    let soon = clock.now().saturating_add(Duration::from_secs(1));
+    let sorts: Vec<[u8; 4]> = (0..6_000_u32).map(u32::to_be_bytes).collect();
+    let writes: Vec<_> = (0..)
+        .zip(&sorts)
+        .map(|(at, sort)| {
+            let write = Write::put(Key::row(SPACE, b"p", sort), "x");
+            if at % 3 == 0 { write } else { write.expires_at(soon) }
+        })
+        .collect();
+    assert!(store.write_many(&writes).await.into_iter().all(|outcome| outcome.unwrap().is_applied()));
+    clock.advance(Duration::from_secs(1));
+    for keep in [1_500, 1_200] {
+        store.trim_all(Trim { space: SPACE, partition: b"p", keep: Keep::First(keep) }).await.unwrap();
+        let rows = store.scan_rows(Scan::partition(SPACE, b"p", 6_000)).await.unwrap();
+        assert_eq!(rows.len(), keep);
+        assert_eq!(rows[keep - 1].sort, (u32::try_from(keep - 1).unwrap() * 3).to_be_bytes().as_slice());
+    }
+}
+
+#[tokio::test]
+async fn a_trim_neither_counts_nor_removes_corrupt_rows_among_those_that_stay() {
+    let server = Private::start(&[]);
+    let store = RedisStore::connect(&server.url()).await.unwrap();
+    for sort in ["a", "b", "c"] {
+        store.put(Key::row(SPACE, b"p", sort.as_bytes()), "x").await.unwrap();
+    }
+    server.tell(&["ZADD", "{redis_test:p}:order", "0", "d"]);
+    server.tell(&["HSET", "{redis_test:p}:rows", "d", "rubbish"]);
+    assert_eq!(store.trim_all(Trim { space: SPACE, partition: b"p", keep: Keep::Last(2) }).await.unwrap(), 1);
+    assert_eq!(
+        server.tell(&["ZRANGE", "{redis_test:p}:order", "0", "-1"]).split_whitespace().collect::<String>(),
+        "bcd"
+    );
+    let error = store.scan(Scan::partition(SPACE, b"p", 9)).await.unwrap_err();
+    assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(Key::row(SPACE, b"p", b"d"))));
+}
+
+/// A page was as large as its rows: a thousand of a megabyte took longer than a call waits, each time anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_large_rows_are_short() {
+    let server = Private::start(&[]);
+    let store = RedisStore::connect_with(&server.url(), RedisConfig::default(), SystemClock).await.unwrap();
+    for at in 0..40_u8 {
+        // One is larger than a page.
+        store.put(Key::row(SPACE, b"p", &[at]), vec![at; if at == 20 { 6 << 20 } else { 1 << 20 }]).await.unwrap();
+    }
+    for scan in
+        [Scan::partition(SPACE, b"p", 1_000), Scan::partition(SPACE, b"p", 1_000).order(sysd_core::Order::Descending)]
+    {
+        let (mut cursor, mut found) = (None::<bytes::Bytes>, Vec::new());
+        loop {
+            let page = store.scan(cursor.as_ref().map_or(scan, |cursor| scan.after(cursor))).await.unwrap();
+            let bytes: usize = page.rows.iter().map(|row| row.record.value.len()).sum();
+            assert!(!page.rows.is_empty() && (bytes <= 4 << 20 || page.rows.len() == 1), "{bytes} bytes");
+            found.extend(page.rows.iter().map(|row| row.sort[0]));
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        found.sort_unstable();
+        assert_eq!(found, (0..40).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn scans_reclaim_expired_rows_but_not_before_every_clock_is_past_them() {
+    let server = Private::start(&[]);
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(100_000_000_000_000));
+    let store = RedisStore::connect_with(&server.url(), RedisConfig::default(), clock.clone()).await.unwrap();
+    let behind = store.with_clock(ManualClock::new(clock.now()));
+    let key = Key::row(SPACE, b"p", b"a");
+    let put = Write::put(key, "x").expires_at(clock.now().saturating_add(Duration::from_secs(1)));
+    assert!(store.write(put).await.unwrap().is_applied());
+    let held = || {
+        [["HLEN", "{redis_test:p}:rows"], ["ZCARD", "{redis_test:p}:order"]]
+            .map(|ask| server.tell(&ask).trim().to_owned())
+    };
+    clock.advance(Duration::from_secs(2));
+    assert!(store.scan(Scan::partition(SPACE, b"p", 9)).await.unwrap().rows.is_empty());
+    assert_eq!(held(), ["1", "1"]);
+    assert!(behind.get(key).await.unwrap().is_some(), "by another's clock it is live");
+    clock.advance(Duration::from_secs(24 * 60 * 60));
+    assert!(store.scan(Scan::partition(SPACE, b"p", 9)).await.unwrap().rows.is_empty());
+    assert_eq!(held(), ["0", "0"]);
+}
+
+/// An expiry beyond all time was corrupt for a get, and live for a procedure, which counted on.
+#[tokio::test]
+async fn an_expiry_beyond_time_is_corrupt_for_every_call() {
+    let config = config();
+    let store = RedisStore::connect_with(&server_url(), config.clone(), SystemClock).await.unwrap();
+    let client = redis::Client::open(server_url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let names = ["", ":rows", ":order"].map(|suffix| format!("{}{{redis_test:k}}{suffix}", config.prefix));
+    for expiry in [1_u64 << 53, 0x7F7F_7F7F_7F7F_7F7F, u64::MAX] {
+        let bytes = [&[1_u8][..], &expiry.to_be_bytes(), &[3; 16], &7_u64.to_be_bytes()].concat();
+        let () = redis::cmd("SET").arg(&names[0]).arg(&bytes).query_async(&mut connection).await.unwrap();
+        let () = redis::cmd("HSET").arg(&names[1]).arg("a").arg(&bytes).query_async(&mut connection).await.unwrap();
+        let () = redis::cmd("ZADD").arg(&names[2]).arg(0).arg("a").query_async(&mut connection).await.unwrap();
+        for key in [Key::lone(SPACE, b"k"), Key::row(SPACE, b"k", b"a")] {
+            let errors = [
+                store.get(key).await.unwrap_err(),
+                store.run(key, &Count).await.unwrap_err(),
+                store.put_if_absent(key, "y").await.unwrap_err(),
+            ];
+            for error in errors {
+                assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(key)), "{expiry}: {error}");
+            }
+        }
+        assert_eq!(store.scan(Scan::partition(SPACE, b"k", 9)).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        store.trim_all(Trim { space: SPACE, partition: b"k", keep: Keep::Last(1) }).await.unwrap();
+        assert_eq!(store.get(Key::row(SPACE, b"k", b"a")).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[tokio::test]
+async fn scans_and_trims_that_fail_name_the_partition() {
+    let server = Private::start(&[]);
+    let store = RedisStore::connect(&server.url()).await.unwrap();
+    server.tell(&["RPUSH", "{redis_test:p}:order", "x"]);
+    let trim = Trim { space: SPACE, partition: b"p", keep: Keep::Last(1) };
+    for error in [store.scan(Scan::partition(SPACE, b"p", 9)).await.unwrap_err(), store.trim(trim).await.unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(error.key().map(|key| (key.space(), key.partition().to_vec())), Some((SPACE, b"p".to_vec())));
+    }
+}
+
+#[tokio::test]
+async fn options_that_are_zero_are_refused_by_name() {
+    let zero = Duration::ZERO;
+    for (option, config) in [
+        ("response_timeout", RedisConfig { response_timeout: zero, ..config() }),
+        ("connection_timeout", RedisConfig { connection_timeout: zero, ..config() }),
+        ("batch_in_flight_max", RedisConfig { batch_in_flight_max: 0, ..config() }),
+    ] {
+        let error = RedisStore::connect_with(&server_url(), config, SystemClock).await.unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::Config, Some(option)), "{error}");
+        assert!(error.to_string().contains(option), "{error}");
+    }
 }

@@ -10,13 +10,17 @@ use parking_lot::RwLock;
 use redis::{Cmd, Value};
 use sysd_core::{
     ArgumentBytes, Change, Clock, ClockAuthority, Effect, ErasedProcedure, Error, ErrorKind, Expect, Keep, Key, Limits,
-    Order, Outcome, OutputBytes, Page, Record, Result, Row, Scan, Script, Timestamp, Trim, Trimmed, Version, Write,
+    Order, Outcome, OutputBytes, Page, Record, Result, Row, Scan, Script, Timestamp, Trim, Version, Write,
 };
 
 use super::call::{Call, LuaScript};
 use super::error::Access;
 use super::layout::{self, HEADER_BYTES, Name, Stored};
 use super::scripts::{Flavor, Pair, Scripts};
+use super::walk::Walk;
+
+/// Bytes of records that one call of a script looks at, about; one row at least.
+const PAGE_BYTES: usize = 4 << 20;
 
 const RECLAIM_GRACE: Duration = Duration::from_secs(60);
 const RECLAIM_GRACE_DRIVEN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -199,41 +203,64 @@ impl<C: Clock> Codec<C> {
             let ahead = (rows + 1).to_string();
             return Ok(Some(self.bare(command, row, &[&first, &second, b"LIMIT", b"0", ahead.as_bytes()])));
         }
-        let mut call = self.script(&self.scripts.scan, row, 4, 32 + first.len() + second.len());
-        call.command.arg(first).arg(second).arg(rows).arg(direction);
+        let mut call = self.script(&self.scripts.scan, row, 5, 40 + first.len() + second.len());
+        call.command.arg(first).arg(second).arg(rows).arg(direction).arg(PAGE_BYTES);
         Ok(Some(call))
     }
 
-    pub(super) fn trim(&self, trim: &Trim<'_>) -> Result<Call> {
+    /// The next call of a trim that has come so far and may remove so many rows more.
+    pub(super) fn trim(&self, trim: &Trim<'_>, walk: &Walk, budget: usize) -> Result<Call> {
         self.limits.check_trim(trim)?;
+        let row = any_row(trim.space, trim.partition);
         if let (true, Keep::First(keep)) = (trim.space.is_keys_only(), trim.keep) {
             // Redis counts in signed numbers.
             let keep = keep.min(1 << 40);
-            let last = (keep + self.limits.page_rows_max - 1).to_string();
-            let row = any_row(trim.space, trim.partition);
+            let last = (keep + budget - 1).to_string();
             return Ok(self.bare(b"ZREMRANGEBYRANK", row, &[keep.to_string().as_bytes(), last.as_bytes()]));
         }
         let (keep, direction) = match trim.keep {
             Keep::First(keep) => (keep, b"".as_slice()),
             Keep::Last(keep) => (keep, b"rev".as_slice()),
         };
-        let script = if trim.space.is_keys_only() { &self.scripts.trim_keys } else { &self.scripts.trim };
-        let mut call = self.script(script, any_row(trim.space, trim.partition), 3, 32);
-        call.command.arg(keep).arg(self.limits.page_rows_max).arg(direction);
+        if trim.space.is_keys_only() {
+            let mut call = self.script(&self.scripts.trim_keys, row, 2, 32);
+            call.command.arg(keep).arg(budget);
+            return Ok(call);
+        }
+        let mut call = self.script(&self.scripts.trim, row, 10, 96 + walk.bound.len());
+        call.command.arg(keep).arg(budget).arg(direction);
+        call.command.arg(walk.bound.as_slice()).arg(walk.kept).arg(walk.passed).arg(walk.till);
+        call.command.arg(if walk.is_old { b"check".as_slice() } else { b"" });
+        call.command.arg(self.limits.page_rows_max).arg(PAGE_BYTES);
         Ok(call)
     }
 
-    pub(super) fn read_trim(&self, trim: &Trim<'_>, answer: &Value) -> Result<Trimmed> {
-        let (removed, more) = match answer {
-            Value::Array(fields) => match fields.as_slice() {
-                [Value::Int(removed), Value::Int(more)] => (*removed, *more == 1),
-                _ => return Err(unexpected(any_row(trim.space, trim.partition), Access::Write)),
-            },
+    /// What a call removed, and how far it came if there may be more.
+    pub(super) fn read_trim(&self, trim: &Trim<'_>, answer: Value) -> Result<(usize, Option<Walk>)> {
+        let unexpected = || unexpected(Key::lone(trim.space, trim.partition), Access::Write);
+        let (removed, walk) = match answer {
             // Of keys only: as many as a call may remove are perhaps not all.
-            Value::Int(removed) => (*removed, usize::try_from(*removed) == Ok(self.limits.page_rows_max)),
-            _ => return Err(unexpected(any_row(trim.space, trim.partition), Access::Write)),
+            Value::Int(removed) => {
+                (removed, (usize::try_from(removed) == Ok(self.limits.page_rows_max)).then(Walk::default))
+            }
+            Value::Array(fields) => match <[Value; 6]>::try_from(fields) {
+                Ok([Value::Int(removed), _, Value::BulkString(bound), kept, passed, till]) => {
+                    let count = |value| match value {
+                        Value::Int(count) => u64::try_from(count).map_err(|_| unexpected()),
+                        _ => Err(unexpected()),
+                    };
+                    let (kept, passed, till) = (count(kept)?, count(passed)?, count(till)?);
+                    (removed, Some(Walk { bound, kept, passed, till, is_old: false }))
+                }
+                Err(fields) => match fields.as_slice() {
+                    [Value::Int(removed)] => (*removed, None),
+                    _ => return Err(unexpected()),
+                },
+                Ok(_) => return Err(unexpected()),
+            },
+            _ => return Err(unexpected()),
         };
-        Ok(Trimmed { removed: usize::try_from(removed).unwrap_or_default(), more })
+        Ok((usize::try_from(removed).unwrap_or_default(), walk))
     }
 
     pub(super) fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<Call> {
@@ -278,7 +305,7 @@ pub(super) fn read_write(write: &Write<'_>, answer: Value) -> Result<Outcome> {
 }
 
 pub(super) fn read_scan(scan: &Scan<'_>, rows_max: usize, answer: Value) -> Result<Page> {
-    let unexpected = || unexpected(any_row(scan.space, scan.partition), Access::Read);
+    let unexpected = || unexpected(Key::lone(scan.space, scan.partition), Access::Read);
     let Value::Array(fields) = answer else { return Err(unexpected()) };
     if scan.space.is_keys_only() {
         return read_keys(scan, rows_max, fields);
@@ -307,7 +334,7 @@ fn read_keys(scan: &Scan<'_>, rows_max: usize, sorts: Vec<Value>) -> Result<Page
     let mut page = Page { rows: Vec::with_capacity(sorts.len().min(limit)), next: None };
     for sort in sorts.into_iter().take(limit) {
         let Value::BulkString(sort) = sort else {
-            return Err(unexpected(any_row(scan.space, scan.partition), Access::Read));
+            return Err(unexpected(Key::lone(scan.space, scan.partition), Access::Read));
         };
         page.rows.push(Row { sort: sort.into(), record: bare_record() });
     }

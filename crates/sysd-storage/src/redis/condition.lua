@@ -3,7 +3,7 @@ local found = $LOAD
 if found then
   if #found < 25 then return -3 end
   local format, at = struct.unpack('>BI8', found)
-  if format ~= 1 then return -3 end
+  if format ~= 1 or at > 9007199254740991 then return -3 end
   if at ~= 0 and at <= now then found = false end
 end
 if not ($HOLDS) then return found end

@@ -42,6 +42,24 @@ impl Default for RedisConfig {
     }
 }
 
+impl RedisConfig {
+    /// Refuses what no call could succeed with.
+    pub(super) fn check(&self) -> Result<()> {
+        let options = [
+            ("response_timeout", self.response_timeout.is_zero()),
+            ("connection_timeout", self.connection_timeout.is_zero()),
+            ("batch_in_flight_max", self.batch_in_flight_max == 0),
+        ];
+        match options.into_iter().find(|(_, is_zero)| *is_zero) {
+            Some((option, _)) => {
+                let message = format!("{option} is zero, so no call could succeed");
+                Err(Error::new(ErrorKind::Config, Effect::None, message).with_field(option))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// Certificates of authorities that may sign the server's.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TlsCa(Vec<u8>);

@@ -34,6 +34,7 @@ mod link;
 mod router;
 mod scripts;
 mod slots;
+mod walk;
 
 use std::fmt;
 use std::sync::Arc;
@@ -41,8 +42,8 @@ use std::sync::Arc;
 use futures::{StreamExt as _, stream};
 use redis::Value;
 use sysd_core::{
-    Clock, Effect, ErasedProcedure, Error, ErrorKind, Key, Limits, Outcome, OutputBytes, Page, Record, Result, Scan,
-    Store, SystemClock, Trim, Trimmed, Write,
+    Clock, Effect, ErasedProcedure, Error, ErrorKind, Keep, Key, Limits, Outcome, OutputBytes, Page, Record, Result,
+    Scan, Store, SystemClock, Trim, Trimmed, Write,
 };
 
 pub use config::{RedisConfig, TlsCa};
@@ -53,6 +54,7 @@ use error::{Access, map};
 use layout::HEADER_BYTES;
 use link::Failure;
 use router::Router;
+use walk::Walks;
 
 /// How many pipelines of a batch are in flight at once, each with its share of the calls.
 const PIPELINES: usize = 4;
@@ -72,6 +74,7 @@ struct Shared<C> {
     router: Arc<Router>,
     codec: Codec<C>,
     config: RedisConfig,
+    walks: Walks,
 }
 
 impl<C> fmt::Debug for RedisStore<C> {
@@ -107,6 +110,7 @@ impl<C: Clock> RedisStore<C> {
             let message = "a prefix has no { and }: they would tear a partition's keys apart";
             return Err(Error::new(ErrorKind::Config, Effect::None, message));
         }
+        config.check()?;
         let denied = |failure: Failure| map(&failure, Access::Read);
         let target = address::parse(url, &config).map_err(|error| denied(Failure::unsent(error)))?;
         let router = Arc::new(Router::connect(target).await.map_err(denied)?);
@@ -118,7 +122,7 @@ impl<C: Clock> RedisStore<C> {
         limits.durability = config.durability;
         limits.clock = config.clock;
         let codec = Codec::new(config.prefix.clone(), clock, limits);
-        let store = Self { shared: Arc::new(Shared { router, codec, config }) };
+        let store = Self { shared: Arc::new(Shared { router, codec, config, walks: Walks::default() }) };
         store.shared.refuse_eviction().await?;
         Ok(store)
     }
@@ -127,7 +131,8 @@ impl<C: Clock> RedisStore<C> {
     pub fn with_clock<D: Clock>(&self, clock: D) -> RedisStore<D> {
         let config = self.shared.config.clone();
         let codec = Codec::new(config.prefix.clone(), clock, *self.shared.codec.limits());
-        RedisStore { shared: Arc::new(Shared { router: Arc::clone(&self.shared.router), codec, config }) }
+        let router = Arc::clone(&self.shared.router);
+        RedisStore { shared: Arc::new(Shared { router, codec, config, walks: Walks::default() }) }
     }
 }
 
@@ -203,6 +208,29 @@ impl<C: Clock> Shared<C> {
         writes.iter().zip(answers).map(read).collect()
     }
 
+    /// Removes what one trim removes. Where many rows stay, that takes a call for every thousand of them; the next trim of the
+    /// same begins where this one ended.
+    async fn trim(&self, trim: &Trim<'_>) -> Result<Trimmed> {
+        let removed_max = self.codec.limits().page_rows_max;
+        let (Keep::First(keep) | Keep::Last(keep)) = trim.keep;
+        let (mut walk, mut removed) = (self.walks.take(trim), 0);
+        loop {
+            let call = self.codec.trim(trim, &walk, removed_max - removed)?;
+            let answer = self.ask(&call, Key::lone(trim.space, trim.partition), Access::Write).await?;
+            let (removed_now, next) = self.codec.read_trim(trim, answer)?;
+            removed += removed_now;
+            let Some(next) = next else { return Ok(Trimmed { removed, more: false }) };
+            walk = next;
+            // Until it is known which rows stay, there is no more to tell.
+            if removed >= removed_max || usize::try_from(walk.kept).is_ok_and(|kept| kept >= keep) {
+                if !trim.space.is_keys_only() {
+                    self.walks.keep(trim, walk);
+                }
+                return Ok(Trimmed { removed, more: true });
+            }
+        }
+    }
+
     /// Cuts a batch into pipelines, by count and by size.
     fn cut<'a, T>(&self, mut items: &'a [T], bytes: impl Fn(&T) -> usize) -> Vec<&'a [T]> {
         let mut cuts = Vec::new();
@@ -256,14 +284,12 @@ impl<C: Clock> Store for RedisStore<C> {
 
     async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
         let Some(call) = self.shared.codec.scan(&scan)? else { return Ok(Page::default()) };
-        let answer = self.shared.router.send(&call).await.map_err(|failure| map(&failure, Access::Read))?;
+        let answer = self.shared.ask(&call, Key::lone(scan.space, scan.partition), Access::Read).await?;
         codec::read_scan(&scan, self.limits().page_rows_max, answer)
     }
 
     async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
-        let call = self.shared.codec.trim(&trim)?;
-        let answer = self.shared.router.send(&call).await.map_err(|failure| map(&failure, Access::Write))?;
-        self.shared.codec.read_trim(&trim, &answer)
+        self.shared.trim(&trim).await
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {

@@ -97,7 +97,10 @@ impl Flavor {
 
     fn text(self, body: &str, kind: &[(&str, &str)]) -> LuaScript {
         let now = if self.is_server_time { SERVER_TIME } else { CALL_TIME };
-        let mut text = body.replace("$NOW", now).replace("$GRACE_MS", &self.grace_ms.to_string());
+        let mut text = body
+            .replace("$EXPIRY", include_str!("expiry.lua"))
+            .replace("$NOW", now)
+            .replace("$GRACE_MS", &self.grace_ms.to_string());
         for (name, code) in kind {
             text = text.replace(name, code);
         }

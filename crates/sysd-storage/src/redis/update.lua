@@ -10,7 +10,7 @@ local state = nil
 if found then
   if #found < 25 then return {3, 'record'} end
   local format, at = struct.unpack('>BI8', found)
-  if format ~= 1 then return {3, 'record'} end
+  if format ~= 1 or at > 9007199254740991 then return {3, 'record'} end
   if at == 0 or at > now then state = string.sub(found, 26) end
 end
 local action, output, new_state, ttl_us = apply(state, now, ARGV[3])

@@ -1,0 +1,83 @@
+//! How far trims came: what one call found out about the rows that stay, the next need not find out again.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use sysd_core::{Keep, Trim};
+
+/// How many trims are remembered.
+const WALKS_MAX: usize = 64;
+
+/// How far a walk over the rows that stay has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Walk {
+    /// Behind the last row that stays, as `ZRANGEBYLEX` takes it; empty at the start.
+    pub(super) bound: Vec<u8>,
+    /// Live rows up to there.
+    pub(super) kept: u64,
+    /// All rows up to there.
+    pub(super) passed: u64,
+    /// When the first of them expires, microseconds; zero: never.
+    pub(super) till: u64,
+    /// Whether it is of an earlier trim, so that the server has to look whether it still holds.
+    pub(super) is_old: bool,
+}
+
+/// The walks of trims that said that more is left, the oldest forgotten first.
+#[derive(Debug, Default)]
+pub(super) struct Walks(Mutex<VecDeque<(Trimmer, Walk)>>);
+
+/// What is trimmed, and to what.
+#[derive(Debug, PartialEq, Eq)]
+struct Trimmer {
+    space: &'static str,
+    partition: Vec<u8>,
+    keep: Keep,
+}
+
+impl Trimmer {
+    fn is_of(&self, trim: &Trim<'_>) -> bool {
+        self.space == trim.space.name() && self.partition == trim.partition && self.keep == trim.keep
+    }
+}
+
+impl Walks {
+    /// Where a trim begins.
+    pub(super) fn take(&self, trim: &Trim<'_>) -> Walk {
+        let mut walks = self.0.lock();
+        let at = walks.iter().position(|(trimmer, _)| trimmer.is_of(trim));
+        at.and_then(|at| walks.remove(at)).map(|(_, walk)| walk).unwrap_or_default()
+    }
+
+    /// Where the next trim of the same begins.
+    pub(super) fn keep(&self, trim: &Trim<'_>, walk: Walk) {
+        let trimmer = Trimmer { space: trim.space.name(), partition: trim.partition.to_vec(), keep: trim.keep };
+        let mut walks = self.0.lock();
+        walks.retain(|(known, _)| *known != trimmer);
+        if walks.len() == WALKS_MAX {
+            walks.pop_front();
+        }
+        walks.push_back((trimmer, Walk { is_old: true, ..walk }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sysd_core::Space;
+
+    #[test]
+    fn walks_are_taken_once_and_the_oldest_are_forgotten() {
+        let walks = Walks::default();
+        let walk = |kept| Walk { kept, ..Walk::default() };
+        let names: Vec<[u8; 1]> = (0..=64).map(|name| [name]).collect();
+        let trim = |name, keep| Trim { space: Space::conditional("s"), partition: name, keep };
+        for (kept, name) in (1..).zip(&names) {
+            walks.keep(&trim(name, Keep::Last(9)), walk(kept));
+        }
+        assert_eq!(walks.take(&trim(&names[0], Keep::Last(9))), Walk::default());
+        assert_eq!(walks.take(&trim(&names[1], Keep::First(9))), Walk::default());
+        assert_eq!(walks.take(&trim(&names[1], Keep::Last(9))), Walk { is_old: true, ..walk(2) });
+        assert_eq!(walks.take(&trim(&names[1], Keep::Last(9))), Walk::default());
+    }
+}
