@@ -21,9 +21,10 @@ use sysd_core::{
     Expect, FastClock, Key, OutputBytes, Procedure, Scan, SeededEntropy, Space, StateBytes, StateChange, Step, Store,
     Timestamp, Undecodable, Version, Write,
 };
-use sysd_storage::Memory;
+use sysd_storage::{Memory, MemoryConfig};
 
 const SPACE: Space = Space::conditional("bench");
+const CACHE: Space = Space::conditional("bench_cache").evictable();
 const KEYS: usize = 1_000_000;
 
 /// The memory store's futures are ready at once.
@@ -175,6 +176,34 @@ fn put(criterion: &mut Criterion) {
             BatchSize::SmallInput,
         );
     });
+    group.finish();
+}
+
+/// Puts of new keys where so many have filled the store: beside those below the bound, those that evict, and those refused.
+fn put_at_bound(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("put_at_bound");
+    let value = Bytes::from(vec![7_u8; 100]);
+    for (count, name) in [(100_000, "100k"), (KEYS, "1m")] {
+        for (space, what) in [(CACHE, "evicting"), (SPACE, "refused")] {
+            let bytes_max = Some(count * (128 + 16 + 100));
+            let store = Memory::with_config(MemoryConfig { bytes_max, ..MemoryConfig::default() }, FastClock::new());
+            let put = |index| {
+                let write = Write::put(Key::lone(space, &key(index)), value.clone());
+                now(store.write(write))
+            };
+            let mut index = 0;
+            while index < count {
+                put(index).unwrap();
+                index += 1;
+            }
+            group.bench_function(format!("{what}_{name}"), |bench| {
+                bench.iter(|| {
+                    index += 1;
+                    put(index).is_ok()
+                });
+            });
+        }
+    }
     group.finish();
 }
 
@@ -338,6 +367,7 @@ fn main() {
         .configure_from_args();
     get(&mut criterion);
     put(&mut criterion);
+    put_at_bound(&mut criterion);
     update(&mut criterion);
     scan(&mut criterion);
     boundary(&mut criterion);

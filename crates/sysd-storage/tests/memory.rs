@@ -106,6 +106,230 @@ fn expired_records_make_room() {
     put(&store, TRUTH, 1, 500).unwrap();
 }
 
+/// A store of one shard with 200 records of a cache that stay, and 200 that have expired.
+fn half_expired(bytes_max: usize) -> Memory<ManualClock> {
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_000_000));
+    let store = Memory::with_config(MemoryConfig { shards: 1, bytes_max: Some(bytes_max) }, clock.clone());
+    let soon = clock.now().saturating_add(Duration::from_secs(1));
+    for name in 0..200_u32 {
+        put(&store, CACHE, name, 100).unwrap();
+    }
+    for name in 200..400_u32 {
+        let key = name.to_be_bytes();
+        let write = Write::put(Key::lone(CACHE, &key), vec![7; 100]).expires_at(soon);
+        assert!(block_on(store.write(write)).unwrap().is_applied());
+    }
+    clock.set(soon);
+    store
+}
+
+fn live_count(store: &impl Store, space: Space, names: std::ops::Range<u32>) -> usize {
+    names.filter(|name| block_on(store.get(Key::lone(space, &name.to_be_bytes()))).unwrap().is_some()).count()
+}
+
+#[test]
+fn expired_records_go_before_live_ones() {
+    // Live records were evicted from the first shards although the expired ones made room enough.
+    let store = half_expired(100_000);
+    put(&store, TRUTH, 0, 30_000).unwrap();
+    assert_eq!(live_count(&store, CACHE, 0..200), 200);
+}
+
+#[test]
+fn what_can_never_fit_evicts_nothing() {
+    // A value larger than the bound evicted the whole cache, and was then refused.
+    let (store, _) = bounded(100_000);
+    for name in 0..200 {
+        put(&store, CACHE, name, 100).unwrap();
+    }
+    let error = block_on(store.put(Key::lone(TRUTH, b"new"), vec![7; 200_000])).unwrap_err();
+    assert_eq!((error.kind(), error.effect(), error.field()), (ErrorKind::TooLarge, Effect::None, Some("value")));
+    assert_eq!(live_count(&store, CACHE, 0..200), 200);
+    let fits = 100_000 - 128 - 3;
+    let error = block_on(store.put(Key::lone(TRUTH, b"new"), vec![7; fits + 1])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    block_on(store.put(Key::lone(TRUTH, b"new"), vec![7; fits])).unwrap();
+    assert_eq!((store.record_count(), live_count(&store, CACHE, 0..200)), (1, 0));
+}
+
+#[test]
+fn what_would_not_fit_without_the_cache_either_evicts_nothing() {
+    let (store, _) = bounded(100_000);
+    block_on(store.put(Key::lone(TRUTH, b"large"), vec![7; 60_000])).unwrap();
+    for name in 0..100 {
+        put(&store, CACHE, name, 100).unwrap();
+    }
+    assert_eq!(put(&store, TRUTH, 0, 50_000), Err(ErrorKind::Full));
+    assert_eq!(live_count(&store, CACHE, 0..100), 100);
+    put(&store, TRUTH, 0, 39_000).unwrap();
+}
+
+#[test]
+fn a_larger_value_over_a_smaller_one_asks_for_the_difference_only() {
+    // Room was made for the whole of it, though it took the place of one nearly as large.
+    let (store, _) = bounded(100_000);
+    block_on(store.put(Key::lone(TRUTH, b"large"), vec![7; 75_000])).unwrap();
+    for name in 0..100 {
+        put(&store, CACHE, name, 100).unwrap();
+    }
+    block_on(store.put(Key::lone(TRUTH, b"large"), vec![7; 78_000])).unwrap();
+    let left = live_count(&store, CACHE, 0..100);
+    assert!(left > 75, "{left} of 100 are left, and about 90 have room");
+}
+
+#[test]
+fn no_more_is_evicted_than_is_needed() {
+    for shards in [1, 4, 64] {
+        let clock = ManualClock::new(Timestamp::from_micros_saturating(1_000_000));
+        let store = Memory::with_config(MemoryConfig { shards, bytes_max: Some(100_000) }, clock);
+        for name in 0..1_000_u32 {
+            put(&store, CACHE, name, 100).unwrap();
+        }
+        // There is room for 431; a 64th of it is freed at once.
+        assert!(store.record_count() > 415, "{shards} shards: {}", store.record_count());
+    }
+}
+
+#[test]
+fn no_evictable_record_stays_for_ever() {
+    // The first records of the first shard were evicted each time, and all others never.
+    for shards in [1, 4, 64] {
+        let clock = ManualClock::new(Timestamp::from_micros_saturating(1_000_000));
+        let store = Memory::with_config(MemoryConfig { shards, bytes_max: Some(100_000) }, clock);
+        for name in 0..10_000_u32 {
+            put(&store, CACHE, name, 100).unwrap();
+        }
+        let (old, new) = (live_count(&store, CACHE, 0..7_000), live_count(&store, CACHE, 9_500..10_000));
+        assert!(old < 20 && new > 100, "{shards} shards: {old} of the first 7,000, {new} of the last 500");
+    }
+}
+
+#[test]
+fn a_write_that_was_refused_fits_as_soon_as_something_has_expired() {
+    let (store, clock) = bounded(1_000_000);
+    let soon = clock.now().saturating_add(Duration::from_secs(1));
+    let mut count = 0;
+    while put(&store, TRUTH, count, 100).is_ok() {
+        count += 1;
+    }
+    block_on(store.delete(Key::lone(TRUTH, &0_u32.to_be_bytes()))).unwrap();
+    let write = Write::put(Key::lone(TRUTH, b"soon"), vec![7; 100]).expires_at(soon);
+    assert!(block_on(store.write(write)).unwrap().is_applied());
+    for _ in 0..10 {
+        assert_eq!(put(&store, TRUTH, u32::MAX, 100), Err(ErrorKind::Full));
+    }
+    // What has expired is found at once.
+    clock.set(soon);
+    put(&store, TRUTH, u32::MAX, 100).unwrap();
+    assert_eq!(put(&store, TRUTH, u32::MAX - 1, 100), Err(ErrorKind::Full));
+}
+
+/// Removes its record.
+struct Remove;
+
+impl Procedure for Remove {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        "remove"
+    }
+
+    fn apply(&self, _state: Option<&[u8]>, _now: Timestamp) -> Result<Step<()>, Undecodable> {
+        Ok(Step { change: StateChange::Delete, output: () })
+    }
+
+    fn encode_output(&self, (): &(), _out: &mut OutputBytes) {}
+
+    fn decode_output(&self, _bytes: &[u8]) -> Result<(), Undecodable> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_given_back_can_be_used_again() {
+    let (store, clock) = bounded(20_000);
+    let key = Key::lone(TRUTH, b"k");
+    for round in 0..200_u32 {
+        block_on(store.put(Key::row(TRUTH, b"p", &round.to_be_bytes()), vec![7; 1_000])).unwrap();
+        block_on(store.trim(Trim { space: TRUTH, partition: b"p", keep: Keep::First(0) })).unwrap();
+        block_on(store.put(key, vec![7; 5_000])).unwrap();
+        block_on(store.put(key, vec![7; 10])).unwrap();
+        block_on(store.run(key, &Remove)).unwrap();
+    }
+    // Below the bound, expired records go when a shard has grown.
+    let store = Memory::with_config(MemoryConfig { shards: 1, bytes_max: Some(400_000) }, clock.clone());
+    for name in 0..20_000_u32 {
+        let soon = clock.now().saturating_add(Duration::from_micros(1));
+        let key = name.to_be_bytes();
+        assert!(block_on(store.write(Write::put(Key::lone(TRUTH, &key), "x").expires_at(soon))).unwrap().is_applied());
+        clock.set(soon);
+    }
+    store.reclaim();
+    block_on(store.put(key, vec![7; 390_000])).unwrap();
+}
+
+/// Says when it is dropped.
+struct Buffer(Vec<u8>, std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.1.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn under_a_bound_a_slice_does_not_keep_its_buffer() {
+    let (store, _) = bounded(10_000);
+    let dropped = std::sync::Arc::default();
+    let buffer = bytes::Bytes::from_owner(Buffer(vec![7; 1 << 20], std::sync::Arc::clone(&dropped)));
+    block_on(store.put(Key::lone(TRUTH, b"slice"), buffer.slice(100..200))).unwrap();
+    drop(buffer);
+    assert!(dropped.load(std::sync::atomic::Ordering::SeqCst), "a megabyte lies there for a hundred bytes");
+    assert_eq!(block_on(store.get(Key::lone(TRUTH, b"slice"))).unwrap().unwrap().value, vec![7; 100]);
+}
+
+#[test]
+fn trims_are_the_same_whether_or_not_rows_can_expire() {
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(1));
+    let store = Memory::with_clock(clock.clone());
+    let later = clock.now().saturating_add(Duration::from_secs(1));
+    for (partition, expires_at) in [(b"stays", None), (b"mixed", Some(later))] {
+        for sort in 0..1_500_u32 {
+            let sort = sort.to_be_bytes();
+            let write = Write::put(Key::row(TRUTH, partition, &sort), "x");
+            let write =
+                if sort[3] % 2 == 0 { expires_at.map_or(write.clone(), |at| write.expires_at(at)) } else { write };
+            assert!(block_on(store.write(write)).unwrap().is_applied());
+        }
+    }
+    let trim = |partition, keep| block_on(store.trim(Trim { space: TRUTH, partition, keep })).unwrap();
+    let sorts = |partition| {
+        let rows = block_on(store.scan_rows(Scan::partition(TRUTH, partition, 10_000))).unwrap();
+        rows.into_iter().map(|row| u32::from_be_bytes(row.sort.as_ref().try_into().unwrap())).collect::<Vec<_>>()
+    };
+    let trimmed = trim(b"stays", Keep::First(10));
+    assert_eq!((trimmed.removed, trimmed.more), (1_000, true));
+    assert_eq!(sorts(b"stays"), (0..500).collect::<Vec<_>>());
+    let trimmed = trim(b"stays", Keep::First(10));
+    assert_eq!((trimmed.removed, trimmed.more), (490, false));
+    assert_eq!(sorts(b"stays"), (0..10).collect::<Vec<_>>());
+    let trimmed = trim(b"stays", Keep::Last(3));
+    assert_eq!((trimmed.removed, trimmed.more), (7, false));
+    assert_eq!(sorts(b"stays"), [7, 8, 9]);
+    clock.set(later);
+    // 750 live rows, the odd ones: expired ones do not count as kept.
+    block_on(store.trim_all(Trim { space: TRUTH, partition: b"mixed", keep: Keep::First(700) })).unwrap();
+    assert_eq!(sorts(b"mixed"), (0..700).map(|at| at * 2 + 1).collect::<Vec<_>>());
+    block_on(store.trim_all(Trim { space: TRUTH, partition: b"mixed", keep: Keep::Last(2) })).unwrap();
+    assert_eq!(sorts(b"mixed"), [1_397, 1_399]);
+}
+
 #[test]
 fn a_flood_of_expiring_keys_is_reclaimed() {
     let clock = ManualClock::new(Timestamp::from_micros_saturating(1));

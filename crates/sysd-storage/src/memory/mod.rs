@@ -7,13 +7,15 @@
 //! Expired records are absent at once and reclaimed later: a shard is swept when it has doubled since its last sweep, so at
 //! most half of what it holds is dead, and by [`Memory::reclaim`].
 
+#[cfg(test)]
+mod accounting;
+mod bound;
 mod shard;
 mod short;
 mod value;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use sysd_core::procedure::expiry;
@@ -22,8 +24,12 @@ use sysd_core::{
     Result, Scan, Space, StateChange, Store, SystemClock, Timestamp, Trim, Trimmed, Version, Write,
 };
 
+use bound::{Bound, Freed, Search};
 use shard::{Place, Shard, cost};
 use value::Stored;
+
+/// How often a write asks for room that others take before it.
+const ATTEMPTS_MAX: usize = 64;
 
 /// How a [`Memory`] is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +38,11 @@ pub struct MemoryConfig {
     pub shards: usize,
     /// The most bytes of records (keys, values, and 128 for each record's share of the tables); `None`: no bound.
     ///
-    /// At the bound, expired records go first, then arbitrary records of [evictable](Space::evictable) spaces; if that is
-    /// not enough the write is refused with [`ErrorKind::Full`].
+    /// At the bound, expired records go first, then arbitrary records of [evictable](Space::evictable) spaces, as many as
+    /// are needed and up to a 64th of the bound, so that the next writes find room. If even all of them were not enough, none
+    /// is evicted, and the write is refused with [`ErrorKind::Full`]. Where few expired records were found, they are looked
+    /// for again after a microsecond for each record held: so long a write may be refused, or a live record evicted, though
+    /// one has expired. A record that is larger than the bound is [`ErrorKind::TooLarge`], naming `value`.
     pub bytes_max: Option<usize>,
 }
 
@@ -44,6 +53,12 @@ impl Default for MemoryConfig {
 }
 
 /// The in-process store. Clones share the records.
+///
+/// # Cost
+/// A trim looks at the rows that it removes; where a row of the partition may have expired it also counts those that stay, under
+/// the lock of their shard. At a [bound](MemoryConfig::bytes_max) a write costs what it costs below it and a few looks at
+/// records more, on average: one in thousands looks at all of them. Where records of evictable spaces are less than a 64th of
+/// all, a write that evicts looks through the shards that they lie in.
 ///
 /// # Cancel safety
 /// Every call is done at its first poll: a future dropped unpolled did nothing, and none is ever pending.
@@ -71,9 +86,7 @@ struct Shared<C> {
     shards: Box<[Padded]>,
     /// The upper half of the versions that updates mint.
     nonce: u64,
-    bytes_max: Option<usize>,
-    /// Kept only where there is a bound.
-    bytes_used: AtomicUsize,
+    bound: Option<Bound>,
 }
 
 impl Memory {
@@ -104,8 +117,7 @@ impl<C: Clock> Memory<C> {
             hasher: foldhash::fast::RandomState::default(),
             shards: (0..shards).map(|_| Padded::default()).collect(),
             nonce: (Version::random().as_u128() >> 64) as u64,
-            bytes_max: config.bytes_max,
-            bytes_used: AtomicUsize::new(0),
+            bound: config.bytes_max.map(Bound::new),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -119,7 +131,8 @@ impl<C: Clock> Memory<C> {
     pub fn reclaim(&self) {
         let now = self.shared.clock.now();
         for shard in &self.shared.shards {
-            self.shared.sweep(shard, now, 0);
+            let freed = shard.0.lock().reclaim(now);
+            self.shared.release(freed);
         }
     }
 }
@@ -127,7 +140,7 @@ impl<C: Clock> Memory<C> {
 /// What was decided under the shard's lock.
 enum Attempt<T> {
     Done(T),
-    /// The bound stands in the way: so many bytes are wanted.
+    /// The bound stands in the way: so many more bytes are wanted.
     NoRoom(usize),
 }
 
@@ -184,6 +197,9 @@ impl<C: Clock> Shared<C> {
         let expires = matches!(write.change, Change::Put { expires_at: Some(_), .. });
         let checked_at = if expires { now.get() } else { Timestamp::UNIX_EPOCH };
         self.limits.check_write(&write, checked_at)?;
+        if let Change::Put { value, .. } = &write.change {
+            self.check_fits(write.key, value.len())?;
+        }
         self.with_room(|| Ok(self.try_write(&mut write, &mut now)))
     }
 
@@ -192,9 +208,10 @@ impl<C: Clock> Shared<C> {
         let place = self.place(&write.key);
         let home = self.shard(place.hash);
         let mut shard = home.0.lock();
+        let is_evictable = self.bound.is_some() && shard.is_evictable(write.key.space());
         let found = shard.find_mut(place);
-        let held_bytes = found.as_ref().map_or(0, |stored| cost(write.key, stored.bytes().len()));
-        let live = found.as_deref().filter(|stored| !now.has_expired(stored));
+        let held_bytes = found.as_ref().map_or(0, |found| cost(write.key, found.stored.bytes().len()));
+        let live = found.as_ref().map(|found| &*found.stored).filter(|stored| !now.has_expired(stored));
         let holds = match (write.expect, live) {
             (Expect::Any, _) | (Expect::Absent, None) => true,
             (Expect::Is(version), Some(live)) => live.version() == version,
@@ -206,17 +223,18 @@ impl<C: Clock> Shared<C> {
         match &mut write.change {
             Change::Delete => {
                 if shard.remove(place) {
-                    self.release(held_bytes);
+                    self.release(Freed::of(held_bytes, is_evictable));
                 }
             }
             Change::Put { value, version, expires_at } => {
                 let wanted = cost(write.key, value.len());
-                if !self.reserve(held_bytes, wanted) {
-                    return Attempt::NoRoom(wanted);
+                if let Err(more) = self.reserve(held_bytes, wanted, is_evictable) {
+                    return Attempt::NoRoom(more);
                 }
-                let stored = Stored::new(std::mem::take(value), *version, *expires_at, self.bytes_max.is_some());
+                let stored = Stored::new(std::mem::take(value), *version, *expires_at, self.bound.is_some());
+                self.expect_expiry(*expires_at);
                 if let Some(found) = found {
-                    *found = stored;
+                    found.replace(stored);
                 } else {
                     self.insert(&mut shard, place, stored, now);
                 }
@@ -228,7 +246,7 @@ impl<C: Clock> Shared<C> {
     fn insert(&self, shard: &mut Shard, place: Place<'_>, stored: Stored, now: &mut LazyNow<'_, C>) {
         shard.insert(place, stored, |space, partition| self.hash(space, partition));
         if shard.is_sweep_due() {
-            let freed = shard.sweep(now.get(), 0);
+            let freed = shard.reclaim(now.get());
             self.release(freed);
         }
     }
@@ -260,24 +278,28 @@ impl<C: Clock> Shared<C> {
         output.clear();
         let mut shard = home.0.lock();
         let minted = shard.mint();
+        let is_evictable = self.bound.is_some() && shard.is_evictable(key.space());
         let found = shard.find_mut(place);
-        let held_bytes = found.as_ref().map_or(0, |stored| cost(*key, stored.bytes().len()));
-        let state = found.as_deref().filter(|stored| !stored.is_expired(now)).map(Stored::bytes);
+        let held_bytes = found.as_ref().map_or(0, |found| cost(*key, found.stored.bytes().len()));
+        let live = found.as_ref().map(|found| &*found.stored).filter(|stored| !stored.is_expired(now));
+        let state = live.map(Stored::bytes);
         match &procedure.apply(state, now, output) {
             Err(error) => return Err(error.clone().at(*key)),
             Ok(StateChange::Keep) => {}
             Ok(StateChange::Delete) => {
                 if shard.remove(place) {
-                    self.release(held_bytes);
+                    self.release(Freed::of(held_bytes, is_evictable));
                 }
             }
             Ok(StateChange::Put { state, ttl }) => {
                 self.limits.check_value(state)?;
+                self.check_fits(*key, state.len())?;
                 let expires_at = ttl.map(|ttl| expiry(now, ttl)).transpose()?;
                 let wanted = cost(*key, state.len());
-                if !self.reserve(held_bytes, wanted) {
-                    return Ok(Attempt::NoRoom(wanted));
+                if let Err(more) = self.reserve(held_bytes, wanted, is_evictable) {
+                    return Ok(Attempt::NoRoom(more));
                 }
+                self.expect_expiry(expires_at);
                 let version = Version::from_u128(u128::from(self.nonce) << 64 | u128::from(self.unique(place, minted)));
                 if let Some(found) = found {
                     found.set_state(state, version, expires_at);
@@ -320,49 +342,102 @@ impl<C: Clock> Shared<C> {
     /// Runs `attempt`; where it finds no room, makes some and runs it again.
     #[inline]
     fn with_room<T>(&self, mut attempt: impl FnMut() -> Result<Attempt<T>>) -> Result<T> {
-        for _ in 0..3 {
+        // Others may take the room that was made.
+        for _ in 0..ATTEMPTS_MAX {
             match attempt()? {
                 Attempt::Done(answer) => return Ok(answer),
-                Attempt::NoRoom(bytes) => self.make_room(bytes),
+                Attempt::NoRoom(more) if !self.make_room(more) => break,
+                Attempt::NoRoom(_) => {}
             }
         }
         let message = "the store's bytes_max is reached; raise it, delete records, or let a space be evictable";
         Err(Error::new(ErrorKind::Full, Effect::None, message))
     }
 
+    /// Makes room for so many more bytes; answers whether there was any to make.
     #[cold]
-    fn make_room(&self, bytes: usize) {
-        let Some(bytes_max) = self.bytes_max else { return };
+    fn make_room(&self, more: usize) -> bool {
+        let Some(bound) = &self.bound else { return true };
+        let mut search = bound.search.lock();
         let now = self.clock.now();
-        for shard in &self.shards {
-            let used = self.bytes_used.load(Ordering::Relaxed);
-            let excess = (used + bytes).saturating_sub(bytes_max);
-            if excess == 0 {
-                return;
+        let mut freed_bytes = 0;
+        if bound.excess(more) > 0 && bound.may_hold_expired(now) && !search.is_resting(now) {
+            let looked_at;
+            (freed_bytes, looked_at) = self.reclaim_all(bound, now);
+            if freed_bytes < bound.batch_bytes() {
+                search.rest(now, looked_at);
             }
-            self.sweep(shard, now, excess);
+        }
+        let (excess, evictable_bytes) = (bound.excess(more), bound.evictable_bytes());
+        if excess > evictable_bytes {
+            return false;
+        }
+        if excess > 0 {
+            let batch_bytes = bound.batch_bytes().saturating_sub(freed_bytes);
+            self.evict(bound, &mut search, excess.max(batch_bytes.min(evictable_bytes)));
+        }
+        true
+    }
+
+    /// Removes all expired records; answers the bytes freed, and how many records were looked at.
+    fn reclaim_all(&self, bound: &Bound, now: Timestamp) -> (usize, usize) {
+        bound.forget_expiries();
+        let (mut freed_bytes, mut looked_at) = (0, 0);
+        for shard in &self.shards {
+            let mut shard = shard.0.lock();
+            looked_at += shard.record_count();
+            let freed = shard.reclaim(now);
+            bound.expect_expiry(shard.soonest_us());
+            drop(shard);
+            bound.release(freed);
+            freed_bytes += freed.bytes;
+        }
+        (freed_bytes, looked_at)
+    }
+
+    fn evict(&self, bound: &Bound, search: &mut Search, mut bytes: usize) {
+        let count = self.shards.len();
+        let one_in = bound.evictable_bytes().div_ceil(count).div_ceil(bytes).max(1);
+        // What is then missing is taken as it comes.
+        for one_in in [one_in, 1] {
+            for _ in 0..count {
+                let Some(shard) = self.shards.get(search.shard) else { return };
+                let freed = shard.0.lock().evict(bytes, one_in);
+                bound.release(freed);
+                bytes = bytes.saturating_sub(freed.bytes);
+                // While a shard has enough to give it stays its turn: what lies last in it goes too.
+                if bytes == 0 {
+                    return;
+                }
+                search.shard = (search.shard + 1) % count;
+            }
         }
     }
 
-    fn sweep(&self, shard: &Padded, now: Timestamp, evict_bytes: usize) {
-        let freed = shard.0.lock().sweep(now, evict_bytes);
-        self.release(freed);
-    }
-
-    fn reserve(&self, held_bytes: usize, wanted: usize) -> bool {
-        let Some(bytes_max) = self.bytes_max else { return true };
-        if wanted <= held_bytes {
-            self.bytes_used.fetch_sub(held_bytes - wanted, Ordering::Relaxed);
-            return true;
+    /// Refuses a record that no room could be made for.
+    fn check_fits(&self, key: Key<'_>, value_len: usize) -> Result<()> {
+        match &self.bound {
+            Some(bound) if cost(key, value_len) > bound.bytes_max => {
+                Err(Error::too_large("value", value_len, bound.bytes_max.saturating_sub(cost(key, 0))))
+            }
+            _ => Ok(()),
         }
-        let more = wanted - held_bytes;
-        let take = |used: usize| (used + more <= bytes_max).then_some(used + more);
-        self.bytes_used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    fn release(&self, bytes: usize) {
-        if self.bytes_max.is_some() {
-            self.bytes_used.fetch_sub(bytes, Ordering::Relaxed);
+    /// Takes the room for a record that held so many bytes; otherwise how many more it wants.
+    fn reserve(&self, held_bytes: usize, wanted: usize, is_evictable: bool) -> Result<(), usize> {
+        self.bound.as_ref().map_or(Ok(()), |bound| bound.reserve(held_bytes, wanted, is_evictable))
+    }
+
+    fn release(&self, freed: Freed) {
+        if let Some(bound) = &self.bound {
+            bound.release(freed);
+        }
+    }
+
+    fn expect_expiry(&self, expires_at: Option<Timestamp>) {
+        if let (Some(bound), Some(expires_at)) = (&self.bound, expires_at) {
+            bound.expect_expiry(expires_at.as_micros());
         }
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use hashbrown::HashTable;
-use sysd_core::{Keep, Key, KeyBytes, Order, Page, Row, Scan, Space, Timestamp, Trim, Trimmed};
+use sysd_core::{Keep, Key, KeyBytes, Order, Page, Row, Scan, Space, Timestamp, Trim, Trimmed, Version};
 
+use super::bound::Freed;
 use super::short::{Short, same};
 use super::value::Stored;
 
@@ -32,6 +33,8 @@ struct Partition {
     name: Name,
     space: SpaceIndex,
     rows: BTreeMap<KeyBytes, Stored>,
+    /// No row expires before; `u64::MAX` if none does.
+    soonest_us: u64,
 }
 
 /// Spaces, by small numbers in place of themselves in every record.
@@ -54,14 +57,67 @@ pub(super) struct Place<'a> {
     pub(super) hash: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shard {
     spaces: Spaces,
     lone: HashTable<Lone>,
     partitions: HashTable<Partition>,
     row_count: usize,
+    /// Records in evictable spaces.
+    evictable_count: usize,
+    /// How often some of them were evicted.
+    eviction_count: usize,
+    /// No record expires before; `u64::MAX` if none does.
+    soonest_us: u64,
     sweep_at: usize,
     minted: u64,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self {
+            spaces: Spaces::default(),
+            lone: HashTable::new(),
+            partitions: HashTable::new(),
+            row_count: 0,
+            evictable_count: 0,
+            eviction_count: 0,
+            soonest_us: u64::MAX,
+            sweep_at: 0,
+            minted: 0,
+        }
+    }
+}
+
+/// What is stored, with what has to learn of its expiry.
+pub(super) struct Found<'a> {
+    pub(super) stored: &'a mut Stored,
+    soonest_us: &'a mut u64,
+    soonest_of_rows_us: Option<&'a mut u64>,
+}
+
+impl Found<'_> {
+    #[inline]
+    pub(super) fn replace(self, stored: Stored) {
+        *self.stored = stored;
+        self.expect_expiry();
+    }
+
+    /// As [`Stored::set_state`].
+    #[inline]
+    pub(super) fn set_state(self, state: &[u8], version: Version, expires_at: Option<Timestamp>) {
+        self.stored.set_state(state, version, expires_at);
+        self.expect_expiry();
+    }
+
+    #[inline]
+    fn expect_expiry(self) {
+        let expires_at_us = self.stored.expires_at_us();
+        *self.soonest_us = expires_at_us.min(*self.soonest_us);
+        if let Some(soonest_us) = self.soonest_of_rows_us {
+            *soonest_us = expires_at_us.min(*soonest_us);
+        }
+    }
 }
 
 /// The bytes that a record is counted with.
@@ -80,11 +136,16 @@ impl Spaces {
     }
 
     fn index(&mut self, space: Space) -> SpaceIndex {
-        let at = self.0.iter().position(|&known| known == space).unwrap_or_else(|| {
+        let at = self.0.iter().position(|known| known.name() == space.name()).unwrap_or_else(|| {
             self.0.push(space);
             self.0.len() - 1
         });
         SpaceIndex::try_from(at).unwrap_or(SpaceIndex::MAX)
+    }
+
+    /// Whether its records may go: where a name was used with and without, the first use decides.
+    fn is_evictable(&self, space: Space) -> bool {
+        self.0.iter().find(|known| known.name() == space.name()).unwrap_or(&space).is_evictable()
     }
 }
 
@@ -97,6 +158,10 @@ impl Shard {
 
     pub(super) fn record_count(&self) -> usize {
         self.lone.len() + self.row_count
+    }
+
+    pub(super) fn is_evictable(&self, space: Space) -> bool {
+        self.spaces.is_evictable(space)
     }
 
     fn partition(&self, place: Place<'_>) -> Option<&Partition> {
@@ -116,16 +181,15 @@ impl Shard {
     }
 
     #[inline]
-    pub(super) fn find_mut(&mut self, place: Place<'_>) -> Option<&mut Stored> {
-        let spaces = &self.spaces;
+    pub(super) fn find_mut(&mut self, place: Place<'_>) -> Option<Found<'_>> {
+        let (spaces, soonest_us) = (&self.spaces, &mut self.soonest_us);
         if place.key.is_lone() {
-            self.lone
-                .find_mut(place.hash, |lone| place.is_at(spaces, lone.space, &lone.name))
-                .map(|lone| &mut lone.stored)
-        } else {
-            let found = self.partitions.find_mut(place.hash, |entry| place.is_at(spaces, entry.space, &entry.name))?;
-            found.rows.get_mut(place.key.sort())
+            let lone = self.lone.find_mut(place.hash, |lone| place.is_at(spaces, lone.space, &lone.name))?;
+            return Some(Found { stored: &mut lone.stored, soonest_us, soonest_of_rows_us: None });
         }
+        let found = self.partitions.find_mut(place.hash, |entry| place.is_at(spaces, entry.space, &entry.name))?;
+        let stored = found.rows.get_mut(place.key.sort())?;
+        Some(Found { stored, soonest_us, soonest_of_rows_us: Some(&mut found.soonest_us) })
     }
 
     /// Puts a record where [`Shard::find_mut`] found none.
@@ -133,6 +197,8 @@ impl Shard {
         let key = place.key;
         let space = self.spaces.index(key.space());
         let spaces = &self.spaces;
+        self.soonest_us = self.soonest_us.min(stored.expires_at_us());
+        self.evictable_count += usize::from(spaces.is_evictable(key.space()));
         let rehash = |space: SpaceIndex, name: &Name| {
             spaces.0.get(space as usize).map_or(0, |&space| hasher(space, name.as_slice()))
         };
@@ -148,25 +214,33 @@ impl Shard {
                 |entry| place.is_at(spaces, entry.space, &entry.name),
                 |entry| rehash(entry.space, &entry.name),
             )
-            .or_insert_with(|| Partition { name: Name::new(key.partition()), space, rows: BTreeMap::new() });
-        found.get_mut().rows.insert(KeyBytes::from_slice(key.sort()), stored);
+            .or_insert_with(|| {
+                let name = Name::new(key.partition());
+                Partition { name, space, rows: BTreeMap::new(), soonest_us: u64::MAX }
+            });
+        let partition = found.get_mut();
+        partition.soonest_us = partition.soonest_us.min(stored.expires_at_us());
+        partition.rows.insert(KeyBytes::from_slice(key.sort()), stored);
         self.row_count += 1;
     }
 
     /// Removes what is stored; answers whether anything was.
     pub(super) fn remove(&mut self, place: Place<'_>) -> bool {
         let spaces = &self.spaces;
-        if place.key.is_lone() {
+        let removed = if place.key.is_lone() {
             let found = self.lone.find_entry(place.hash, |lone| place.is_at(spaces, lone.space, &lone.name));
-            return found.map(hashbrown::hash_table::OccupiedEntry::remove).is_ok();
-        }
-        let same = |entry: &Partition| place.is_at(spaces, entry.space, &entry.name);
-        let Ok(mut found) = self.partitions.find_entry(place.hash, same) else { return false };
-        let removed = found.get_mut().rows.remove(place.key.sort()).is_some();
-        if found.get().rows.is_empty() {
-            found.remove();
-        }
-        self.row_count -= usize::from(removed);
+            found.map(hashbrown::hash_table::OccupiedEntry::remove).is_ok()
+        } else {
+            let same = |entry: &Partition| place.is_at(spaces, entry.space, &entry.name);
+            let Ok(mut found) = self.partitions.find_entry(place.hash, same) else { return false };
+            let removed = found.get_mut().rows.remove(place.key.sort()).is_some();
+            if found.get().rows.is_empty() {
+                found.remove();
+            }
+            self.row_count -= usize::from(removed);
+            removed
+        };
+        self.evictable_count -= usize::from(removed && self.spaces.is_evictable(place.key.space()));
         removed
     }
 
@@ -181,34 +255,46 @@ impl Shard {
     }
 
     /// Removes at most `rows_max` rows beyond those to keep; answers the bytes freed too.
+    ///
+    /// Where no row can have expired, only the rows that go are looked at; otherwise those that stay too.
     pub(super) fn trim(
         &mut self,
         place: Place<'_>,
         trim: &Trim<'_>,
         rows_max: usize,
         now: Timestamp,
-    ) -> (Trimmed, usize) {
+    ) -> (Trimmed, Freed) {
         let key = *place.key;
         let spaces = &self.spaces;
         let same = |entry: &Partition| place.is_at(spaces, entry.space, &entry.name);
         let Ok(mut found) = self.partitions.find_entry(place.hash, same) else { return <_>::default() };
-        let rows = &mut found.get_mut().rows;
-        let mut doomed = match trim.keep {
-            Keep::First(keep) => beyond(rows.iter(), keep, rows_max + 1, now),
-            Keep::Last(keep) => beyond(rows.iter().rev(), keep, rows_max + 1, now),
+        let partition = found.get_mut();
+        let rows = &mut partition.rows;
+        let (Keep::First(keep) | Keep::Last(keep)) = trim.keep;
+        let excess = rows.len().saturating_sub(keep);
+        if excess == 0 {
+            return <_>::default();
+        }
+        let limit = rows_max + 1;
+        let mut doomed: Vec<_> = match (partition.soonest_us <= now.as_micros(), trim.keep) {
+            (true, Keep::First(_)) => beyond(rows.iter(), keep, limit, now),
+            (true, Keep::Last(_)) => beyond(rows.iter().rev(), keep, limit, now),
+            (false, Keep::First(_)) => rows.keys().rev().take(excess.min(limit)).cloned().collect(),
+            (false, Keep::Last(_)) => rows.keys().take(excess.min(limit)).cloned().collect(),
         };
         let more = doomed.len() > rows_max;
         doomed.truncate(rows_max);
-        let mut freed = 0;
+        let (mut freed, is_evictable) = (Freed::default(), spaces.is_evictable(key.space()));
         for sort in &doomed {
             if let Some(stored) = rows.remove(sort) {
-                freed += cost(Key::row(key.space(), key.partition(), sort), stored.bytes().len());
+                freed.add(cost(Key::row(key.space(), key.partition(), sort), stored.bytes().len()), is_evictable);
             }
         }
         if rows.is_empty() {
             found.remove();
         }
         self.row_count -= doomed.len();
+        self.evictable_count -= if is_evictable { doomed.len() } else { 0 };
         (Trimmed { removed: doomed.len(), more }, freed)
     }
 
@@ -217,35 +303,92 @@ impl Shard {
         self.record_count() >= self.sweep_at.max(SWEEP_RECORDS_MIN)
     }
 
-    /// Removes expired records, and, until `evict_bytes` are freed, records of evictable spaces; answers the bytes freed.
-    pub(super) fn sweep(&mut self, now: Timestamp, evict_bytes: usize) -> usize {
-        let (mut freed, mut evicted) = (0, 0);
-        let mut stays = |key: Key<'_>, stored: &Stored| {
-            let bytes = cost(key, stored.bytes().len());
-            let expired = stored.is_expired(now);
-            let evict = !expired && key.space().is_evictable() && evicted < evict_bytes;
-            if evict {
-                evicted += bytes;
-            }
-            if expired || evict {
-                freed += bytes;
-            }
-            !(expired || evict)
-        };
-        let space_at = |index: SpaceIndex| self.spaces.0.get(index as usize).copied();
-        self.lone.retain(|lone| {
-            space_at(lone.space).is_some_and(|space| stays(Key::lone(space, lone.name.as_slice()), &lone.stored))
-        });
-        let mut row_count = 0;
-        self.partitions.retain(|partition| {
-            let (Some(space), name) = (space_at(partition.space), partition.name.as_slice()) else { return false };
-            partition.rows.retain(|sort, stored| stays(Key::row(space, name, sort), stored));
-            row_count += partition.rows.len();
-            !partition.rows.is_empty()
-        });
-        self.row_count = row_count;
+    /// Removes expired records: looks only where there can be one.
+    pub(super) fn reclaim(&mut self, now: Timestamp) -> Freed {
+        let mut freed = Freed::default();
+        if self.soonest_us <= now.as_micros() {
+            self.retain(|key, stored| {
+                let is_expired = stored.is_expired(now);
+                if is_expired {
+                    freed.add(cost(key, stored.bytes().len()), key.space().is_evictable());
+                }
+                !is_expired
+            });
+        }
         self.sweep_at = self.record_count() * 2;
         freed
+    }
+
+    /// Removes one in so many records of evictable spaces, expired or not, until so many bytes are freed. With every call it
+    /// begins at another one, so that none stays for ever.
+    pub(super) fn evict(&mut self, bytes: usize, one_in: usize) -> Freed {
+        let mut freed = Freed::default();
+        if self.evictable_count == 0 {
+            return freed;
+        }
+        let mut at = self.eviction_count;
+        self.eviction_count += 1;
+        self.retain(|key, stored| {
+            if !key.space().is_evictable() || freed.bytes >= bytes {
+                return true;
+            }
+            at += 1;
+            let goes = at % one_in == 0;
+            if goes {
+                freed.add(cost(key, stored.bytes().len()), true);
+            }
+            !goes
+        });
+        freed
+    }
+
+    /// `u64::MAX` if no record expires.
+    pub(super) fn soonest_us(&self) -> u64 {
+        self.soonest_us
+    }
+
+    fn retain(&mut self, mut stays: impl FnMut(Key<'_>, &Stored) -> bool) {
+        let (mut row_count, mut evictable_count, mut soonest_us) = (0, 0, u64::MAX);
+        let space_at = |index: SpaceIndex| self.spaces.0.get(index as usize).copied();
+        let mut stays = |key: Key<'_>, stored: &Stored| {
+            let stays = stays(key, stored);
+            evictable_count += usize::from(stays && key.space().is_evictable());
+            stays
+        };
+        self.lone.retain(|lone| {
+            let key = space_at(lone.space).map(|space| Key::lone(space, lone.name.as_slice()));
+            let stays = key.is_some_and(|key| stays(key, &lone.stored));
+            if stays {
+                soonest_us = soonest_us.min(lone.stored.expires_at_us());
+            }
+            stays
+        });
+        self.partitions.retain(|partition| {
+            let (Some(space), name) = (space_at(partition.space), partition.name.as_slice()) else { return false };
+            partition.soonest_us = u64::MAX;
+            partition.rows.retain(|sort, stored| {
+                let stays = stays(Key::row(space, name, sort), stored);
+                if stays {
+                    partition.soonest_us = partition.soonest_us.min(stored.expires_at_us());
+                }
+                stays
+            });
+            row_count += partition.rows.len();
+            soonest_us = soonest_us.min(partition.soonest_us);
+            !partition.rows.is_empty()
+        });
+        (self.row_count, self.evictable_count, self.soonest_us) = (row_count, evictable_count, soonest_us);
+    }
+
+    /// The bytes that all records count with, and of these, those in evictable spaces.
+    #[cfg(test)]
+    pub(super) fn summed(&mut self) -> (usize, usize) {
+        let mut all = Freed::default();
+        self.retain(|key, stored| {
+            all.add(cost(key, stored.bytes().len()), key.space().is_evictable());
+            true
+        });
+        (all.bytes, all.evictable_bytes)
     }
 }
 

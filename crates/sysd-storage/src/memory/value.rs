@@ -20,7 +20,7 @@ pub(super) struct Stored {
     value: Value,
     // Two words, because a u128 would align the entry to 16 bytes.
     version: [u64; 2],
-    /// Microseconds; zero for never, which no record can expire at.
+    /// Microseconds; `u64::MAX` for never, which lies behind every timestamp.
     expires_at_us: u64,
 }
 
@@ -31,7 +31,7 @@ fn halves(version: Version) -> [u64; 2] {
 }
 
 fn expiry_us(expires_at: Option<Timestamp>) -> u64 {
-    expires_at.map_or(0, Timestamp::as_micros)
+    expires_at.map_or(u64::MAX, Timestamp::as_micros)
 }
 
 impl Stored {
@@ -77,12 +77,18 @@ impl Stored {
 
     #[inline]
     pub(super) fn expires(&self) -> bool {
-        self.expires_at_us != 0
+        self.expires_at_us != u64::MAX
+    }
+
+    /// `u64::MAX` for never.
+    #[inline]
+    pub(super) fn expires_at_us(&self) -> u64 {
+        self.expires_at_us
     }
 
     #[inline]
     pub(super) fn is_expired(&self, now: Timestamp) -> bool {
-        self.expires() && self.expires_at_us <= now.as_micros()
+        self.expires_at_us <= now.as_micros()
     }
 
     #[inline]
