@@ -16,6 +16,11 @@ impl Harness for Faulty {
         Ok(Mutant::new(self.0, clock))
     }
 
+    async fn connect_twice(&self, clock: ManualClock) -> Result<[Self::Store; 2]> {
+        let one = Mutant::new(self.0, clock);
+        Ok([one.again(), one])
+    }
+
     fn keeps_bytes(&self) -> bool {
         false
     }
@@ -43,6 +48,16 @@ fn every_mutant_is_rejected_by_its_clause() {
         }
     }
     assert!(unseen.is_empty(), "not rejected: {unseen:#?}");
+}
+
+#[test]
+fn a_store_that_never_sees_what_others_write_is_rejected_without_luck() {
+    // While every clause worked through one connection, a store that cached its reads for ever was certified.
+    let caches = FAULTS.iter().find(|fault| fault.name() == "CachesReads").expect("a fault by this name");
+    for id in ["C1", "W6"] {
+        let clause = clauses().iter().find(|clause| clause.id == id).expect("a clause by this number");
+        assert!(clause.check(&Faulty(Some(*caches))).is_err(), "{clause:?}");
+    }
 }
 
 #[test]

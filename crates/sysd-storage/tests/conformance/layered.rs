@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use sysd_core::{Key, ManualClock, Result, RetryPolicy, Store, SystemEntropy};
+use sysd_core::{Key, ManualClock, Result, RetryPolicy, Space, Store, SystemEntropy};
 use sysd_storage::layer::{
     self, Breaker, BreakerConfig, Cache, CacheConfig, Cached, Coalesce, Coalesced, LayerExt as _, Limit, LimitConfig,
     Metrics, Retried, Retry, Timeout, TimeoutConfig, Trace,
@@ -22,12 +22,12 @@ type Stack<S> = Cached<Coalesced<Observed<S>>, ManualClock>;
 /// the breaker and the retry's waits have nothing to do unless the store below fails.
 pub(crate) struct Layered<H>(pub(crate) H);
 
-fn stack<S: Store>(store: S, clock: ManualClock) -> Stack<S> {
+fn stack<S: Store>(store: S, clock: ManualClock, conditional_spaces: Vec<Space>) -> Stack<S> {
     let never = Duration::MAX;
     let deadlines = TimeoutConfig { read_max: never, write_max: never, range_max: never };
     // Few places: the suite's concurrent calls have to queue.
     let places = LimitConfig { concurrent_max: 4, queue_max: 1_024, wait_max: never };
-    let kept = CacheConfig { conditional_spaces: SPACES.to_vec(), ..CacheConfig::default() };
+    let kept = CacheConfig { conditional_spaces, ..CacheConfig::default() };
     store
         .layer(Timeout::with_clock(deadlines, clock.clone()))
         .layer(Breaker::with_clock(BreakerConfig::default(), clock.clone()))
@@ -43,7 +43,13 @@ impl<H: Harness> Harness for Layered<H> {
     type Store = Stack<H::Store>;
 
     async fn connect(&self, clock: ManualClock) -> Result<Self::Store> {
-        Ok(stack(self.0.connect(clock.clone()).await?, clock))
+        Ok(stack(self.0.connect(clock.clone()).await?, clock, SPACES.to_vec()))
+    }
+
+    /// Who is not the only process caches no conditional space.
+    async fn connect_twice(&self, clock: ManualClock) -> Result<[Self::Store; 2]> {
+        let stores = self.0.connect_twice(clock.clone()).await?;
+        Ok(stores.map(|store| stack(store, clock.clone(), Vec::new())))
     }
 
     fn block_on<F: Future<Output: Send> + Send>(&self, future: F) -> F::Output {

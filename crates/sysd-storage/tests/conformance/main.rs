@@ -37,6 +37,11 @@ impl Harness for InMemory {
         Ok(Memory::with_clock(clock))
     }
 
+    async fn connect_twice(&self, clock: ManualClock) -> Result<[Self::Store; 2]> {
+        let store = Memory::with_clock(clock);
+        Ok([store.clone(), store])
+    }
+
     /// Records lie there as values: no byte has to be decoded.
     fn keeps_bytes(&self) -> bool {
         false

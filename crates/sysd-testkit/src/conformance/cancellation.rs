@@ -39,7 +39,7 @@ enum Kind {
     Delete,
 }
 
-async fn dropped_write(case: &Case<'_>, key: Key<'_>, kind: Kind, polls: usize) -> Verdict<bool> {
+async fn dropped_write(case: &Case<'_>, other: &Case<'_>, key: Key<'_>, kind: Kind, polls: usize) -> Verdict<bool> {
     let before = match kind {
         Kind::Create => None,
         Kind::Replace | Kind::Delete => Some(case.put(key, "before").await?),
@@ -59,46 +59,56 @@ async fn dropped_write(case: &Case<'_>, key: Key<'_>, kind: Kind, polls: usize) 
     }
     let found = case.store.get(key).await?;
     ensure!(found == before && !is_done || found == after, "{what} left {found:?}");
-    settle(case, &write, after.as_ref(), &what).await?;
+    settle([case, other], &write, after.as_ref(), &what).await?;
     Ok(is_done)
 }
 
 /// Sends a dropped write again; then it must have happened, once, and everywhere.
-async fn settle(case: &Case<'_>, write: &Write<'_>, after: Option<&Record>, what: &str) -> Verdict {
-    let key = write.key;
+async fn settle(pair: [&Case<'_>; 2], write: &Write<'_>, after: Option<&Record>, what: &str) -> Verdict {
+    let (key, case) = (write.key, pair[0]);
     let outcome = case.store.write(write.clone()).await?;
     // A delete has no token: it can't know that it was itself.
     let settled = outcome.is_applied() || after.is_none() && outcome == Outcome::Conflict { found: None };
     ensure!(settled, "{what} and sent again: {outcome:?}");
-    agrees(case, key, after, what).await?;
+    agrees(pair, key, after, what).await?;
     let next = case.put(key, "next").await?;
-    agrees(case, key, Some(&next), what).await?;
+    agrees(pair, key, Some(&next), what).await?;
     case.apply(Write::delete(key)).await?;
-    agrees(case, key, None, what).await
+    agrees(pair, key, None, what).await
 }
 
-/// Every way of reading shows the same.
-async fn agrees(case: &Case<'_>, key: Key<'_>, expected: Option<&Record>, what: &str) -> Verdict {
-    ensure_eq!(case.store.get(key).await?.as_ref(), expected, "{what}: get");
-    if !key.is_lone() {
-        let rows = case.rows(Scan::partition(TRUTH, key.partition(), 10)).await?;
-        ensure_eq!(rows.iter().map(|row| &row.record).collect::<Vec<_>>(), Vec::from_iter(expected), "{what}: scan");
+/// Every way of reading shows the same, on both connections.
+async fn agrees(pair: [&Case<'_>; 2], key: Key<'_>, expected: Option<&Record>, what: &str) -> Verdict {
+    for case in pair {
+        ensure_eq!(case.store.get(key).await?.as_ref(), expected, "{what}: get");
+        if !key.is_lone() {
+            let rows = case.rows(Scan::partition(TRUTH, key.partition(), 10)).await?;
+            ensure_eq!(
+                rows.iter().map(|row| &row.record).collect::<Vec<_>>(),
+                Vec::from_iter(expected),
+                "{what}: scan"
+            );
+        }
     }
     Ok(())
 }
 
-pub(super) async fn write(case: &Case<'_>) -> Verdict {
+pub(super) async fn write(case: &Case<'_>, other: &Case<'_>) -> Verdict {
     for kind in [Kind::Create, Kind::Replace, Kind::Delete] {
         for which in 0..2 {
             let mut polls = 0;
-            while !dropped_write(case, case.places(&format!("{kind:?}{polls}"))[which].as_key(), kind, polls).await? {
+            loop {
+                let place = &case.places(&format!("{kind:?}{polls}"))[which];
+                if dropped_write(case, other, place.as_key(), kind, polls).await? {
+                    break;
+                }
                 polls += 1;
                 ensure!(polls < POLLS_MAX, "a write was not done after {POLLS_MAX} polls");
             }
         }
     }
     for polls in 0..POLLS_MAX {
-        if dropped_batch(case, polls).await? {
+        if dropped_batch([case, other], polls).await? {
             return Ok(());
         }
     }
@@ -106,7 +116,8 @@ pub(super) async fn write(case: &Case<'_>) -> Verdict {
     Ok(())
 }
 
-async fn dropped_batch(case: &Case<'_>, polls: usize) -> Verdict<bool> {
+async fn dropped_batch(pair: [&Case<'_>; 2], polls: usize) -> Verdict<bool> {
+    let case = pair[0];
     let places = case.places(&format!("batch{polls}"));
     let mut writes = Vec::new();
     for place in &places {
@@ -119,7 +130,7 @@ async fn dropped_batch(case: &Case<'_>, polls: usize) -> Verdict<bool> {
         ensure_eq!(outcome?, Outcome::Applied, "a batch that was done");
     }
     for write in &writes {
-        settle(case, write, record(write).as_ref(), &format!("a batch dropped after {polls} polls")).await?;
+        settle(pair, write, record(write).as_ref(), &format!("a batch dropped after {polls} polls")).await?;
     }
     Ok(is_done)
 }

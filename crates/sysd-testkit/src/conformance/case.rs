@@ -77,6 +77,7 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(super) trait Bench: Send + Sync {
     fn run(&self, future: BoxFuture<'_, Verdict>) -> Verdict;
     fn connect(&self, clock: ManualClock) -> Result<AnyStore>;
+    fn connect_twice(&self, clock: ManualClock) -> Result<[AnyStore; 2]>;
     fn corrupt<'a>(&'a self, key: Key<'a>) -> BoxFuture<'a, Result<()>>;
 }
 
@@ -88,6 +89,10 @@ impl<H: Harness> Bench for H {
 
     fn connect(&self, clock: ManualClock) -> Result<AnyStore> {
         self.block_on(async { Harness::connect(self, clock).await.map(AnyStore::new) })
+    }
+
+    fn connect_twice(&self, clock: ManualClock) -> Result<[AnyStore; 2]> {
+        self.block_on(async { Ok(Harness::connect_twice(self, clock).await?.map(AnyStore::new)) })
     }
 
     fn corrupt<'a>(&'a self, key: Key<'a>) -> BoxFuture<'a, Result<()>> {
@@ -109,6 +114,17 @@ impl<'h> Case<'h> {
         let store = bench.connect(clock.clone()).map_err(|error| Failure::new(error.to_string()))?;
         let namespace = format!("{}:", random_base62(12, &SystemEntropy));
         Ok(Self { bench, store, clock, namespace })
+    }
+
+    /// The same case through two other connections, which share their records.
+    pub(super) fn connect_twice(&self) -> Verdict<[Self; 2]> {
+        let stores = self.bench.connect_twice(self.clock.clone()).map_err(|error| Failure::new(error.to_string()))?;
+        Ok(stores.map(|store| Self {
+            bench: self.bench,
+            store,
+            clock: self.clock.clone(),
+            namespace: self.namespace.clone(),
+        }))
     }
 
     /// Runs a future to its end, or to the deadline.

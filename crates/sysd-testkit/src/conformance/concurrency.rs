@@ -73,28 +73,34 @@ async fn increment(case: &Case<'_>, key: Key<'_>) -> Verdict {
 }
 
 pub(super) fn increments(case: &Case<'_>) -> Verdict {
+    let pair = case.connect_twice()?;
     for place in &case.places("increments") {
         let key = place.as_key();
-        case.on_threads(CALLERS, async |_| {
+        case.on_threads(CALLERS, async |at| {
+            let case = &pair[at % 2];
             for _ in 0..INCREMENTS / 2 {
                 try_join(increment(case, key), increment(case, key)).await?;
             }
             Ok(())
         })?;
-        case.run(async {
-            let count = case.store.get(key).await?.map_or(0, |record| record.value.len());
-            ensure_eq!(count, CALLERS * INCREMENTS, "increments counted");
-            Ok(())
-        })?;
+        for case in &pair {
+            case.run(async {
+                let count = case.store.get(key).await?.map_or(0, |record| record.value.len());
+                ensure_eq!(count, CALLERS * INCREMENTS, "increments counted");
+                Ok(())
+            })?;
+        }
     }
     Ok(())
 }
 
 pub(super) fn procedures(case: &Case<'_>) -> Verdict {
+    let pair = case.connect_twice()?;
     for place in &case.places("procedures") {
         let key = place.as_key();
         let seen = Mutex::new(Vec::new());
-        case.on_threads(CALLERS, async |_| {
+        case.on_threads(CALLERS, async |at| {
+            let case = &pair[at % 2];
             for _ in 0..INCREMENTS / 2 {
                 let (add, other) = (Tally::add(1), Tally::add(1));
                 let (seen_by_one, seen_by_other) =
@@ -229,6 +235,7 @@ async fn one_call(
 }
 
 pub(super) fn linearizable(case: &Case<'_>) -> Verdict {
+    let pair = case.connect_twice()?;
     for seed in 0..40_u64 {
         let [lone, row] = case.places(&format!("history{seed}"));
         let place = if seed % 2 == 0 { lone } else { row };
@@ -237,7 +244,7 @@ pub(super) fn linearizable(case: &Case<'_>) -> Verdict {
             let entropy = SeededEntropy::new(seed * 3 + at as u64);
             let mut held = None;
             for _ in 0..7 {
-                one_call(case, place.as_key(), &history, &entropy, &mut held).await?;
+                one_call(&pair[at % 2], place.as_key(), &history, &entropy, &mut held).await?;
                 if entropy.next_u64().is_multiple_of(3) {
                     std::thread::yield_now();
                 }

@@ -17,6 +17,11 @@
 //!         Ok(Memory::with_clock(clock))
 //!     }
 //!
+//!     async fn connect_twice(&self, clock: ManualClock) -> Result<[Self::Store; 2]> {
+//!         let store = Memory::with_clock(clock);
+//!         Ok([store.clone(), store])
+//!     }
+//!
 //!     fn keeps_bytes(&self) -> bool {
 //!         false
 //!     }
@@ -72,11 +77,24 @@ pub trait Harness: Send + Sync + 'static {
     /// The store to certify.
     type Store: Store;
 
-    /// Makes a store ready to be used, that takes the time from `clock`. Called once for every clause.
+    /// Makes a store ready to be used, that takes the time from `clock`. Called once for every clause, and the store has no
+    /// need to show what was written before.
     ///
     /// # Errors
     /// Every clause then fails with this error: it should say what to do, such as how to start the server.
     fn connect(&self, clock: ManualClock) -> impl Future<Output = Result<Self::Store>> + Send;
+
+    /// Makes two that share their records and `clock`, and nothing else, as those of two processes: what one writes, the other
+    /// sees. Called for clauses of several callers, beside [`Harness::connect`].
+    ///
+    /// By default it connects twice. A store that lies in this process shares nothing then, and fails: its harness overrides
+    /// this and answers two handles to one store.
+    ///
+    /// # Errors
+    /// As [`Harness::connect`].
+    fn connect_twice(&self, clock: ManualClock) -> impl Future<Output = Result<[Self::Store; 2]>> + Send {
+        async move { Ok([self.connect(clock.clone()).await?, self.connect(clock).await?]) }
+    }
 
     /// Runs a future to its end, called from many threads at once. A store that needs a runtime overrides it: with tokio, a
     /// multi-threaded `Runtime` that the harness holds, and its `block_on`.
@@ -116,6 +134,10 @@ impl<H: Harness> Harness for Erased<H> {
         Ok(AnyStore::new(self.0.connect(clock).await?))
     }
 
+    async fn connect_twice(&self, clock: ManualClock) -> Result<[AnyStore; 2]> {
+        Ok(self.0.connect_twice(clock).await?.map(AnyStore::new))
+    }
+
     fn block_on<F: Future<Output: Send> + Send>(&self, future: F) -> F::Output {
         self.0.block_on(future)
     }
@@ -138,6 +160,11 @@ impl<H: Harness> Harness for UnderLimits<H> {
 
     async fn connect(&self, clock: ManualClock) -> Result<Self::Store> {
         Ok(Limited::new(self.0.connect(clock.clone()).await?, clock))
+    }
+
+    async fn connect_twice(&self, clock: ManualClock) -> Result<[Self::Store; 2]> {
+        let stores = self.0.connect_twice(clock.clone()).await?;
+        Ok(stores.map(|store| Limited::new(store, clock.clone())))
     }
 
     fn block_on<F: Future<Output: Send> + Send>(&self, future: F) -> F::Output {
@@ -215,7 +242,10 @@ static CLAUSES: &[Clause] = &[
         needs_corrupt: true,
         check: |case| case.run(faults::corrupt(case)),
     },
-    clause("C1", "a_dropped_write_happened_or_not", |case| case.run(cancellation::write(case))),
+    clause("C1", "a_dropped_write_happened_or_not", |case| {
+        let [one, other] = &case.connect_twice()?;
+        case.run(cancellation::write(one, other))
+    }),
     clause("C2", "a_dropped_update_happened_once_or_not", |case| case.run(cancellation::update(case))),
     clause("C3", "a_dropped_call_harms_no_other", |case| case.run(cancellation::others(case))),
     clause("B1", "a_batch_is_answered_one_by_one_in_order", |case| case.run(batches::order(case))),
@@ -226,7 +256,10 @@ static CLAUSES: &[Clause] = &[
     clause("W3", "is_applies_only_to_that_version", |case| case.run(writes::is(case))),
     clause("W4", "a_conflict_says_what_is_there", |case| case.run(writes::conflict(case))),
     clause("W5", "a_record_made_again_is_another", |case| case.run(writes::aba(case))),
-    clause("W6", "a_write_recognises_itself", |case| case.run(writes::own(case))),
+    clause("W6", "a_write_recognises_itself", |case| {
+        let [one, other] = &case.connect_twice()?;
+        case.run(writes::own(one, other))
+    }),
     clause("W7", "concurrent_conditional_writes_lose_nothing", concurrency::increments),
     clause("W8", "a_plain_space_takes_unconditional_writes", |case| case.run(writes::plain(case))),
     clause("W9", "a_space_of_keys_only_keeps_keys", |case| case.run(writes::keys_only(case))),

@@ -165,23 +165,36 @@ pub(super) async fn aba(case: &Case<'_>) -> Verdict {
     Ok(())
 }
 
-pub(super) async fn own(case: &Case<'_>) -> Verdict {
-    for key in &case.places("own") {
+/// Sent again by another connection too: it is the write that is recognised, not its sender.
+pub(super) async fn own(one: &Case<'_>, other: &Case<'_>) -> Verdict {
+    for key in &one.places("own") {
         let key = key.as_key();
+        other.holds(key, None).await?;
         // Each is sent again, as after a lost reply: it is the same write, so it has been applied.
         let create = Write::put(key, "created").expect(Expect::Absent);
-        let created = case.apply(create.clone()).await?;
-        case.apply(create.clone()).await?;
-        case.holds(key, created.as_ref()).await?;
+        let created = one.apply(create.clone()).await?;
+        for again in [one, other] {
+            again.holds(key, created.as_ref()).await?;
+            again.apply(create.clone()).await?;
+            again.holds(key, created.as_ref()).await?;
+        }
         let version = created.map_or_else(Version::random, |record| record.version);
-        let replace = Write::put(key, "replaced").expect(Expect::Is(version)).expires_at(case.after(1_000));
-        let replaced = case.apply(replace.clone()).await?;
-        case.apply(replace.clone()).await?;
-        case.holds(key, replaced.as_ref()).await?;
+        let replace = Write::put(key, "replaced").expect(Expect::Is(version)).expires_at(one.after(1_000));
+        let replaced = one.apply(replace.clone()).await?;
+        for again in [one, other] {
+            again.holds(key, replaced.as_ref()).await?;
+            again.apply(replace.clone()).await?;
+            again.holds(key, replaced.as_ref()).await?;
+        }
         // The first is no longer there, whoever sends it.
-        ensure_eq!(case.conflict(create).await?, replaced, "found by a write that was overwritten");
-        case.apply(Write::delete(key)).await?;
-        ensure_eq!(case.conflict(replace).await?, None, "found by a write that was deleted");
+        for again in [one, other] {
+            ensure_eq!(again.conflict(create.clone()).await?, replaced, "found by a write that was overwritten");
+        }
+        one.apply(Write::delete(key)).await?;
+        for again in [one, other] {
+            ensure_eq!(again.conflict(replace.clone()).await?, None, "found by a write that was deleted");
+            again.holds(key, None).await?;
+        }
     }
     Ok(())
 }

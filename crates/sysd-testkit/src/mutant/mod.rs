@@ -36,6 +36,7 @@ macro_rules! faults {
 faults! {
     "R1" TearsRecords: "Writes the value first, and the rest a moment later.";
     "R2" ReadsStale: "Now and then answers the record before the last write.";
+    "R2" CachesReads: "Answers what it read before, though others have written since.";
     "K1" ConcatenatesKeys: "Makes one name of partition and sort without saying where one ends.";
     "K2" TakesEmptyForAbsent: "Forgets records whose value is empty.";
     "K3" ListsLoneRecords: "Shows the lone record among the rows.";

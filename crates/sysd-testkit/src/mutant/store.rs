@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -25,10 +25,12 @@ pub struct Mutant<C> {
     clock: C,
     limits: Limits,
     fault: Option<Fault>,
-    records: Mutex<Records>,
+    records: Arc<Mutex<Records>>,
     /// The value that a version had, for those who compare values; the record before the last write, for stale readers.
-    past: Mutex<BTreeMap<u128, Bytes>>,
-    stale: Mutex<Records>,
+    past: Arc<Mutex<BTreeMap<u128, Bytes>>>,
+    stale: Arc<Mutex<Records>>,
+    /// What this connection read, and did not change since.
+    cache: Mutex<Records>,
     reads: AtomicU64,
     is_busy: AtomicBool,
 }
@@ -75,11 +77,26 @@ impl<C: Clock> Mutant<C> {
             clock,
             limits,
             fault,
-            records: Mutex::default(),
-            past: Mutex::default(),
-            stale: Mutex::default(),
+            records: Arc::default(),
+            past: Arc::default(),
+            stale: Arc::default(),
+            cache: Mutex::default(),
             reads: AtomicU64::new(0),
             is_busy: AtomicBool::new(false),
+        }
+    }
+
+    /// Another connection to the same records.
+    #[must_use]
+    pub fn again(&self) -> Self
+    where
+        C: Clone,
+    {
+        Self {
+            records: Arc::clone(&self.records),
+            past: Arc::clone(&self.past),
+            stale: Arc::clone(&self.stale),
+            ..Self::new(self.fault, self.clock.clone())
         }
     }
 
@@ -123,9 +140,28 @@ impl<C: Clock> Mutant<C> {
         self.check(self.limits.check_key(key))?;
         let name = self.name(key);
         let is_stale = self.is(Mutation::ReadsStale) && self.reads.fetch_add(1, Ordering::SeqCst) % 3 == 2;
-        let record =
-            if is_stale { lock(&self.stale).get(&name).cloned() } else { lock(&self.records).get(&name).cloned() };
+        let record = if is_stale {
+            lock(&self.stale).get(&name).cloned()
+        } else if self.is(Mutation::CachesReads) {
+            self.cached(name)
+        } else {
+            lock(&self.records).get(&name).cloned()
+        };
         Ok(record.filter(|record| !self.has_expired(record, unless)))
+    }
+
+    fn cached(&self, name: Name) -> Option<Record> {
+        let mut cache = lock(&self.cache);
+        if !cache.contains_key(&name) {
+            let record = lock(&self.records).get(&name).cloned()?;
+            cache.insert(name.clone(), record);
+        }
+        cache.get(&name).cloned()
+    }
+
+    /// Called when a record was changed by this connection, and not under the lock of the records.
+    fn forget(&self, key: Key<'_>) {
+        lock(&self.cache).remove(&self.name(key));
     }
 
     fn put(&self, records: &mut Records, key: Key<'_>, mut record: Record) {
@@ -399,7 +435,9 @@ impl<C: Clock> Store for Mutant<C> {
     }
 
     async fn write(&self, write: Write<'_>) -> Result<Outcome> {
-        self.write_one(&write).await
+        let outcome = self.write_one(&write).await;
+        self.forget(write.key);
+        outcome
     }
 
     async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
@@ -415,6 +453,7 @@ impl<C: Clock> Store for Mutant<C> {
                 write.expect = Expect::Any;
             }
             outcomes.push(self.write_one(&write).await);
+            self.forget(write.key);
         }
         outcomes
     }
@@ -426,7 +465,9 @@ impl<C: Clock> Store for Mutant<C> {
 
     async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
         self.check(self.limits.check_trim(&trim))?;
-        Ok(self.cut(&trim))
+        let trimmed = self.cut(&trim);
+        lock(&self.cache).clear();
+        Ok(trimmed)
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
@@ -444,6 +485,7 @@ impl<C: Clock> Store for Mutant<C> {
             return Ok(output);
         }
         let output = self.run(&mut lock(&self.records), key, procedure)?;
+        self.forget(key);
         if self.is(Mutation::UpdatesAgainWhenDropped) {
             let again = || drop(self.run(&mut lock(&self.records), key, procedure));
             let mut guard = OnDrop { run: again, has_ended: false };
