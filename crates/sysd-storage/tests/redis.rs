@@ -229,12 +229,12 @@ async fn a_trim_counts_anew_once_rows_that_stay_have_gone_or_expired() {
     let clock = ManualClock::new(Timestamp::from_micros_saturating(100_000_000_000_000));
     let store = RedisStore::connect_with(&server_url(), config(), clock.clone()).await.unwrap();
     for (partition, is_deleted) in [(b"deleted", true), (b"expired", false)] {
-        put_rows(&store, partition, 3_000).await;
-        let last = 3_000_u32.to_be_bytes();
+        put_rows(&store, partition, 4_000).await;
+        let last = 4_000_u32.to_be_bytes();
         let put = Write::put(Key::row(SPACE, partition, &last), "x")
             .expires_at(clock.now().saturating_add(Duration::from_secs(1)));
         assert!(store.write(put).await.unwrap().is_applied());
-        let trim = Trim { space: SPACE, partition, keep: Keep::Last(10) };
+        let trim = Trim { space: SPACE, partition, keep: Keep::Last(1_500) };
         assert!(store.trim(trim).await.unwrap().more);
         if is_deleted {
             store.delete(Key::row(SPACE, partition, &last)).await.unwrap();
@@ -242,8 +242,8 @@ async fn a_trim_counts_anew_once_rows_that_stay_have_gone_or_expired() {
             clock.advance(Duration::from_secs(1));
         }
         store.trim_all(trim).await.unwrap();
-        let rows = store.scan_rows(Scan::partition(SPACE, partition, 100)).await.unwrap();
-        let expected: Vec<_> = (2_990..3_000_u32).map(|sort| sort.to_be_bytes().to_vec()).collect();
+        let rows = store.scan_rows(Scan::partition(SPACE, partition, 4_000)).await.unwrap();
+        let expected: Vec<_> = (2_500..4_000_u32).map(|sort| sort.to_be_bytes().to_vec()).collect();
         assert_eq!(rows.into_iter().map(|row| row.sort.to_vec()).collect::<Vec<_>>(), expected);
     }
 }

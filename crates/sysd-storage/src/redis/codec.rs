@@ -236,12 +236,12 @@ impl<C: Clock> Codec<C> {
     }
 
     /// What a call removed, and how far it came if there may be more.
-    pub(super) fn read_trim(&self, trim: &Trim<'_>, answer: Value) -> Result<(usize, Option<Walk>)> {
+    pub(super) fn read_trim(&self, trim: &Trim<'_>, walk: &Walk, answer: Value) -> Result<(usize, Option<Walk>)> {
         let unexpected = || unexpected(Key::lone(trim.space, trim.partition), Access::Write);
-        let (removed, walk) = match answer {
+        let (removed, next) = match answer {
             // Of keys only: as many as a call may remove are perhaps not all.
             Value::Int(removed) => {
-                (removed, (usize::try_from(removed) == Ok(self.limits.page_rows_max)).then(Walk::default))
+                (removed, (usize::try_from(removed) == Ok(self.limits.page_rows_max)).then(Walk::begin))
             }
             Value::Array(fields) => match <[Value; 6]>::try_from(fields) {
                 Ok([Value::Int(removed), _, Value::BulkString(bound), kept, passed, till]) => {
@@ -250,7 +250,7 @@ impl<C: Clock> Codec<C> {
                         _ => Err(unexpected()),
                     };
                     let (kept, passed, till) = (count(kept)?, count(passed)?, count(till)?);
-                    (removed, Some(Walk { bound, kept, passed, till, is_old: false }))
+                    (removed, Some(Walk { since: walk.since, bound, kept, passed, till, is_old: false }))
                 }
                 Err(fields) => match fields.as_slice() {
                     [Value::Int(removed)] => (*removed, None),
@@ -260,7 +260,7 @@ impl<C: Clock> Codec<C> {
             },
             _ => return Err(unexpected()),
         };
-        Ok((usize::try_from(removed).unwrap_or_default(), walk))
+        Ok((usize::try_from(removed).unwrap_or_default(), next))
     }
 
     pub(super) fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<Call> {

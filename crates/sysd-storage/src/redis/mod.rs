@@ -214,20 +214,23 @@ impl<C: Clock> Shared<C> {
         let removed_max = self.codec.limits().page_rows_max;
         let (Keep::First(keep) | Keep::Last(keep)) = trim.keep;
         let (mut walk, mut removed) = (self.walks.take(trim), 0);
+        // Where one call sees all rows that stay, the next trim had better see for itself.
+        let mut is_long = walk.is_old;
         loop {
             let call = self.codec.trim(trim, &walk, removed_max - removed)?;
             let answer = self.ask(&call, Key::lone(trim.space, trim.partition), Access::Write).await?;
-            let (removed_now, next) = self.codec.read_trim(trim, answer)?;
+            let (removed_now, next) = self.codec.read_trim(trim, &walk, answer)?;
             removed += removed_now;
             let Some(next) = next else { return Ok(Trimmed { removed, more: false }) };
             walk = next;
             // Until it is known which rows stay, there is no more to tell.
             if removed >= removed_max || usize::try_from(walk.kept).is_ok_and(|kept| kept >= keep) {
-                if !trim.space.is_keys_only() {
+                if is_long {
                     self.walks.keep(trim, walk);
                 }
                 return Ok(Trimmed { removed, more: true });
             }
+            is_long = true;
         }
     }
 
