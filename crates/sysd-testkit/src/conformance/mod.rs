@@ -36,7 +36,7 @@
 //! as any cargo test. Each makes a store of its own on a clock of its own, and works in partitions with a random prefix: a
 //! shared server will do, and nothing is ever flushed. What the clauses write, they leave behind.
 //!
-//! Expiry is tested by moving the clock, never by waiting. A call that does not end within half a minute fails its clause.
+//! Expiry is tested by moving the clock, never by waiting. A call that does not end within two minutes fails its clause.
 
 mod batches;
 mod cancellation;
