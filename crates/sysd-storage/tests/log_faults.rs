@@ -265,7 +265,7 @@ fn a_clock_that_is_set_back_makes_no_old_state_fresh() {
     // Also once the clock shows again what it showed when the log was last seen.
     for half_hours in 1..=2 {
         clock.advance(HOUR / 2);
-        let error = follower.read_within(HOUR / 2 - Duration::from_secs(1), |_| ()).unwrap_err();
+        let error = follower.read_within(HOUR / 3, |_| ()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert_eq!(follower.status().staleness, HOUR / 2 * half_hours);
     }
@@ -394,11 +394,15 @@ fn what_waits_behind_a_poll_that_hangs_is_given_up_and_not_sent() {
 fn a_snapshot_is_taken_only_after_as_many_bytes_again() {
     let clock = clock();
     let config = ReplicaConfig { snapshot_log_bytes: Some(1_000), ..config(&clock, 1) };
-    let (replica, mut driver) = open(Memory::with_clock(clock.clone()), config);
+    let store = Faulty::new(&clock);
+    // So that a snapshot takes its time, and one after the other would not hang this test.
+    store.bytes_per_second.store(1_000_000, Ordering::SeqCst);
+    let opened = drive(&clock, None, Replica::<Counters>::open(store, "bank", config));
+    let (replica, mut driver) = opened.unwrap();
     let mut taken = Vec::new();
     for id in 0..60 {
         drive(&clock, Some(&mut driver), replica.submit(add(id))).unwrap();
-        assert!(poll(&mut driver).is_pending());
+        pass(&clock, &mut driver, Duration::from_millis(20));
         let next = replica.status().snapshot_next;
         if taken.last() != Some(&next) {
             taken.push(next);

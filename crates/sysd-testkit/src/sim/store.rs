@@ -55,6 +55,7 @@ impl SimStore {
 
     /// The same store with smaller values, so that what is cut into several records is soon cut. It only says so: nothing
     /// is refused.
+    #[must_use]
     pub const fn with_value_bytes_max(mut self, value_bytes_max: usize) -> Self {
         self.limits.value_bytes_max = value_bytes_max;
         self

@@ -50,6 +50,9 @@ async fn wait(simulation: &Simulation, wait: Duration) {
     clock.sleep_until(clock.now().saturating_add(wait)).await;
 }
 
+/// A replica, and under which name it writes.
+type Running = (Replica<Counters>, u64);
+
 /// What the nodes of one run share.
 #[derive(Clone)]
 struct World {
@@ -58,8 +61,8 @@ struct World {
     value_bytes_max: usize,
     /// The wall clock of each node.
     clocks: Arc<Vec<SkewedClock>>,
-    /// The replica of each node that runs, and under which name it writes.
-    running: Arc<Mutex<BTreeMap<Node, (Replica<Counters>, u64)>>>,
+    /// What runs on each node.
+    running: Arc<Mutex<BTreeMap<Node, Running>>>,
 }
 
 impl World {
@@ -80,7 +83,7 @@ impl World {
         Limited::new(store, simulation.clock())
     }
 
-    fn running(&self, node: Node) -> Option<(Replica<Counters>, u64)> {
+    fn running(&self, node: Node) -> Option<Running> {
         self.running.lock().unwrap().get(&node).cloned()
     }
 }
