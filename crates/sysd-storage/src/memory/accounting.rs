@@ -45,7 +45,8 @@ fn size(entropy: &SeededEntropy, bound: u64) -> usize {
 /// Any call on any record; what it answers doesn't matter.
 fn call(store: &Memory<ManualClock>, clock: &ManualClock, entropy: &SeededEntropy) {
     let space = [TRUTH, TRUTH, CACHE, CACHE, CACHE, MIXED[0], MIXED[1]][size(entropy, 7)];
-    let (partition, sort) = ([below(entropy, 12) as u8; 2], [below(entropy, 40) as u8]);
+    let byte = |bound| u8::try_from(below(entropy, bound)).unwrap_or_default();
+    let (partition, sort) = ([byte(12); 2], [byte(40)]);
     let key = if below(entropy, 2) == 0 { Key::lone(space, &partition) } else { Key::row(space, &partition, &sort) };
     let length = [0, 10, 23, 24, 100, 700, 3_000, 30_000][size(entropy, 8)];
     let lives_us = 1 + below(entropy, 2_000);

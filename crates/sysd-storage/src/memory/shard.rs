@@ -333,7 +333,7 @@ impl Shard {
                 return true;
             }
             at += 1;
-            let goes = at % one_in == 0;
+            let goes = at.is_multiple_of(one_in);
             if goes {
                 freed.add(cost(key, stored.bytes().len()), true);
             }

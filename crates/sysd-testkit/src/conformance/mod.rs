@@ -77,8 +77,7 @@ pub trait Harness: Send + Sync + 'static {
     /// The store to certify.
     type Store: Store;
 
-    /// Makes a store ready to be used, that takes the time from `clock`. Called once for every clause, and the store has no
-    /// need to show what was written before.
+    /// Makes a store ready to be used, that takes the time from `clock`. Called once for every clause.
     ///
     /// # Errors
     /// Every clause then fails with this error: it should say what to do, such as how to start the server.

@@ -143,20 +143,20 @@ impl<C: Clock> Mutant<C> {
         let record = if is_stale {
             lock(&self.stale).get(&name).cloned()
         } else if self.is(Mutation::CachesReads) {
-            self.cached(name)
+            self.cached(&name)
         } else {
             lock(&self.records).get(&name).cloned()
         };
         Ok(record.filter(|record| !self.has_expired(record, unless)))
     }
 
-    fn cached(&self, name: Name) -> Option<Record> {
+    fn cached(&self, name: &Name) -> Option<Record> {
         let mut cache = lock(&self.cache);
-        if !cache.contains_key(&name) {
-            let record = lock(&self.records).get(&name).cloned()?;
+        if !cache.contains_key(name) {
+            let record = lock(&self.records).get(name).cloned()?;
             cache.insert(name.clone(), record);
         }
-        cache.get(&name).cloned()
+        cache.get(name).cloned()
     }
 
     /// Called when a record was changed by this connection, and not under the lock of the records.
