@@ -188,8 +188,8 @@ fn put_at_bound(criterion: &mut Criterion) {
             let bytes_max = Some(count * (128 + 16 + 100));
             let store = Memory::with_config(MemoryConfig { bytes_max, ..MemoryConfig::default() }, FastClock::new());
             let put = |index| {
-                let write = Write::put(Key::lone(space, &key(index)), value.clone());
-                now(store.write(write))
+                let key = key(index);
+                now(store.write(Write::put(Key::lone(space, &key), value.clone())))
             };
             let mut index = 0;
             while index < count {
