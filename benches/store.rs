@@ -193,7 +193,7 @@ fn put_at_bound(criterion: &mut Criterion) {
             };
             let mut index = 0;
             while index < count {
-                put(index).unwrap();
+                assert!(put(index).unwrap().is_applied());
                 index += 1;
             }
             group.bench_function(format!("{what}_{name}"), |bench| {
