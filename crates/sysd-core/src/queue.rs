@@ -165,7 +165,8 @@ pub trait Queue: Send + Sync + 'static {
     /// Holds jobs for `hold` from now; one answer each, in order.
     fn extend_many(&self, jobs: &[JobLease], hold: Duration) -> impl Future<Output = Vec<Result<Held>>> + Send;
 
-    /// Dead letters, oldest first, behind one that was seen.
+    /// Dead letters, oldest first, behind one that was seen. One that was buried a moment ago may show only after the next
+    /// [`lease`](Self::lease), which carries out what was settled.
     fn dead_letters(
         &self,
         after: Option<&DeadLetter>,

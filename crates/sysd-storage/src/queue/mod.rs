@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use sysd_core::queue::{NewJob, Queue, QueueExt, Settlement};
+//! use sysd_core::queue::{Held, NewJob, Queue, QueueExt, Settlement};
 //! use sysd_storage::{Memory, QueueConfig, RecordQueue};
 //!
 //! # futures::executor::block_on(async {
@@ -13,13 +13,16 @@
 //!
 //! let jobs = queue.lease(10, Duration::from_secs(30)).await?;
 //! assert_eq!((jobs.len(), jobs[0].payload.as_ref()), (1, &b"hello"[..]));
-//! queue.settle(&jobs[0].lease, Settlement::Bury("no such address".to_owned())).await?;
+//! let buried = queue.settle(&jobs[0].lease, Settlement::Bury("no such address".to_owned())).await?;
+//! assert_eq!(buried, Held::Held);
 //!
+//! // Whoever leases next carries out what was settled.
+//! assert!(queue.lease(10, Duration::from_secs(30)).await?.is_empty());
 //! let letters = queue.dead_letters(None, 10).await?;
 //! assert_eq!(letters[0].reason, "no such address");
 //! assert!(queue.replay(&letters[0]).await?);
 //! let jobs = queue.lease(10, Duration::from_secs(30)).await?;
-//! queue.ack(&jobs[0].lease).await?;
+//! assert_eq!(queue.ack(&jobs[0].lease).await?, Held::Held);
 //! assert!(queue.lease(10, Duration::from_secs(30)).await?.is_empty());
 //! # Ok::<(), sysd_core::Error>(())
 //! # }).unwrap();
