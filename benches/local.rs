@@ -6,6 +6,8 @@
 //! go, `TMPDIR` which disk is measured.
 #![allow(missing_docs, clippy::unwrap_used, clippy::future_not_send)]
 
+#[path = "support/callers.rs"]
+mod callers;
 #[path = "support/counters.rs"]
 mod counters;
 #[path = "support/report.rs"]
@@ -30,6 +32,7 @@ use sysd_core::{
 use sysd_storage::{LocalConfig, LocalStore, Replica, ReplicaConfig};
 use tokio::runtime::Runtime;
 
+use callers::timed;
 use counters::Counters;
 
 const SPACE: Space = Space::conditional("bench");
@@ -84,30 +87,6 @@ fn open_local(scratch: &Scratch) -> LocalStore {
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-/// How long `iterations` calls take, made by `callers` tasks that each wait for one before the next.
-async fn timed<F>(iterations: u64, callers: u64, call: impl Fn() -> F + Clone + Send + 'static) -> Duration
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let (iterations, callers) = (u32::try_from(iterations).unwrap(), u32::try_from(callers).unwrap());
-    let each = iterations.div_ceil(callers);
-    let start = Instant::now();
-    let tasks: Vec<_> = (0..callers)
-        .map(|_| {
-            let call = call.clone();
-            tokio::spawn(async move {
-                for _ in 0..each {
-                    call().await;
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    start.elapsed().mul_f64(f64::from(iterations) / f64::from(each * callers))
 }
 
 /// How long `iterations` records take in batches of `batch`.
@@ -193,7 +172,7 @@ fn local_rows(group: &mut BenchmarkGroup<'_, WallTime>, callers: u64) {
         group.bench_function(BenchmarkId::new(name, callers), |bench| {
             bench.iter_custom(|iterations| {
                 let (store, next) = (store.clone(), Arc::clone(&next));
-                runtime.block_on(timed(iterations, callers, move || {
+                runtime.block_on(timed(iterations, callers, move |_| {
                     let (store, name) = (store.clone(), key(next.fetch_add(1, Ordering::Relaxed)));
                     async move {
                         let write = Write::put(Key::lone(SPACE, &name), &VALUE[..]).expect(expect);
@@ -206,7 +185,7 @@ fn local_rows(group: &mut BenchmarkGroup<'_, WallTime>, callers: u64) {
     group.bench_function(BenchmarkId::new("local_update_hot", callers), |bench| {
         bench.iter_custom(|iterations| {
             let store = store.clone();
-            runtime.block_on(timed(iterations, callers, move || {
+            runtime.block_on(timed(iterations, callers, move |_| {
                 let store = store.clone();
                 async move { assert_ne!(store.run(Key::lone(SPACE, b"hot"), &Count).await.unwrap(), 0) }
             }))
@@ -219,7 +198,7 @@ fn local_rows(group: &mut BenchmarkGroup<'_, WallTime>, callers: u64) {
     group.bench_function(BenchmarkId::new("local_shared_log", callers), |bench| {
         bench.iter_custom(|iterations| {
             let replica = replica.clone();
-            runtime.block_on(timed(iterations, callers, move || {
+            runtime.block_on(timed(iterations, callers, move |_| {
                 let replica = replica.clone();
                 async move { assert_ne!(replica.submit((1, 1)).await.unwrap(), 0) }
             }))
@@ -351,7 +330,7 @@ fn reads(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("local", callers), |bench| {
             bench.iter_custom(|iterations| {
                 let (store, next) = (store.clone(), Arc::new(AtomicU64::new(0)));
-                runtime.block_on(timed(iterations, callers, move || {
+                runtime.block_on(timed(iterations, callers, move |_| {
                     let (store, at) = (store.clone(), next.fetch_add(611_953, Ordering::Relaxed) % KEYS);
                     async move { assert!(store.get(Key::lone(SPACE, &key(at))).await.unwrap().is_some()) }
                 }))

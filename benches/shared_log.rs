@@ -6,13 +6,15 @@
 //! The rows on Redis need a server: `cargo xtask servers up` prints the variable to export.
 #![allow(missing_docs, clippy::unwrap_used, clippy::future_not_send)]
 
+#[path = "support/callers.rs"]
+mod callers;
 #[path = "support/counters.rs"]
 mod counters;
 #[path = "support/report.rs"]
 mod report;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
@@ -20,37 +22,13 @@ use sysd_core::{Key, Space, Store, StoreExt, Version};
 use sysd_storage::{Memory, RedisStore, Replica, ReplicaConfig};
 use tokio::runtime::Runtime;
 
+use callers::timed;
 use counters::Counters;
 
 const SPACE: Space = Space::conditional("bench");
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-/// How long `iterations` calls take, made by `callers` tasks that each wait for one before the next.
-async fn timed<F>(iterations: u64, callers: u64, call: impl Fn(u64) -> F + Clone + Send + 'static) -> Duration
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    // A whole number each; what is more than was asked for is taken off the time.
-    let (iterations, callers) = (u32::try_from(iterations).unwrap(), u32::try_from(callers).unwrap());
-    let each = iterations.div_ceil(callers);
-    let start = Instant::now();
-    let tasks: Vec<_> = (0..callers)
-        .map(|caller| {
-            let call = call.clone();
-            tokio::spawn(async move {
-                for at in 0..each {
-                    call(u64::from(caller * each + at)).await;
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    start.elapsed().mul_f64(f64::from(iterations) / f64::from(each * callers))
 }
 
 fn replica_row(

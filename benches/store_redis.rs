@@ -7,6 +7,8 @@
 //! It needs a server: `cargo xtask servers up` prints the variable to export.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::future_not_send)]
 
+#[path = "support/callers.rs"]
+mod callers;
 #[path = "support/pairs.rs"]
 mod pairs;
 #[path = "support/report.rs"]
@@ -14,7 +16,7 @@ mod report;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use criterion::{Criterion, Throughput};
 use redis::aio::MultiplexedConnection;
@@ -25,9 +27,11 @@ use sysd_core::{
 use sysd_storage::{RedisConfig, RedisStore};
 use tokio::runtime::Runtime;
 
+use callers::timed;
+
 const SPACE: Space = Space::conditional("bench");
 const TIMELINES: Space = Space::keys_only("bench_timelines");
-const CALLERS: u32 = 64;
+const CALLERS: u64 = 64;
 const KEYS: u64 = 100_000;
 const VALUE: [u8; 100] = [7; 100];
 
@@ -97,30 +101,6 @@ impl Next {
     }
 }
 
-/// How long so many calls take, by tasks that each wait for one before the next.
-async fn timed<F>(iterations: u64, call: impl Fn() -> F + Clone + Send + 'static) -> Duration
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let iterations = u32::try_from(iterations).unwrap();
-    let each = iterations.div_ceil(CALLERS);
-    let start = Instant::now();
-    let tasks: Vec<_> = (0..CALLERS)
-        .map(|_| {
-            let call = call.clone();
-            tokio::spawn(async move {
-                for _ in 0..each {
-                    call().await;
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    start.elapsed().mul_f64(f64::from(iterations) / f64::from(each * CALLERS))
-}
-
 struct Bench {
     runtime: Runtime,
     store: RedisStore,
@@ -186,12 +166,12 @@ impl Bench {
     {
         let ours = |iterations| {
             let (store, next, call) = (self.store.clone(), Arc::clone(&self.next), call.clone());
-            self.runtime.block_on(timed(iterations, move || call(store.clone(), next.key())))
+            self.runtime.block_on(timed(iterations, CALLERS, move |_| call(store.clone(), next.key())))
         };
         let bare = |iterations| {
             let (bare, next, call) = (self.bare.clone(), Arc::clone(&self.next), bare_call.clone());
             let prefix = self.prefix.clone();
-            self.runtime.block_on(timed(iterations, move || call(bare.clone(), named(&prefix, &next.key()))))
+            self.runtime.block_on(timed(iterations, CALLERS, move |_| call(bare.clone(), named(&prefix, &next.key()))))
         };
         let mut group = criterion.benchmark_group(name);
         group.throughput(Throughput::Elements(1));

@@ -9,12 +9,16 @@
 //! It needs a server: `cargo xtask servers up` prints the variable to export.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::future_not_send)]
 
+#[path = "support/callers.rs"]
+mod callers;
+#[path = "support/counters.rs"]
+mod counters;
 #[path = "support/report.rs"]
 mod report;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
@@ -22,41 +26,18 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency};
-use sysd_core::{
-    DecodeError, Expect, Key, Space, StateMachine, Store as _, StoreExt as _, SystemClock, Timestamp, Version, Write,
-};
+use sysd_core::{Expect, Key, Space, Store as _, StoreExt as _, SystemClock, Version, Write};
 use sysd_storage::{Replica, ReplicaConfig, ScyllaConfig, ScyllaSchema, ScyllaStore};
 use tokio::runtime::Runtime;
 
+use callers::timed;
+use counters::Counters;
+
 const TRUTH: Space = Space::conditional("bench");
 const FEED: Space = Space::plain("bench_plain");
-const CALLERS: u32 = 64;
+const CALLERS: u64 = 64;
 const KEYS: u64 = 10_000;
 const VALUE: [u8; 100] = [7; 100];
-
-/// How long so many calls take, by tasks that each wait for one before the next.
-async fn timed<F>(iterations: u64, callers: u32, call: impl Fn() -> F + Clone + Send + 'static) -> Duration
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let iterations = u32::try_from(iterations).unwrap();
-    let each = iterations.div_ceil(callers);
-    let start = Instant::now();
-    let tasks: Vec<_> = (0..callers)
-        .map(|_| {
-            let call = call.clone();
-            tokio::spawn(async move {
-                for _ in 0..each {
-                    call().await;
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    start.elapsed().mul_f64(f64::from(iterations) / f64::from(each * callers))
-}
 
 /// What one would write by hand.
 struct Bare {
@@ -197,14 +178,14 @@ impl Bench {
         group.bench_function(BenchmarkId::new(what, "sysd"), |bench| {
             bench.iter_custom(|iterations| {
                 let (handle, next) = (self.store.clone(), Arc::clone(&self.next));
-                let call = move || store(handle.clone(), next.fetch_add(1, Ordering::Relaxed));
+                let call = move |_| store(handle.clone(), next.fetch_add(1, Ordering::Relaxed));
                 self.runtime.block_on(timed(iterations, CALLERS, call))
             });
         });
         group.bench_function(BenchmarkId::new(what, "bare"), |bench| {
             bench.iter_custom(|iterations| {
                 let (handle, next) = (Arc::clone(&self.bare), Arc::clone(&self.next));
-                let call = move || bare(Arc::clone(&handle), next.fetch_add(1, Ordering::Relaxed));
+                let call = move |_| bare(Arc::clone(&handle), next.fetch_add(1, Ordering::Relaxed));
                 self.runtime.block_on(timed(iterations, CALLERS, call))
             });
         });
@@ -255,49 +236,7 @@ impl Bench {
     }
 }
 
-/// A thousand counters: 12 bytes a command, 8 a reply.
-struct Counters(Vec<i64>);
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self(vec![0; 1_024])
-    }
-}
-
-impl StateMachine for Counters {
-    type Command = (u32, i64);
-    type Reply = i64;
-
-    const NAME: &'static str = "bench";
-    const FORMAT: u16 = 1;
-
-    fn apply(&mut self, _: Timestamp, &(counter, amount): &(u32, i64)) -> i64 {
-        let total = &mut self.0[counter as usize % 1_024];
-        *total = total.wrapping_add(amount);
-        *total
-    }
-
-    fn encode_command((counter, amount): &(u32, i64), out: &mut Vec<u8>) {
-        out.extend_from_slice(&counter.to_be_bytes());
-        out.extend_from_slice(&amount.to_be_bytes());
-    }
-
-    fn decode_command(format: u16, bytes: &[u8]) -> Result<(u32, i64), DecodeError> {
-        let error = DecodeError { machine: Self::NAME, format, what: "12 bytes" };
-        let (counter, rest) = bytes.split_first_chunk::<4>().ok_or_else(|| error.clone())?;
-        Ok((u32::from_be_bytes(*counter), i64::from_be_bytes(rest.try_into().map_err(|_| error)?)))
-    }
-
-    fn encode_snapshot(&self, out: &mut Vec<u8>) {
-        self.0.iter().for_each(|total| out.extend_from_slice(&total.to_be_bytes()));
-    }
-
-    fn decode_snapshot(_: u16, bytes: &[u8]) -> Result<Self, DecodeError> {
-        Ok(Self(bytes.chunks(8).map(|total| total.try_into().map(i64::from_be_bytes).unwrap_or_default()).collect()))
-    }
-}
-
-fn shared_log(group: &mut BenchmarkGroup<'_, WallTime>, bench: &Bench, callers: u32) {
+fn shared_log(group: &mut BenchmarkGroup<'_, WallTime>, bench: &Bench, callers: u64) {
     let log = format!("bench-{}", Version::random());
     let opened = Replica::<Counters>::open(bench.store.clone(), &log, ReplicaConfig::default());
     let (replica, driver) = bench.runtime.block_on(opened).unwrap();
@@ -305,7 +244,7 @@ fn shared_log(group: &mut BenchmarkGroup<'_, WallTime>, bench: &Bench, callers: 
     group.bench_function(BenchmarkId::new("shared_log", callers), |criterion| {
         criterion.iter_custom(|iterations| {
             let replica = replica.clone();
-            let call = move || {
+            let call = move |_| {
                 let replica = replica.clone();
                 async move { assert_ne!(replica.submit((1, 1)).await.unwrap(), 0) }
             };
