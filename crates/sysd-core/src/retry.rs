@@ -133,7 +133,8 @@ where
     F: FnMut() -> Fut + Send,
     Fut: Future<Output = Result<T, Error>> + Send,
 {
-    let start = clock.now();
+    // By time that never steps: a wall clock that is set back must not give more of it.
+    let start = clock.steady();
     let mut attempts = 0;
     let mut effect = crate::Effect::None;
     loop {
@@ -148,7 +149,7 @@ where
         if error.effect() == crate::Effect::Unknown {
             effect = crate::Effect::Unknown;
         }
-        let elapsed = clock.now().saturating_since(start);
+        let elapsed = clock.steady().saturating_sub(start);
         match policy.decide(attempts, elapsed, &error, idempotence, entropy) {
             Some(wait) if budget.try_take() => {
                 clock.sleep_until(clock.now().saturating_add(wait)).await;

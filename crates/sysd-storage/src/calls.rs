@@ -31,7 +31,7 @@ fn timed_out(effect: Effect) -> Error {
 /// Counts the attempts of one call.
 struct Attempts {
     count: u32,
-    start: Timestamp,
+    start: Duration,
     effect: Effect,
 }
 
@@ -45,7 +45,7 @@ impl<S: Store> Calls<S> {
     }
 
     fn attempts(&self) -> Attempts {
-        Attempts { count: 0, start: self.now(), effect: Effect::None }
+        Attempts { count: 0, start: self.clock.steady(), effect: Effect::None }
     }
 
     /// Waits before the next attempt, or gives up with the worst effect of all.
@@ -54,7 +54,7 @@ impl<S: Store> Calls<S> {
         if error.effect() == Effect::Unknown {
             attempts.effect = Effect::Unknown;
         }
-        let elapsed = self.now().saturating_since(attempts.start);
+        let elapsed = self.clock.steady().saturating_sub(attempts.start);
         match self.retry.decide(attempts.count, elapsed, &error, Idempotence::Idempotent, &self.entropy) {
             Some(wait) => {
                 self.clock.sleep_until(self.now().saturating_add(wait)).await;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sysd_core::{
     Change, Clock, Effect, Entropy, ErasedProcedure, Error, Expect, Idempotence, Key, Limits, Outcome, OutputBytes,
-    Page, Record, Result, RetryBudget, RetryPolicy, Scan, Space, Store, SystemClock, SystemEntropy, Timestamp, Trim,
-    Trimmed, Write,
+    Page, Record, Result, RetryBudget, RetryPolicy, Scan, Space, Store, SystemClock, SystemEntropy, Trim, Trimmed,
+    Write,
 };
 
 use super::Layer;
@@ -103,7 +103,7 @@ impl<C: Clock, E: Entropy> Retry<C, E> {
     }
 
     fn attempts(&self) -> Attempts<'_, C, E> {
-        Attempts { retry: self, start: self.clock.now(), made: 0 }
+        Attempts { retry: self, start: self.clock.steady(), made: 0 }
     }
 }
 
@@ -125,13 +125,13 @@ pub struct Retried<S, C = SystemClock, E = SystemEntropy> {
 /// The attempts at one call.
 struct Attempts<'a, C, E> {
     retry: &'a Retry<C, E>,
-    start: Timestamp,
+    start: Duration,
     made: u32,
 }
 
 impl<C: Clock, E: Entropy> Attempts<'_, C, E> {
     fn decide(&self, error: &Error, idempotence: Idempotence) -> Option<Duration> {
-        let elapsed = self.retry.clock.now().saturating_since(self.start);
+        let elapsed = self.retry.clock.steady().saturating_sub(self.start);
         self.retry.policy.decide(self.made, elapsed, error, idempotence, &self.retry.entropy)
     }
 

@@ -149,7 +149,7 @@ impl<S: Store> RecordLeases<S> {
             #[cfg(feature = "seeded-bugs")]
             bug: self.config.bug,
         };
-        let (config, start) = (&self.config, self.now());
+        let (config, start) = (&self.config, self.config.clock.steady());
         let (mut attempts, mut effect) = (0, Effect::None);
         loop {
             let call = self.store.run(Key::lone(SPACE, &partition), &procedure);
@@ -162,7 +162,7 @@ impl<S: Store> RecordLeases<S> {
             if error.effect() == Effect::Unknown {
                 effect = Effect::Unknown;
             }
-            let elapsed = self.now().saturating_since(start);
+            let elapsed = config.clock.steady().saturating_sub(start);
             match config.retry.decide(attempts, elapsed, &error, Idempotence::Idempotent, &config.entropy) {
                 Some(wait) => config.clock.sleep_until(self.now().saturating_add(wait)).await,
                 None => return Err(error.with_effect(effect)),
