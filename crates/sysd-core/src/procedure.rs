@@ -130,7 +130,7 @@ pub trait Procedure: Send + Sync {
 
 /// The Lua twin of a procedure, shipped by the crate that owns it.
 ///
-/// The source is a Lua 5.1 chunk that returns a function `(state, now, arguments)`:
+/// The source is the body of a Lua 5.1 function of `state, now, arguments`:
 /// - `state`: the record's state as a string, `nil` where it is absent or expired;
 /// - `now`: microseconds since 1970, a number that is exact (below 2^53);
 /// - `arguments`: the byte string of [`Procedure::encode_arguments`].
@@ -142,7 +142,7 @@ pub trait Procedure: Send + Sync {
 pub struct Script {
     /// The name, for errors.
     pub name: &'static str,
-    /// The Lua chunk.
+    /// The Lua text.
     pub source: &'static str,
 }
 

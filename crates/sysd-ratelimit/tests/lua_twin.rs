@@ -40,7 +40,7 @@ impl Twin {
             .unwrap()
             .get_connection()
             .unwrap_or_else(|error| panic!("no Redis at SYSD_TEST_REDIS_URL ({error}): run `cargo xtask servers up`"));
-        Self { connection, script: format!("local twin = (function()\n{source}\nend)()\n{FOLD}") }
+        Self { connection, script: format!("local twin = function(state, now, arguments)\n{source}\nend\n{FOLD}") }
     }
 
     fn of(take: Take) -> Self {

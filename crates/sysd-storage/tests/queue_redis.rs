@@ -219,7 +219,7 @@ fn the_lua_twin_of_a_lease_is_its_equal() {
         let ask = AskLease { holder, ask: Ask::Acquire(keep_for), keep_for };
         ask.script().unwrap().source
     };
-    let script = format!("local twin = (function()\n{script}\nend)()\n{FOLD}");
+    let script = format!("local twin = function(state, now, arguments)\n{script}\nend\n{FOLD}");
     let mut runner = TestRunner::new(Config { cases: 500, failure_persistence: None, ..Config::default() });
     let connection = std::cell::RefCell::new(&mut connection);
     runner

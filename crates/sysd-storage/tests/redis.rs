@@ -2,11 +2,13 @@
 #![cfg(all(feature = "redis", feature = "memory"))]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use sysd_core::{
-    Clock as _, Durability, Effect, ErrorKind, Expect, Keep, Key, ManualClock, OutputBytes, Procedure, Scan, Space,
-    StateChange, Step, Store, StoreExt, SystemClock, Timestamp, Trim, Undecodable, Write,
+    ArgumentBytes, Clock as _, Durability, Effect, ErrorKind, Expect, Keep, Key, ManualClock, OutputBytes, Procedure,
+    Scan, Script, Space, StateChange, Step, Store, StoreExt, SystemClock, Timestamp, Trim, Undecodable, Write,
 };
 use sysd_storage::{RedisConfig, RedisStore};
 
@@ -393,4 +395,88 @@ async fn options_that_are_zero_are_refused_by_name() {
         assert_eq!((error.kind(), error.field()), (ErrorKind::Config, Some(option)), "{error}");
         assert!(error.to_string().contains(option), "{error}");
     }
+}
+
+/// Fails in Lua where it is asked to.
+struct Fragile(bool);
+
+static FRAGILE: Script =
+    Script { name: "fragile", source: "if arguments == 'x' then error('broken') end return 'put', 'done', 'state'" };
+
+impl Procedure for Fragile {
+    type Output = ();
+    fn name(&self) -> &'static str {
+        "fragile"
+    }
+    fn apply(&self, _: Option<&[u8]>, _: Timestamp) -> Result<Step<()>, Undecodable> {
+        unreachable!("it runs on Redis only")
+    }
+    fn encode_output(&self, (): &(), _: &mut OutputBytes) {}
+    fn decode_output(&self, _: &[u8]) -> Result<(), Undecodable> {
+        Ok(())
+    }
+    fn script(&self) -> Option<&'static Script> {
+        Some(&FRAGILE)
+    }
+    fn encode_arguments(&self, out: &mut ArgumentBytes) {
+        out.extend_from_slice(if self.0 { b"x" } else { b"" });
+    }
+}
+
+/// Each of many concurrent updates is decided for itself, in far fewer calls of the script.
+#[tokio::test]
+async fn concurrent_updates_share_calls_and_none_is_lost() {
+    let server = Private::start(&[]);
+    let store = RedisStore::connect(&server.url()).await.unwrap();
+    for (round, key) in [Key::lone(SPACE, b"hot"), Key::row(SPACE, b"hot", b"row")].into_iter().enumerate() {
+        let mut counts = join_all((0..1_000).map(|_| store.run(key, &Count))).await;
+        counts.sort_by_key(|count| *count.as_ref().unwrap());
+        assert!(counts.into_iter().map(Result::unwrap).eq(1..=1_000));
+        let calls = script_calls(&server);
+        assert!(calls < 60 * (1 + round as u64), "{calls} calls of the script");
+    }
+    // No two records of a batch get the same version.
+    let names: Vec<_> = (0..100_u8).map(|name| [name]).collect();
+    let keys: Vec<_> = names.iter().map(|name| Key::lone(SPACE, name)).collect();
+    assert!(
+        join_all(keys.iter().map(|&key| store.run(key, &Count))).await.into_iter().all(|count| count.unwrap() == 1)
+    );
+    let records = store.get_many(&keys).await.into_iter().map(|record| record.unwrap().unwrap().version);
+    assert_eq!(records.collect::<HashSet<_>>().len(), 100);
+}
+
+#[tokio::test]
+async fn an_update_that_fails_among_others_fails_alone() {
+    let server = Private::start(&[]);
+    let store = RedisStore::connect_with(
+        &server.url(),
+        RedisConfig { prefix: String::new(), ..RedisConfig::default() },
+        SystemClock,
+    )
+    .await
+    .unwrap();
+    server.tell(&["RPUSH", "{redis_test:list}", "x"]);
+    server.tell(&["SET", "{redis_test:foreign}", "x"]);
+    let runs = |name: &'static str, is_broken| {
+        let store = store.clone();
+        async move { store.run(Key::lone(SPACE, name.as_bytes()), &Fragile(is_broken)).await }
+    };
+    let answers = join_all([
+        runs("a", false),
+        runs("list", false),
+        runs("foreign", false),
+        runs("broken", true),
+        runs("b", false),
+    ])
+    .await;
+    let found: Vec<_> =
+        answers.iter().map(|answer| answer.as_ref().copied().map_err(|error| (error.kind(), error.effect()))).collect();
+    let corrupt = Err((ErrorKind::Corrupt, Effect::None));
+    let broken = Err((ErrorKind::Internal, Effect::Unknown));
+    assert_eq!(found, [Ok(()), corrupt, corrupt, broken, Ok(())]);
+    for (name, is_there) in [("a", true), ("b", true), ("broken", false)] {
+        let record = store.get(Key::lone(SPACE, name.as_bytes())).await.unwrap();
+        assert_eq!(record.is_some(), is_there, "{name}");
+    }
+    assert_eq!(script_calls(&server), 1, "they went together");
 }

@@ -25,10 +25,7 @@ async fn store(url: &str) -> RedisStore<ManualClock> {
 /// Answers the time that it is given; its state lives for [`LIFE`].
 struct Now;
 
-const NOW: Script = Script {
-    name: "now",
-    source: "return function(state, now) return 'put', struct.pack('>I8', now), 'x', 200000 end",
-};
+const NOW: Script = Script { name: "now", source: "return 'put', struct.pack('>I8', now), 'x', 200000" };
 
 impl Procedure for Now {
     type Output = Timestamp;

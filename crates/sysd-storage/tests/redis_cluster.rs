@@ -141,6 +141,42 @@ async fn follows_a_slot_that_moves() {
     assert!(answers.into_iter().all(|found| matches!(found, Ok(Some(_)))));
 }
 
+/// While a slot moves, updates of several of its records can't be done in one call: some are here and some there.
+#[tokio::test]
+async fn updates_of_a_slot_that_moves_are_done_one_by_one() {
+    let cluster = PrivateCluster::start(0);
+    let config = config();
+    let store = RedisStore::connect_with(&cluster.url(), config.clone(), SystemClock).await.unwrap();
+    // Two partitions of one slot.
+    let slot_of = |partition: &str| slot_of(&cluster.nodes[0], &name(&config, partition));
+    let mut known = std::collections::HashMap::new();
+    let (one, other) = (0..)
+        .find_map(|at| {
+            let partition = format!("p{at}");
+            known.insert(slot_of(&partition), partition.clone()).map(|other| (partition, other))
+        })
+        .unwrap();
+    let keys = [Key::lone(SPACE, one.as_bytes()), Key::lone(SPACE, other.as_bytes())];
+    let count_all = async || {
+        let counts = futures::future::join_all((0..20).map(|at| store.run(keys[at % 2], &Count))).await;
+        let mut counts: Vec<_> = counts.into_iter().map(Result::unwrap).collect();
+        counts.sort_unstable();
+        counts
+    };
+    let expected = |from: u64| (from..from + 10).flat_map(|count| [count, count]).collect::<Vec<_>>();
+    assert_eq!(count_all().await, expected(1));
+    let name = name(&config, &one);
+    let slot = slot_of(&one).to_string();
+    let from = &cluster.nodes[cluster.holder(&name)];
+    let to = cluster.nodes.iter().find(|node| node.port != from.port).unwrap();
+    let id = |node: &Private| node.tell(&["CLUSTER", "MYID"]).trim().to_owned();
+    to.tell(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]);
+    from.tell(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]);
+    assert_eq!(from.tell(&["MIGRATE", "127.0.0.1", &to.port.to_string(), &name, "0", "1000"]).trim(), "OK");
+    assert_eq!(count_all().await, expected(11));
+    assert_eq!(calls(to, "eval"), 10, "those that moved, one by one");
+}
+
 fn set_all(proxies: &[Proxy], mode: Mode) {
     for proxy in proxies {
         proxy.set(mode);
@@ -170,6 +206,8 @@ async fn proxied() -> (PrivateCluster, Vec<Proxy>, RedisStore) {
 async fn a_call_whose_answer_is_cut_off_is_never_sent_again() {
     let (_cluster, proxies, store) = proxied().await;
     for round in 0..30_u8 {
+        // real-time: the map is learned again, so that no answer about it is the one that is cut next.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let key = [round];
         let key = Key::lone(SPACE, &key);
         // Connections are up, scripts are known.

@@ -13,37 +13,35 @@ local function decode(state, denominator)
   return at, debt, part
 end
 
-return function(state, now, arguments)
-  local denominator, capacity, capacity_part, price, price_part =
-    struct.unpack('>I4I8I4I8I4', arguments)
-  local at, debt, part = now, 0, 0
-  if state then
-    local stored_at
-    stored_at, debt, part = decode(state, denominator)
-    if not stored_at then return 'undecodable', 'state' end
-    if stored_at > now then
-      at = stored_at
-    elseif now - stored_at > debt then
-      debt, part = 0, 0
-    else
-      debt = debt - (now - stored_at)
-    end
+local denominator, capacity, capacity_part, price, price_part =
+  struct.unpack('>I4I8I4I8I4', arguments)
+local at, debt, part = now, 0, 0
+if state then
+  local stored_at
+  stored_at, debt, part = decode(state, denominator)
+  if not stored_at then return 'undecodable', 'state' end
+  if stored_at > now then
+    at = stored_at
+  elseif now - stored_at > debt then
+    debt, part = 0, 0
+  else
+    debt = debt - (now - stored_at)
   end
-  local skew = at - now
-  if price == 0 and price_part == 0 then
-    return 'keep', struct.pack('>BI8I8I4', 1, skew, debt, part)
-  end
-  local after, after_part = debt + price, part + price_part
-  if after_part >= denominator then
-    after, after_part = after + 1, after_part - denominator
-  end
-  if after > capacity or (after == capacity and after_part > capacity_part) then
-    return 'keep', struct.pack('>BI8I8I4', 0, skew, debt, part)
-  end
-  local full_in = after
-  if after_part > 0 then full_in = full_in + 1 end
-  local ttl = nil
-  if at <= LAST_TIME - full_in then ttl = skew + full_in end
-  return 'put', struct.pack('>BI8I8I4', 1, skew, after, after_part),
-    struct.pack('>BI7I7I4I4', VERSION, at, after, after_part, denominator), ttl
 end
+local skew = at - now
+if price == 0 and price_part == 0 then
+  return 'keep', struct.pack('>BI8I8I4', 1, skew, debt, part)
+end
+local after, after_part = debt + price, part + price_part
+if after_part >= denominator then
+  after, after_part = after + 1, after_part - denominator
+end
+if after > capacity or (after == capacity and after_part > capacity_part) then
+  return 'keep', struct.pack('>BI8I8I4', 0, skew, debt, part)
+end
+local full_in = after
+if after_part > 0 then full_in = full_in + 1 end
+local ttl = nil
+if at <= LAST_TIME - full_in then ttl = skew + full_in end
+return 'put', struct.pack('>BI8I8I4', 1, skew, after, after_part),
+  struct.pack('>BI7I7I4I4', VERSION, at, after, after_part, denominator), ttl

@@ -36,7 +36,7 @@ impl Call {
     /// A script by its hash, as yet without keys and arguments, which follow in that order. `bytes` is a guess of their size.
     pub(super) fn script(script: &Arc<LuaScript>, keys: usize, arguments: usize, bytes: usize) -> Self {
         let mut command = Cmd::with_capacity(3 + keys + arguments, 48 + bytes);
-        command.arg(b"EVALSHA").arg(script.hash.as_bytes()).arg(if keys == 1 { b"1" } else { b"2" });
+        command.arg(b"EVALSHA").arg(script.hash.as_bytes()).arg(keys);
         Self { command, script: Some(Arc::clone(script)) }
     }
 

@@ -14,9 +14,11 @@ use sysd_core::{
 };
 
 use super::call::{Call, LuaScript};
+use super::combine::{Lane, Update};
 use super::error::Access;
 use super::layout::{self, HEADER_BYTES, Name, Stored};
 use super::scripts::{Flavor, Pair, Scripts};
+use super::slots;
 use super::walk::Walk;
 
 /// Bytes of records that one call of a script looks at, about; one row at least.
@@ -33,7 +35,27 @@ pub(super) struct Codec<C> {
     grace: Duration,
     scripts: Scripts,
     /// The procedures' scripts as this store runs them.
-    updates: RwLock<HashMap<&'static Script, Arc<Pair>>>,
+    updates: RwLock<HashMap<&'static Script, Arc<ProcedureScripts>>>,
+}
+
+/// The scripts of a procedure, and which of their calls go together.
+pub(super) struct ProcedureScripts {
+    scripts: Pair,
+    lone: Lanes,
+    rows: Lanes,
+}
+
+/// The lanes of a script by slot; one node has one.
+#[derive(Default)]
+struct Lanes(RwLock<HashMap<u16, Arc<Lane>>>);
+
+impl Lanes {
+    fn of(&self, slot: u16) -> Arc<Lane> {
+        if let Some(lane) = self.0.read().get(&slot) {
+            return Arc::clone(lane);
+        }
+        Arc::clone(self.0.write().entry(slot).or_insert_with(Lane::new))
+    }
 }
 
 impl<C: Clock> Codec<C> {
@@ -263,7 +285,12 @@ impl<C: Clock> Codec<C> {
         Ok((usize::try_from(removed).unwrap_or_default(), next))
     }
 
-    pub(super) fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<Call> {
+    /// An update, and the scripts that run it.
+    pub(super) fn update(
+        &self,
+        key: Key<'_>,
+        procedure: &dyn ErasedProcedure,
+    ) -> Result<(Arc<ProcedureScripts>, Update)> {
         self.limits.check_update(key)?;
         let script = procedure.script().ok_or_else(|| {
             let message = format!("procedure {} has no Lua twin, so Redis can't run it", procedure.name());
@@ -271,21 +298,64 @@ impl<C: Clock> Codec<C> {
         })?;
         let mut arguments = ArgumentBytes::new();
         procedure.encode_arguments(&mut arguments);
-        let script = self.update_script(script);
-        let mut call = self.script(script.of(key.is_lone()), key, 3, 40 + arguments.len() + key.sort().len());
-        call.command.arg(Version::random().to_bytes().as_slice()).arg(arguments.as_slice());
-        if !key.is_lone() {
-            call.command.arg(key.sort());
-        }
-        Ok(call)
+        let (is_lone, prefix) = (key.is_lone(), self.prefix.as_str());
+        let names = if is_lone { 1 } else { 2 };
+        let size = (prefix.len() + key.space().name().len() + key.partition().len() + 16) * names;
+        let update = Update::new(
+            size + arguments.len() + key.sort().len(),
+            |bytes| if is_lone { Name::lone(prefix, key) } else { Name::rows(prefix, key) }.write(bytes),
+            |bytes| {
+                if !is_lone {
+                    Name::order(prefix, key).write(bytes);
+                }
+            },
+            &arguments,
+            key.sort(),
+        );
+        Ok((self.procedure(script), update))
     }
 
-    fn update_script(&self, script: &'static Script) -> Arc<Pair> {
+    /// The call that runs updates of one kind, and on a Cluster of one slot, in their order.
+    pub(super) fn run(&self, scripts: &ProcedureScripts, updates: &[Update]) -> Call {
+        let is_lone = updates.first().is_none_or(Update::is_lone);
+        let each = if is_lone { 1 } else { 2 };
+        let bytes = updates.iter().map(Update::size).sum::<usize>() + 32;
+        let mut call = Call::script(scripts.scripts.of(is_lone), each * updates.len(), 2 + each * updates.len(), bytes);
+        for update in updates {
+            call.command.arg(update.name());
+            if !is_lone {
+                call.command.arg(update.order());
+            }
+        }
+        match self.now() {
+            Some(now) => call.command.arg(layout::time(Some(now)).as_slice()),
+            None => call.command.arg(b""),
+        };
+        call.command.arg(&Version::random().to_bytes()[..14]);
+        for update in updates {
+            call.command.arg(update.arguments());
+            if !is_lone {
+                call.command.arg(update.sort());
+            }
+        }
+        call
+    }
+
+    fn procedure(&self, script: &'static Script) -> Arc<ProcedureScripts> {
         if let Some(known) = self.updates.read().get(script) {
             return Arc::clone(known);
         }
-        let made = Arc::new(self.scripts.update(script.source));
+        let scripts = self.scripts.update(script.source);
+        let made = Arc::new(ProcedureScripts { scripts, lone: Lanes::default(), rows: Lanes::default() });
         Arc::clone(self.updates.write().entry(script).or_insert(made))
+    }
+}
+
+impl ProcedureScripts {
+    /// Where an update waits for others; `by_slot` where only those of its slot can go with it.
+    pub(super) fn lane(&self, update: &Update, by_slot: bool) -> Arc<Lane> {
+        let lanes = if update.is_lone() { &self.lone } else { &self.rows };
+        lanes.of(if by_slot { slots::slot_of(update.name()) } else { 0 })
     }
 }
 

@@ -1,6 +1,6 @@
 -- ARGV: now, '', sort of a row. Answers the record, also a corrupt one, false if absent or expired.
-local now = $NOW
-$SORT_3
+local call, now = redis.call, $NOW
+$SORT
 local found = $LOAD
 if found and #found >= 25 then
   local format, at = struct.unpack('>BI8', found)

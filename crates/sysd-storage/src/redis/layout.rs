@@ -32,7 +32,7 @@ impl<'a> Name<'a> {
         Self { prefix, key, suffix: ":order" }
     }
 
-    fn write(self, name: &mut impl BufMut) {
+    pub(super) fn write(self, name: &mut impl BufMut) {
         name.put_slice(self.prefix.as_bytes());
         name.put_u8(b'{');
         name.put_slice(self.key.space().name().as_bytes());

@@ -19,6 +19,11 @@
 //! A call waits at most [`RedisConfig::response_timeout`] for its answer and, where there is no connection,
 //! [`RedisConfig::connection_timeout`] for one; redirections may add as much again.
 //!
+//! # Updates
+//! An update is one call of a script. While two calls of the same script are in flight, further updates gather and go out together
+//! as the next: on one node whatever their records, on a Cluster those of one slot. An update waits at most another
+//! `response_timeout` for that turn, and if it does not come was not sent. Each is decided and fails for itself.
+//!
 //! # Cluster
 //! Reads and writes go to masters. After a failover, writes that the old master acknowledged and had not yet passed on are gone:
 //! that is Redis, and why [`Durability`](sysd_core::Durability) is best effort there.
@@ -27,6 +32,7 @@ mod address;
 mod call;
 mod cluster;
 mod codec;
+mod combine;
 mod config;
 mod error;
 mod layout;
@@ -50,6 +56,7 @@ pub use config::{RedisConfig, TlsCa};
 
 use call::Call;
 use codec::Codec;
+use combine::Update;
 use error::{Access, map};
 use layout::HEADER_BYTES;
 use link::Failure;
@@ -296,8 +303,16 @@ impl<C: Clock> Store for RedisStore<C> {
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
-        let call = self.shared.codec.update(key, procedure)?;
-        let answer = self.shared.ask(&call, key, Access::Write).await?;
+        let (scripts, update) = self.shared.codec.update(key, procedure)?;
+        let lane = scripts.lane(&update, self.shared.router.is_by_slot());
+        let shared = Arc::clone(&self.shared);
+        let send = move |updates: Vec<Update>| async move {
+            let run = |updates: &[Update]| shared.codec.run(&scripts, updates);
+            let alone = || updates.chunks(1).map(run).collect();
+            shared.router.send_combined(&run(&updates), updates.len(), alone).await
+        };
+        let answer = lane.run(update, self.shared.config.response_timeout, send).await;
+        let answer = answer.map_err(|failure| map(&failure, Access::Write).with_key(key))?;
         codec::read_update(key, procedure, &answer)
     }
 }

@@ -40,6 +40,37 @@ impl Router {
         }
     }
 
+    /// Whether one call reaches one slot only.
+    pub(super) fn is_by_slot(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// Sends a call that runs several things, and answers each. `alone` is what runs one of them: while a slot moves, what can't
+    /// be done together can be done one by one.
+    pub(super) async fn send_combined(
+        &self,
+        call: &Call,
+        count: usize,
+        alone: impl Fn() -> Vec<Call>,
+    ) -> Vec<Result<Value, Failure>> {
+        match self.send(call).await {
+            Ok(answer) if count == 1 => vec![Ok(answer)],
+            Ok(Value::Array(answers)) if answers.len() == count => {
+                answers.into_iter().map(|answer| refused(Ok(answer))).collect()
+            }
+            Ok(_) => {
+                let error = RedisError::from((redis::ErrorKind::Parse, "answers are missing"));
+                vec![Err(Failure { error, was_sent: true }); count]
+            }
+            Err(Failure { error, .. })
+                if count > 1 && error.kind() == redis::ErrorKind::Server(ServerErrorKind::TryAgain) =>
+            {
+                self.send_many(alone()).await
+            }
+            Err(failure) => vec![Err(failure); count],
+        }
+    }
+
     /// The links to all nodes that take writes.
     pub(super) fn masters(&self) -> Vec<Arc<Link>> {
         match self {

@@ -2,11 +2,11 @@
 -- Answers {cursor or false, sort, record, sort, record, ...}; the cursor is the last row looked at if more may follow.
 -- Looks at so many bytes of records and at one row at least: a page of large rows is a short one, or Redis would stand still
 -- until it is copied, and the call would end before it arrives, each time anew.
-local now = $NOW
+local call, name, order, now = redis.call, KEYS[1], KEYS[2], $NOW
 $EXPIRY
 local command = ARGV[5] == 'rev' and 'ZREVRANGEBYLEX' or 'ZRANGEBYLEX'
 local rows, left = tonumber(ARGV[4]), tonumber(ARGV[6])
-local sorts = redis.call(command, KEYS[2], ARGV[2], ARGV[3], 'LIMIT', 0, rows + 1)
+local sorts = call(command, order, ARGV[2], ARGV[3], 'LIMIT', 0, rows + 1)
 local answer, size = {false}, 1
 for at, sort in ipairs(sorts) do
   -- One by one costs as much as asking for the sizes first, which all at once would need.

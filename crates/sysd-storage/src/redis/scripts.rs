@@ -46,22 +46,26 @@ pub(super) struct Scripts {
 const SERVER_TIME: &str = "(function() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end)()";
 const CALL_TIME: &str = "struct.unpack('>I8', ARGV[1])";
 
-const LONE: [(&str, &str); 5] = [
-    ("$SORT_3", ""),
-    ("$SORT_4", ""),
-    ("$LOAD", "redis.call('GET', KEYS[1])"),
-    ("$REMOVE", "redis.call('DEL', KEYS[1])"),
-    ("$PUT", "if px then redis.call('SET', KEYS[1], record, 'PX', px) else redis.call('SET', KEYS[1], record) end"),
+const LONE: [(&str, &str); 7] = [
+    ("$SORT_TOO", ""),
+    ("$SORT", "local name = KEYS[1]"),
+    ("$NAMES_EACH", "1"),
+    ("$OF_INDEX", "ARGV[index + 2], KEYS[index], nil, nil"),
+    ("$LOAD", "call('GET', name)"),
+    ("$REMOVE", "call('DEL', name)"),
+    ("$PUT", "if life then call('SET', name, record, 'PX', life) else call('SET', name, record) end"),
 ];
 
 /// A row is a field of a hash, with its sort key in a sorted set; it is put into that first, so that if one of the two is of
 /// another type nothing is changed.
-const ROWS: [(&str, &str); 5] = [
-    ("$SORT_3", "local sort = ARGV[3]"),
-    ("$SORT_4", "local sort = ARGV[4]"),
-    ("$LOAD", "redis.call('HGET', KEYS[1], sort)"),
-    ("$REMOVE", "redis.call('ZREM', KEYS[2], sort) redis.call('HDEL', KEYS[1], sort)"),
-    ("$PUT", "redis.call('ZADD', KEYS[2], 0, sort) redis.call('HSET', KEYS[1], sort, record)"),
+const ROWS: [(&str, &str); 7] = [
+    ("$SORT_TOO", ", sort"),
+    ("$SORT", "local name, order, sort = KEYS[1], KEYS[2], ARGV[3]"),
+    ("$NAMES_EACH", "2"),
+    ("$OF_INDEX", "ARGV[2 * index + 1], KEYS[2 * index - 1], KEYS[2 * index], ARGV[2 * index + 2]"),
+    ("$LOAD", "call('HGET', name, sort)"),
+    ("$REMOVE", "call('ZREM', order, sort) call('HDEL', name, sort)"),
+    ("$PUT", "call('ZADD', order, 0, sort) call('HSET', name, sort, record)"),
 ];
 
 impl Scripts {
@@ -82,20 +86,26 @@ impl Scripts {
 
     /// A procedure's.
     pub(super) fn update(&self, procedure: &str) -> Pair {
-        self.flavor.pair(&include_str!("update.lua").replace("$PROCEDURE", procedure))
+        // Last, so that nothing in it is taken for ours.
+        let script = |kind| {
+            let text = include_str!("update.lua").replace("$STEP", include_str!("update_step.lua"));
+            let text = self.flavor.text(&text, kind).replace("$PROCEDURE", procedure);
+            Arc::new(LuaScript::new(text))
+        };
+        Pair { lone: script(&LONE), rows: script(&ROWS) }
     }
 }
 
 impl Flavor {
     fn pair(self, body: &str) -> Pair {
-        Pair { lone: Arc::new(self.text(body, &LONE)), rows: Arc::new(self.text(body, &ROWS)) }
+        Pair { lone: self.script(body, &LONE), rows: self.script(body, &ROWS) }
     }
 
     fn script(self, body: &str, kind: &[(&str, &str)]) -> Arc<LuaScript> {
-        Arc::new(self.text(body, kind))
+        Arc::new(LuaScript::new(self.text(body, kind)))
     }
 
-    fn text(self, body: &str, kind: &[(&str, &str)]) -> LuaScript {
+    fn text(self, body: &str, kind: &[(&str, &str)]) -> String {
         let now = if self.is_server_time { SERVER_TIME } else { CALL_TIME };
         let mut text = body
             .replace("$EXPIRY", include_str!("expiry.lua"))
@@ -104,6 +114,6 @@ impl Flavor {
         for (name, code) in kind {
             text = text.replace(name, code);
         }
-        LuaScript::new(text)
+        text
     }
 }

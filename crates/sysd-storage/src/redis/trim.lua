@@ -8,25 +8,25 @@
 -- Redis serves nobody while a script runs, so one call looks at a bounded number of rows and of bytes. Which rows go depends on
 -- how many before them have expired, and only a walk over those that stay can tell; so the walk goes on in the next call, from
 -- where this one came to. Where there are no more rows than are to be kept, there is no walk.
-local now = $NOW
+local call, name, order, now = redis.call, KEYS[1], KEYS[2], $NOW
 $EXPIRY
 local keep, budget = tonumber(ARGV[2]), tonumber(ARGV[3])
 local range, back, rank, open, far = 'ZRANGEBYLEX', 'ZREVRANGEBYLEX', 'ZRANK', '-', '+'
 if ARGV[4] == 'rev' then
   range, back, rank, open, far = 'ZREVRANGEBYLEX', 'ZRANGEBYLEX', 'ZREVRANK', '+', '-'
 end
-if redis.call('ZCARD', KEYS[2]) <= keep then return {0} end
+if call('ZCARD', order) <= keep then return {0} end
 local bound, kept, passed, till = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 if bound ~= '' and ARGV[9] == 'check' then
   -- Rows may have gone or expired since; if so, the walk begins anew.
-  local at = redis.call(rank, KEYS[2], string.sub(bound, 2))
+  local at = call(rank, order, string.sub(bound, 2))
   if not at or at + 1 < passed or (till ~= 0 and till <= now) then bound = '' end
 end
 if bound == '' then bound, kept, passed, till = open, 0, 0, 0 end
 local removed = 0
 if kept < keep then
   local rows, left = tonumber(ARGV[10]), tonumber(ARGV[11])
-  local sorts = redis.call(range, KEYS[2], bound, far, 'LIMIT', 0, rows)
+  local sorts = call(range, order, bound, far, 'LIMIT', 0, rows)
   local is_end = #sorts < rows
   for at, sort in ipairs(sorts) do
     local record = $LOAD
@@ -55,12 +55,12 @@ if kept < keep then
   end
 end
 -- From the far end on: if rows that stay go before the next call, those next to them are still there.
-local goes = redis.call(back, KEYS[2], far, bound, 'LIMIT', 0, budget - removed + 1)
+local goes = call(back, order, far, bound, 'LIMIT', 0, budget - removed + 1)
 local has_more = #goes > budget - removed
 if has_more then goes[#goes] = nil end
 if #goes > 0 then
-  redis.call('ZREM', KEYS[2], unpack(goes))
-  redis.call('HDEL', KEYS[1], unpack(goes))
+  call('ZREM', order, unpack(goes))
+  call('HDEL', name, unpack(goes))
 end
 if not has_more then return {removed + #goes} end
 return {removed + #goes, 1, bound, kept, passed, till}

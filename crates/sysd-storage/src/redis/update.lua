@@ -1,31 +1,30 @@
--- ARGV: now, version, arguments, sort of a row.
--- Answers the output; {2} a bad time to live, {3, what} undecodable.
-local apply = (function()
+-- Runs a procedure on one record, or on several of one slot, one after the other.
+-- KEYS: $NAMES_EACH a record. ARGV: now, the first 14 bytes of the versions; then of each record: arguments$SORT_TOO.
+-- Answers the output of one, or those of all; {2} for a bad time to live, {3} for what is undecodable. What Redis refuses of
+-- one among several is its answer and stops no other.
+local function apply(state, now, arguments)
 $PROCEDURE
-end)()
-local now = $NOW
-$SORT_4
-local found = $LOAD
-local state = nil
-if found then
-  if #found < 25 then return {3, 'record'} end
-  local format, at = struct.unpack('>BI8', found)
-  if format ~= 1 or at > 9007199254740991 then return {3, 'record'} end
-  if at == 0 or at > now then state = string.sub(found, 26) end
 end
-local action, output, new_state, ttl_us = apply(state, now, ARGV[3])
-if action == 'put' then
-  local at, px = 0, nil
-  if ttl_us then
-    at = now + ttl_us
-    if ttl_us < 1 or at > 9007199254740991 then return {2} end
-    px = math.ceil(ttl_us / 1000) + $GRACE_MS
+local call, pack, unpack, sub = redis.call, struct.pack, struct.unpack, string.sub
+local now, version = $NOW, ARGV[2]
+-- Redis would turn the number into text anew for every record, which costs more than all else here.
+local px_of, px
+if #KEYS == $NAMES_EACH then
+  local index, arguments, name, order, sort = 0, ARGV[3], KEYS[1], KEYS[2], ARGV[4]
+$STEP
+  return answer
+end
+local KEYS, ARGV, answers, count, index = KEYS, ARGV, {}, #KEYS / $NAMES_EACH, 0
+local function run()
+  while index < count do
+    index = index + 1
+    local arguments, name, order, sort = $OF_INDEX
+$STEP
+    answers[index] = answer or false
   end
-  local record = struct.pack('>BI8', 1, at) .. ARGV[2] .. new_state
-  $PUT
-elseif action == 'delete' then
-  $REMOVE
-elseif action == 'undecodable' then
-  return {3, output}
 end
-return output
+while index < count do
+  local is_done, refusal = pcall(run)
+  if not is_done then answers[index] = type(refusal) == 'table' and refusal or {err = 'ERR ' .. tostring(refusal)} end
+end
+return answers

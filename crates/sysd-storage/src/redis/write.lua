@@ -4,13 +4,13 @@
 -- Answers 1 applied, what is there (false: nothing) on a conflict, -2 expired already, -3 corrupt.
 local now = $NOW
 local record = ARGV[2]
-$SORT_3
-local px = nil
+$SORT
+local call, life = redis.call, nil
 if record ~= '' then
   local _, at = struct.unpack('>BI8', record)
   if at ~= 0 then
     if at <= now then return -2 end
-    px = math.ceil((at - now) / 1000) + $GRACE_MS
+    life = math.ceil((at - now) / 1000) + $GRACE_MS
   end
 end
 $CONDITION

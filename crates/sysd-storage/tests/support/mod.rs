@@ -58,16 +58,14 @@ pub(crate) struct Add(pub(crate) u8);
 pub(crate) const ADD: Script = Script {
     name: "add",
     source: r"
-        return function(state, now, arguments)
-          local sum = string.byte(arguments)
-          if state then
-            if #state ~= 1 then return 'undecodable', 'state' end
-            sum = sum + string.byte(state)
-          end
-          if sum == 5 then return 'keep', string.char(sum) end
-          if sum >= 9 then return 'delete', string.char(sum) end
-          return 'put', string.char(sum), string.char(sum), sum * 1000
-        end",
+        local sum = string.byte(arguments)
+        if state then
+          if #state ~= 1 then return 'undecodable', 'state' end
+          sum = sum + string.byte(state)
+        end
+        if sum == 5 then return 'keep', string.char(sum) end
+        if sum >= 9 then return 'delete', string.char(sum) end
+        return 'put', string.char(sum), string.char(sum), sum * 1000",
 };
 
 impl Procedure for Add {
@@ -116,10 +114,8 @@ pub(crate) struct Count;
 const COUNT: Script = Script {
     name: "count",
     source: r"
-        return function(state, now, arguments)
-          local count = struct.pack('>I8', (state and struct.unpack('>I8', state) or 0) + 1)
-          return 'put', count, count
-        end",
+        local count = struct.pack('>I8', (state and struct.unpack('>I8', state) or 0) + 1)
+        return 'put', count, count",
 };
 
 impl Procedure for Count {
