@@ -25,6 +25,14 @@ pub enum RateLimitError {
     /// A bucket that holds nothing.
     #[error("burst: a bucket of 0 tokens would never admit anything; give at least 1")]
     ZeroBurst,
+    /// A sliding log that would have to keep too many requests.
+    #[error(
+        "limit: a sliding log keeps each request of its window, so {limit} is too many; give at most 1000, or use a sliding window"
+    )]
+    LogTooLong {
+        /// The limit that was given.
+        limit: u32,
+    },
     /// A bucket that would need longer than [`MAX_REFILL`](crate::MAX_REFILL) to fill.
     #[error("burst: {burst} tokens need more than 100 years to refill at this rate; lower the burst or raise the rate")]
     BurstTooLarge {

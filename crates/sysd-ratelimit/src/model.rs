@@ -1,11 +1,19 @@
 //! Validated types: what a limit is, and what it answers.
 
 mod decision;
+mod fixed_window;
+mod leaky_bucket;
 mod rate;
+mod sliding_log;
+mod sliding_window;
 mod span;
 mod token_bucket;
 
 pub use decision::{Decision, Outcome};
+pub use fixed_window::FixedWindow;
+pub use leaky_bucket::LeakyBucket;
 pub use rate::{MAX_REFILL, Rate};
+pub use sliding_log::{SLIDING_LOG_MAX, SlidingLog};
+pub use sliding_window::SlidingWindow;
 pub(crate) use span::Span;
 pub use token_bucket::TokenBucket;

@@ -3,44 +3,43 @@
 use sysd_core::tuple::{self, Element, KeyBytes};
 use sysd_core::{Key, Result, Store, StoreExt};
 
+use crate::algorithm::Algorithm;
 use crate::model::{Decision, TokenBucket};
-use crate::procedure::Take;
-use crate::schema::BUCKETS;
 
-/// A token bucket for every key, kept in a store.
+/// A limit for every key, by any [`Algorithm`], kept in a store.
 ///
-/// Limiters with different names share a store without sharing buckets; those with the same name, in
-/// any process, share them. The time is the store's: its clock, or its server's.
+/// Limiters with different names share a store without sharing anything else; those with the same name and algorithm, in
+/// any process, share their states. The time is the store's: its clock, or its server's.
 ///
 /// # Guarantees
-/// - Over any stretch of time `t`, a key is granted at most `burst + rate * t` tokens, by all
-///   processes together.
+/// - A key is granted what its algorithm says and no more, by all processes together: of a [`TokenBucket`] at most
+///   `burst + rate * t` tokens over any stretch of time `t`; the others say it in their docs.
 /// - Nothing is lost to rounding: a client that waits out its `retry_after` is admitted, if nobody
 ///   else took the tokens meanwhile, and a microsecond earlier it is not.
 /// - A refusal takes nothing and writes nothing.
-/// - A clock that goes back gives nothing: the bucket stands still until the clock has caught up.
+/// - A clock that goes back gives nothing: time stands still until the clock has caught up.
 ///
 /// These hold as far as the store keeps what it acknowledged: where `limits().durability` is less
-/// than durable, a crash may forget a bucket, which is then full.
+/// than durable, a crash may forget a state, and the key begins anew.
 #[derive(Debug, Clone)]
-pub struct RateLimiter<S> {
+pub struct RateLimiter<S, A = TokenBucket> {
     store: S,
     prefix: KeyBytes,
-    bucket: TokenBucket,
+    algorithm: A,
 }
 
-impl<S: Store> RateLimiter<S> {
+impl<S: Store, A: Algorithm> RateLimiter<S, A> {
     /// The limiter `name` on `store`.
-    pub fn new(store: S, name: &str, bucket: TokenBucket) -> Self {
-        Self { store, prefix: tuple::encode(&(name,)), bucket }
+    pub fn new(store: S, name: &str, algorithm: A) -> Self {
+        Self { store, prefix: tuple::encode(&(name,)), algorithm }
     }
 
-    /// The limit.
-    pub fn bucket(&self) -> &TokenBucket {
-        &self.bucket
+    /// What it decides by.
+    pub fn algorithm(&self) -> &A {
+        &self.algorithm
     }
 
-    /// Takes `cost` tokens from the bucket of `key`, if it has as many; a cost of zero only looks.
+    /// Takes `cost` for `key`, if there is as much; a cost of zero only looks.
     ///
     /// A refusal is an answer, not an error: see [`Decision`].
     ///
@@ -48,20 +47,20 @@ impl<S: Store> RateLimiter<S> {
     /// As [`Store::update`]: the question could not be answered, and whether to let the request pass
     /// is the caller's to choose. A key longer than the store's limit is
     /// [`TooLarge`](sysd_core::ErrorKind::TooLarge) naming `partition`; stored bytes that are no
-    /// bucket are [`Corrupt`](sysd_core::ErrorKind::Corrupt). With
-    /// [`Effect::Unknown`](sysd_core::Effect::Unknown) the tokens may have been taken.
+    /// state are [`Corrupt`](sysd_core::ErrorKind::Corrupt). With
+    /// [`Effect::Unknown`](sysd_core::Effect::Unknown) the cost may have been taken.
     ///
     /// # Cost
     /// One update: a lock on memory, a round trip on Redis.
     ///
     /// # Cancel safety
-    /// A future that is dropped has taken the tokens or not; never a part of them.
+    /// A future that is dropped has taken the cost or not; never a part of it.
     pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
         let mut partition = self.prefix.clone();
         key.as_ref().encode_to(&mut partition);
         drop(key);
-        let take = Take::new(self.bucket, cost);
-        let verdict = self.store.run(Key::lone(BUCKETS, &partition), &take).await?;
-        Ok(take.decision(&verdict))
+        let take = self.algorithm.take(cost);
+        let output = self.store.run(Key::lone(A::SPACE, &partition), &take).await?;
+        Ok(self.algorithm.decision(&take, &output))
     }
 }

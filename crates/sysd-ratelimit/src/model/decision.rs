@@ -2,21 +2,18 @@
 
 use std::time::Duration;
 
-use super::token_bucket::TokenBucket;
-use crate::procedure::Verdict;
-
 /// Whether a request may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// It may; its cost was taken. A cost of zero is always allowed, and takes nothing.
+    /// It may, after its [`wait`](Decision::wait) if that is not zero; its cost was taken. A cost of zero is always allowed, and takes nothing.
     Allowed,
     /// It may not now; nothing was taken.
     Denied {
-        /// How long until there are tokens enough, if nobody else takes any. After this time the
+        /// How long until there is enough, if nobody else takes any. After this time the
         /// same request is admitted; a microsecond before, it is not.
         retry_after: Duration,
     },
-    /// It never can be: it costs more than the bucket holds. Nothing was taken.
+    /// It never can be: it costs more than the limit. Nothing was taken.
     NeverAllowed,
 }
 
@@ -29,25 +26,17 @@ pub struct Decision {
     limit: u32,
     remaining: u32,
     reset_us: u64,
+    wait_us: u64,
 }
 
 impl Decision {
-    /// Puts numbers to what the procedure found.
-    pub(crate) fn new(bucket: &TokenBucket, cost: u32, verdict: &Verdict) -> Self {
-        let outcome = match bucket.price(cost) {
-            None => Outcome::NeverAllowed,
-            Some(_) if verdict.allowed => Outcome::Allowed,
-            Some(price) => {
-                let denominator = bucket.denominator();
-                let wait = verdict.debt.plus(price, denominator).minus(bucket.capacity(), denominator);
-                Outcome::Denied { retry_after: Duration::from_micros(verdict.skew_us.saturating_add(wait.ceil_us())) }
-            }
-        };
-        let reset_us = match verdict.debt.ceil_us() {
-            0 => 0,
-            debt_us => verdict.skew_us.saturating_add(debt_us),
-        };
-        Self { outcome, limit: bucket.burst(), remaining: bucket.tokens_left(verdict.debt), reset_us }
+    pub(crate) const fn new(outcome: Outcome, limit: u32, remaining: u32, reset_us: u64) -> Self {
+        Self { outcome, limit, remaining, reset_us, wait_us: 0 }
+    }
+
+    /// The same, going on only after so long.
+    pub(crate) const fn after_us(self, wait_us: u64) -> Self {
+        Self { wait_us, ..self }
     }
 
     /// Whether the request may go on, and if not, when.
@@ -68,17 +57,23 @@ impl Decision {
         }
     }
 
-    /// The most tokens the bucket holds.
+    /// How long an allowed request must wait before it goes on. Only a [`LeakyBucket`](super::LeakyBucket), which queues, lets
+    /// any wait.
+    pub fn wait(&self) -> Duration {
+        Duration::from_micros(self.wait_us)
+    }
+
+    /// The most that can be taken at once: what a bucket holds, what a window admits.
     pub fn limit(&self) -> u32 {
         self.limit
     }
 
-    /// Whole tokens left after this decision.
+    /// How many more could be taken right after this decision.
     pub fn remaining(&self) -> u32 {
         self.remaining
     }
 
-    /// How long until the bucket is full again, if nobody takes any.
+    /// How long until all of [`limit`](Self::limit) can be taken again, if nobody takes any meanwhile.
     pub fn reset_after(&self) -> Duration {
         Duration::from_micros(self.reset_us)
     }

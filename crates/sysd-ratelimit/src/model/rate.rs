@@ -90,7 +90,7 @@ impl Rate {
     }
 
     /// The period in microseconds.
-    pub(crate) fn period_us(self) -> u64 {
+    pub(crate) const fn period_us(self) -> u64 {
         self.period_us
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable};
 
-use crate::model::{Decision, Span, TokenBucket};
-use crate::schema::{self, BucketState};
+use crate::model::{Decision, Outcome, Span, TokenBucket};
+use crate::schema::token_bucket::{self as schema, BucketState};
 
 /// Takes `cost` tokens from a bucket, if it has as many; a cost of zero only looks.
 ///
@@ -49,7 +49,30 @@ impl Take {
 
     /// The answer that `verdict`, the output of this very procedure, amounts to.
     pub fn decision(&self, verdict: &Verdict) -> Decision {
-        Decision::new(&self.bucket, self.cost, verdict)
+        let bucket = &self.bucket;
+        let outcome = match bucket.price(self.cost) {
+            None => Outcome::NeverAllowed,
+            Some(_) if verdict.allowed => Outcome::Allowed,
+            Some(price) => {
+                let denominator = bucket.denominator();
+                let wait = verdict.debt.plus(price, denominator).minus(bucket.capacity(), denominator);
+                Outcome::Denied { retry_after: Duration::from_micros(verdict.skew_us.saturating_add(wait.ceil_us())) }
+            }
+        };
+        let reset_us = match verdict.debt.ceil_us() {
+            0 => 0,
+            debt_us => verdict.skew_us.saturating_add(debt_us),
+        };
+        Decision::new(outcome, bucket.burst(), bucket.tokens_left(verdict.debt), reset_us)
+    }
+
+    /// How long those need that are ahead of what was just taken.
+    pub(crate) fn queued_us(&self, verdict: &Verdict) -> u64 {
+        let price = self.bucket.price(self.cost).filter(|_| verdict.allowed);
+        match price.map(|price| verdict.debt.minus(price, self.bucket.denominator()).ceil_us()) {
+            None | Some(0) => 0,
+            Some(ahead_us) => verdict.skew_us.saturating_add(ahead_us),
+        }
     }
 }
 

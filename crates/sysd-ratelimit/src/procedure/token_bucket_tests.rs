@@ -34,12 +34,12 @@ impl Driven {
         if state.is_some() {
             self.state = state;
         }
-        Decision::new(&self.bucket, cost, &verdict)
+        Take::new(self.bucket, cost).decision(&verdict)
     }
 
     fn peek(&self, now_us: u64, cost: u32) -> Decision {
         let (verdict, _) = (self.decide)(&self.bucket, self.state, at(now_us), cost);
-        Decision::new(&self.bucket, cost, &verdict)
+        Take::new(self.bucket, cost).decision(&verdict)
     }
 }
 

@@ -1,0 +1,51 @@
+//! The leaky bucket's limit, as a queue.
+
+use std::time::Duration;
+
+use super::rate::Rate;
+use super::token_bucket::TokenBucket;
+use crate::error::RateLimitError;
+
+/// A leaky bucket used as a queue: requests go on evenly, one behind the other, and each is told how long to wait for its turn
+/// ([`Decision::wait`](super::Decision::wait)). One that finds the queue full is refused.
+///
+/// Used as a meter (that only says yes or no) a leaky bucket is the [`TokenBucket`] of the same rate, whose burst is what the
+/// bucket holds.
+///
+/// Source: ITU-T I.371, the generic cell rate algorithm; J. Turner, "New directions in communications", 1986.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LeakyBucket {
+    bucket: TokenBucket,
+}
+
+impl LeakyBucket {
+    /// Lets requests go on at `rate`, while at most `queue` of them wait behind the one whose turn it is.
+    ///
+    /// # Errors
+    /// [`RateLimitError::BurstTooLarge`] when a full queue would take longer than [`MAX_REFILL`](super::MAX_REFILL).
+    pub fn new(rate: Rate, queue: u32) -> Result<Self, RateLimitError> {
+        let burst = queue.checked_add(1).ok_or(RateLimitError::BurstTooLarge { burst: queue })?;
+        Ok(Self { bucket: TokenBucket::new(rate, burst)? })
+    }
+
+    /// How fast requests go on.
+    pub fn rate(&self) -> Rate {
+        self.bucket.rate()
+    }
+
+    /// How many may wait.
+    pub fn queue(&self) -> u32 {
+        self.bucket.burst() - 1
+    }
+
+    /// The longest that one may be told to wait.
+    pub fn longest_wait(&self) -> Duration {
+        let interval = self.bucket.price(1).map_or(0, crate::model::Span::ceil_us);
+        self.bucket.refill_time().saturating_sub(Duration::from_micros(interval))
+    }
+
+    #[inline]
+    pub(crate) fn bucket(&self) -> &TokenBucket {
+        &self.bucket
+    }
+}

@@ -1,0 +1,82 @@
+//! A sliding window's state, version 1, 16 bytes:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | version, 1 |
+//! | 7 | when something was last taken, microseconds since 1970 |
+//! | 4 | what the clock's window of that time has admitted |
+//! | 4 | what the one before had |
+
+use sysd_core::Timestamp;
+
+use super::{flag, seven, u32_at, u56_at, u64_at};
+use crate::procedure::SlidingVerdict;
+
+const VERSION: u8 = 1;
+const STATE_BYTES: usize = 16;
+const VERDICT_BYTES: usize = 24;
+
+/// The counters as they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) at_us: u64,
+    pub(crate) current: u32,
+    pub(crate) previous: u32,
+}
+
+#[inline]
+pub(crate) fn encode_state(state: &State) -> [u8; STATE_BYTES] {
+    let mut bytes = [VERSION; STATE_BYTES];
+    bytes[1..8].copy_from_slice(&seven(state.at_us));
+    bytes[8..12].copy_from_slice(&state.current.to_be_bytes());
+    bytes[12..].copy_from_slice(&state.previous.to_be_bytes());
+    bytes
+}
+
+/// `None` if no version of this crate can have written it.
+#[inline]
+pub(crate) fn decode_state(bytes: &[u8]) -> Option<State> {
+    let bytes: &[u8; STATE_BYTES] = bytes.try_into().ok()?;
+    let state = State { at_us: u56_at(bytes, 1)?, current: u32_at(bytes, 8)?, previous: u32_at(bytes, 12)? };
+    (bytes[0] == VERSION && state.at_us <= Timestamp::MAX.as_micros()).then_some(state)
+}
+
+#[inline]
+pub(crate) fn encode_verdict(verdict: &SlidingVerdict) -> [u8; VERDICT_BYTES] {
+    let mut bytes = [0; VERDICT_BYTES];
+    bytes[0] = u8::from(verdict.allowed);
+    bytes[1..9].copy_from_slice(&verdict.skew_us.to_be_bytes());
+    bytes[9..16].copy_from_slice(&seven(verdict.into_us));
+    bytes[16..20].copy_from_slice(&verdict.current.to_be_bytes());
+    bytes[20..].copy_from_slice(&verdict.previous.to_be_bytes());
+    bytes
+}
+
+#[inline]
+pub(crate) fn decode_verdict(bytes: &[u8]) -> Option<SlidingVerdict> {
+    let bytes: &[u8; VERDICT_BYTES] = bytes.try_into().ok()?;
+    let verdict = SlidingVerdict {
+        allowed: flag(bytes[0])?,
+        skew_us: u64_at(bytes, 1)?,
+        into_us: u56_at(bytes, 9)?,
+        current: u32_at(bytes, 16)?,
+        previous: u32_at(bytes, 20)?,
+    };
+    let last = Timestamp::MAX.as_micros();
+    (verdict.skew_us <= last && verdict.into_us <= last).then_some(verdict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_version_1_is_pinned() {
+        let state = State { at_us: 0x0001_0203_0405_0607, current: 0x0809_0A0B, previous: 0x0C0D_0E0F };
+        let golden = [1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0x0A, 0x0B, 0x0C, 0x0D, 0x0E, 0x0F];
+        assert_eq!(encode_state(&state), golden);
+        assert_eq!(decode_state(&golden), Some(state));
+        assert_eq!(decode_state(&golden[..15]), None);
+        assert_eq!(decode_state(&[2; 16]), None);
+    }
+}

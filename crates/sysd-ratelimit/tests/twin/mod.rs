@@ -1,0 +1,134 @@
+//! A procedure's Lua twin beside the Rust one, on a real Redis.
+//!
+//! The scripts are called with the state in hand and write nothing, so servers can be shared.
+#![allow(dead_code, reason = "each test uses its part")]
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use sysd_core::{ArgumentBytes, OutputBytes, Procedure, StateChange, Timestamp};
+
+/// Folds the twin over a history: each call is a time (eight bytes) and arguments; answers action, output, state, ttl.
+const FOLD: &str = r"
+local state = ARGV[1] ~= '' and ARGV[1] or nil
+local answers = {}
+for i = 2, #ARGV, 2 do
+  local now = struct.unpack('>I8', ARGV[i])
+  local action, output, new_state, ttl = twin(state, now, ARGV[i + 1])
+  if action == 'put' then state = new_state end
+  answers[#answers + 1] = {action, output, new_state or '', ttl and struct.pack('>I8', ttl) or ''}
+end
+return answers
+";
+
+type Answer = (String, Vec<u8>, Vec<u8>, Vec<u8>);
+
+pub(crate) struct Twin {
+    connection: redis::Connection,
+    script: String,
+}
+
+impl Twin {
+    pub(crate) fn connect(source: &str) -> Self {
+        let url = std::env::var("SYSD_TEST_REDIS_URL").unwrap_or_else(|_| {
+            panic!("SYSD_TEST_REDIS_URL is not set: run `cargo xtask servers up` and export what it prints")
+        });
+        let connection = redis::Client::open(url)
+            .unwrap()
+            .get_connection()
+            .unwrap_or_else(|error| panic!("no Redis at SYSD_TEST_REDIS_URL ({error}): run `cargo xtask servers up`"));
+        Self { connection, script: format!("local twin = function(state, now, arguments)\n{source}\nend\n{FOLD}") }
+    }
+
+    pub(crate) fn of(take: &impl Procedure) -> Self {
+        Self::connect(take.script().unwrap().source)
+    }
+
+    fn fold<P: Procedure>(&mut self, history: &History<P>) -> Vec<Answer> {
+        let mut command = redis::cmd("EVAL");
+        command.arg(&self.script).arg(0).arg(&history.state[..]);
+        for (now, take) in &history.calls {
+            let mut arguments = ArgumentBytes::new();
+            take.encode_arguments(&mut arguments);
+            command.arg(&now.as_micros().to_be_bytes()[..]).arg(&arguments[..]);
+        }
+        command.query(&mut self.connection).unwrap()
+    }
+}
+
+/// What the Rust twin does with the same history.
+fn fold_in_rust<P: Procedure>(history: &History<P>) -> Vec<Answer> {
+    let mut state = (!history.state.is_empty()).then(|| history.state.clone());
+    let mut answers = Vec::new();
+    for (now, take) in &history.calls {
+        let answer = match take.apply(state.as_deref(), *now) {
+            Err(error) => ("undecodable".to_owned(), error.what.as_bytes().to_vec(), vec![], vec![]),
+            Ok(step) => {
+                let mut output = OutputBytes::new();
+                take.encode_output(&step.output, &mut output);
+                let output = output.to_vec();
+                match step.change {
+                    StateChange::Keep => ("keep".to_owned(), output, vec![], vec![]),
+                    StateChange::Delete => panic!("a bucket never deletes"),
+                    StateChange::Put { state: new, ttl } => {
+                        let ttl = ttl.map(|ttl| u64::try_from(ttl.as_micros()).unwrap().to_be_bytes().to_vec());
+                        state = Some(new.to_vec());
+                        ("put".to_owned(), output, new.to_vec(), ttl.unwrap_or_default())
+                    }
+                }
+            }
+        };
+        answers.push(answer);
+    }
+    answers
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct History<P> {
+    /// Empty: absent.
+    pub(crate) state: Vec<u8>,
+    pub(crate) calls: Vec<(Timestamp, P)>,
+}
+
+/// Where the history begins: today, 10^14, and the last moments before 2^53.
+pub(crate) fn starts() -> impl Strategy<Value = u64> {
+    let last = Timestamp::MAX.as_micros();
+    prop_oneof![
+        3 => 1_700_000_000_000_000..1_900_000_000_000_000_u64,
+        2 => (100_000_000_000_000 - 9)..=(100_000_000_000_000_u64 + 9),
+        2 => (last - 9)..=last,
+        1 => (last - 3_155_760_000_000_009)..=last,
+        1 => 0..=9_u64,
+    ]
+}
+
+/// Both twins over random histories.
+pub(crate) fn compare<P: Procedure + Clone + std::fmt::Debug>(
+    twin: Twin,
+    histories: &impl Strategy<Value = History<P>>,
+    cases: u32,
+    max_shrink_iters: u32,
+) -> Result<(), String> {
+    let twin = std::cell::RefCell::new(twin);
+    let config = Config { cases, max_shrink_iters, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config)
+        .run(histories, |history| {
+            let (lua, rust) = (twin.borrow_mut().fold(&history), fold_in_rust(&history));
+            prop_assert_eq!(lua, rust);
+            Ok::<(), TestCaseError>(())
+        })
+        .map_err(|error| error.to_string())
+}
+
+/// The comparison can fail: each of these slips in the Lua text is found.
+pub(crate) fn reject_slips<P: Procedure + Clone + std::fmt::Debug>(
+    take: &P,
+    histories: &impl Strategy<Value = History<P>>,
+    slips: &[(&str, &str)],
+) {
+    let source = take.script().unwrap().source;
+    for (right, wrong) in slips {
+        assert!(source.contains(right), "{right:?} is no longer in the script");
+        let broken = source.replacen(right, wrong, 1);
+        assert!(compare(Twin::connect(&broken), histories, 20_000, 0).is_err(), "{wrong:?} passed");
+    }
+}
