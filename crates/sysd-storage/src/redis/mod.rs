@@ -24,11 +24,13 @@
 //! that is Redis, and why [`Durability`](sysd_core::Durability) is best effort there.
 
 mod address;
+pub(crate) mod bus;
 mod call;
 mod cluster;
 mod codec;
 mod config;
 mod error;
+mod feed;
 mod layout;
 mod link;
 mod router;
