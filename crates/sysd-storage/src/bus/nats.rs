@@ -165,9 +165,13 @@ impl NatsBus {
     /// As [`connect`](Self::connect).
     pub async fn connect_with(url: &str, config: NatsBusConfig, options: ConnectOptions) -> Result<(Self, BusDriver)> {
         config.check()?;
-        let servers = parse(url)?;
+        let (servers, credentials) = parse(url)?;
         let signals = Arc::new(Signals::default());
         let told = Arc::clone(&signals);
+        let options = match credentials {
+            Some((user, password)) => options.user_and_password(user, password),
+            None => options,
+        };
         let options = options
             .connection_timeout(config.connection_timeout)
             .ping_interval(config.ping_interval)
@@ -218,21 +222,40 @@ impl NatsBus {
 
 const CLOSED: &str = "the NATS client has given the connection up";
 
-/// The servers of a URL.
-fn parse(url: &str) -> Result<Vec<ServerAddr>> {
+/// The servers of a URL, with user and password.
+type Target = (Vec<ServerAddr>, Option<(String, String)>);
+
+fn parse(url: &str) -> Result<Target> {
     let wrong = || config("the URL is nats://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT], or tls://…");
     let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
     if !matches!(scheme, "nats" | "tls") {
         return Err(wrong());
     }
     let rest = rest.trim_end_matches('/');
-    let (user, hosts) = rest.rsplit_once('@').map_or(("", rest), |(user, hosts)| (user, hosts));
-    let at = if rest.contains('@') { "@" } else { "" };
+    let (credentials, hosts) = match rest.rsplit_once('@') {
+        Some((user, hosts)) => {
+            let (user, password) = user.split_once(':').ok_or_else(wrong)?;
+            (Some((unescape(user).ok_or_else(wrong)?, unescape(password).ok_or_else(wrong)?)), hosts)
+        }
+        None => (None, rest),
+    };
     let server = |host: &str| match host {
         "" => Err(wrong()),
-        host => format!("{scheme}://{user}{at}{host}").parse().map_err(|_| wrong()),
+        host => format!("{scheme}://{host}").parse().map_err(|_| wrong()),
     };
-    hosts.split(',').map(server).collect()
+    Ok((hosts.split(',').map(server).collect::<Result<_>>()?, credentials))
+}
+
+/// Reads `%40` as `@`.
+fn unescape(text: &str) -> Option<String> {
+    let (mut bytes, mut rest) = (Vec::new(), text);
+    while let Some((plain, escaped)) = rest.split_once('%') {
+        bytes.extend_from_slice(plain.as_bytes());
+        bytes.push(u8::from_str_radix(escaped.get(..2)?, 16).ok()?);
+        rest = &escaped[2..];
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    String::from_utf8(bytes).ok()
 }
 
 /// Maps an error of connecting. The source is left out: it can hold the URL.
@@ -550,5 +573,45 @@ impl Driver {
             }
         }
         self.shared.echoes.heard.send_modify(|heard| heard.echo = number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_name_becomes_one_token_without_wildcards_and_no_two_the_same() {
+        let token = |name: &[u8]| subject("p", &Channel::new(name).unwrap());
+        assert_eq!(token(b"node-7_A"), "p.node-7_A");
+        assert_eq!(token(b"a.*>=\r\n\xFF "), "p.a=2E=2A=3E=3D=0D=0A=FF=20");
+        assert_ne!(token(b"=2E"), token(b"."));
+        assert!((0..=u8::MAX).all(|byte| {
+            let token = token(&[byte]);
+            !token[2..].contains(['.', '*', '>', ' ', '$']) && token.bytes().all(|byte| byte.is_ascii_graphic())
+        }));
+    }
+
+    #[test]
+    fn reads_urls() {
+        let (servers, credentials) = parse("nats://ann:p%40s%3As@a:1,b/").unwrap();
+        let servers: Vec<_> = servers.iter().map(|server| (server.host().to_owned(), server.port())).collect();
+        assert_eq!(servers, [("a".to_owned(), 1), ("b".to_owned(), 4_222)]);
+        assert_eq!(credentials, Some(("ann".to_owned(), "p@s:s".to_owned())));
+        for url in ["nats:a", "http://a", "nats://", "nats://a,,b", "nats://ann@a", "nats://ann:%4@a", "nats://a:none"]
+        {
+            assert_eq!(parse(url).map(drop).unwrap_err().kind(), ErrorKind::Config, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_can_not_work_is_refused() {
+        for prefix in ["", "a.b", "*", "a b", ">"] {
+            let config = NatsBusConfig { prefix: prefix.to_owned(), ..NatsBusConfig::default() };
+            assert_eq!(config.check().unwrap_err().field(), Some("prefix"), "{prefix}");
+        }
+        let config = NatsBusConfig { ping_interval: Duration::ZERO, ..NatsBusConfig::default() };
+        assert_eq!(config.check().unwrap_err().field(), Some("ping_interval"));
     }
 }
