@@ -360,7 +360,12 @@ async fn a_bus_without_its_driver_says_so() {
         let mut subscription = bus.subscribe(&[channel("ended")]).await.unwrap();
         bus.publish(&channel("ended"), payload(1)).await.unwrap();
         assert!(matches!(next(&mut subscription).await, Delivery::Message { .. }));
+        let mut empty = bus.subscribe(&[]).await.unwrap();
         driver.abort();
+        assert_eq!(
+            tokio::time::timeout(RECOVERY, empty.next()).await.unwrap().unwrap_err().kind(),
+            ErrorKind::Unavailable
+        );
         let error = tokio::time::timeout(RECOVERY, subscription.next()).await.unwrap().unwrap_err();
         assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
         let error = bus.subscribe(&[channel("ended")]).await.map(drop).unwrap_err();

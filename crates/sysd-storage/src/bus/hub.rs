@@ -1,6 +1,6 @@
 //! What a process listens to: one flow a channel from the server, to every subscription of it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -27,11 +27,35 @@ pub(crate) struct Hub {
     /// Whether a channel must be asked for before it is heard.
     is_remote: bool,
     routes: RwLock<Routes>,
-    /// Channels for the driver to look at.
-    todo: Mutex<VecDeque<Channel>>,
+    /// Channels for the driver to look at: some of those in `routes`.
+    todo: Mutex<BTreeSet<Channel>>,
     driver: AtomicWaker,
-    /// Those who wait until a channel is heard.
-    waiting: Mutex<Vec<Waker>>,
+    /// Those who wait until a channel is heard, or the bus ends.
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next_id: u64,
+    wakers: BTreeMap<u64, Waker>,
+}
+
+/// A place among those who wait.
+struct Waiter<'a> {
+    hub: &'a Hub,
+    id: u64,
+}
+
+impl Waiter<'_> {
+    fn wait(&self, context: &Context<'_>) {
+        self.hub.waiting.lock().wakers.insert(self.id, context.waker().clone());
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.hub.waiting.lock().wakers.remove(&self.id);
+    }
 }
 
 #[derive(Default)]
@@ -147,6 +171,7 @@ impl Hub {
             let is_awaited = matches!(route.feed, Feed::Asked | Feed::Leaving);
             if route.readers.is_empty() && !is_work && !is_awaited {
                 routes.by_channel.remove(channel);
+                self.todo.lock().remove(channel);
                 return;
             }
             route.readers.is_empty() && is_work
@@ -162,31 +187,27 @@ impl Hub {
     }
 
     fn tell_waiting(&self) {
-        for waker in std::mem::take(&mut *self.waiting.lock()) {
+        let wakers = std::mem::take(&mut self.waiting.lock().wakers);
+        for waker in wakers.into_values() {
             waker.wake();
         }
     }
 
-    /// Ready when all of these are heard, or one of them can't be.
-    fn poll_heard<'a>(
-        &self,
-        channels: impl IntoIterator<Item = &'a Channel>,
-        context: &Context<'_>,
-    ) -> Poll<Result<()>> {
-        let channels = channels.into_iter();
-        {
-            let mut waiting = self.waiting.lock();
-            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-                waiting.push(context.waker().clone());
-            }
-        }
+    fn waiter(&self) -> Waiter<'_> {
+        let mut waiting = self.waiting.lock();
+        waiting.next_id += 1;
+        Waiter { hub: self, id: waiting.next_id }
+    }
+
+    /// Ready when all of these are heard, or one of them can't be. `at`: so many were.
+    fn poll_heard(&self, channels: &[Channel], at: &mut usize) -> Poll<Result<()>> {
         let routes = self.routes.read();
         if routes.is_closed {
             return Poll::Ready(Err(ended()));
         }
-        for channel in channels {
+        for channel in &channels[*at..] {
             match routes.by_channel.get(channel).map(|route| &route.feed) {
-                Some(Feed::Heard(_)) => {}
+                Some(Feed::Heard(_)) => *at += 1,
                 Some(Feed::Failed(error)) => return Poll::Ready(Err(error.share())),
                 _ => return Poll::Pending,
             }
@@ -198,7 +219,12 @@ impl Hub {
         if !self.is_remote {
             return Ok(());
         }
-        let heard = poll_fn(|context| self.poll_heard(channels, context));
+        let (waiter, mut at) = (self.waiter(), 0);
+        let heard = poll_fn(|context| {
+            // Waiting comes first: what happens after the look wakes it.
+            waiter.wait(context);
+            self.poll_heard(channels, &mut at)
+        });
         let late = |_| {
             let message = "the channel was not heard in time; does the bus's driver run?";
             Error::new(ErrorKind::Timeout, Effect::None, message)
@@ -213,7 +239,7 @@ impl Hub {
     pub(crate) fn poll_job(&self, context: &Context<'_>) -> Poll<Job> {
         self.driver.register(context.waker());
         loop {
-            let Some(channel) = self.todo.lock().pop_front() else { return Poll::Pending };
+            let Some(channel) = self.todo.lock().pop_first() else { return Poll::Pending };
             if let Some(job) = self.claim(channel) {
                 return Poll::Ready(job);
             }
@@ -419,7 +445,20 @@ impl Drop for Adding<'_> {
 
 impl Subscription for Listener {
     async fn next(&mut self) -> Result<Delivery> {
-        poll_fn(|context| self.mailbox.poll_next(context)).await
+        let (hub, mailbox) = (&self.hub, &self.mailbox);
+        if !self.channels.is_empty() || !hub.is_remote {
+            return poll_fn(|context| mailbox.poll_next(context)).await;
+        }
+        // A subscription without channels is known to the hub by nothing else.
+        let waiter = hub.waiter();
+        poll_fn(|context| {
+            waiter.wait(context);
+            match mailbox.poll_next(context) {
+                Poll::Pending if hub.routes.read().is_closed => Poll::Ready(Err(ended())),
+                other => other,
+            }
+        })
+        .await
     }
 
     async fn add(&mut self, channel: &Channel) -> Result<()> {

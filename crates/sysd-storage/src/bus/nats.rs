@@ -178,7 +178,7 @@ impl NatsBus {
             .event_callback(move |event| {
                 match event {
                     Event::Disconnected | Event::Connected | Event::Closed => {
-                        told.is_moved.store(true, Ordering::SeqCst)
+                        told.is_moved.store(true, Ordering::SeqCst);
                     }
                     Event::SlowConsumer(_) => told.is_slow.store(true, Ordering::SeqCst),
                     _ => {}

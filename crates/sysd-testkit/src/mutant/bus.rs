@@ -184,7 +184,7 @@ impl Subscription for MutantSubscription {
                     }
                 }
                 (Some(Mutation::SharesOut), _) if self.seen % 2 == self.number % 2 => continue,
-                (Some(Mutation::Repeats), _) if self.seen % 5 == 0 => self.held.push_back(delivery.clone()),
+                (Some(Mutation::Repeats), _) if self.seen.is_multiple_of(5) => self.held.push_back(delivery.clone()),
                 (Some(Mutation::DropsSilently), Delivery::Lost { .. }) => continue,
                 (Some(Mutation::Miscounts), Delivery::Lost { channel, lost: Lost::Count(count) }) => {
                     return Ok(Delivery::Lost { channel: channel.clone(), lost: Lost::Count(count - 1) });

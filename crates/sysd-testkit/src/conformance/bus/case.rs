@@ -72,16 +72,16 @@ pub(super) async fn expect(subscription: &mut AnySubscription, channel: &Channel
 
 /// Reads numbers up to `last`, each the next one or behind a loss of exactly those between; answers how many were lost.
 pub(super) async fn read_to(subscription: &mut AnySubscription, first: u64, last: u64) -> Verdict<u64> {
-    let (mut due, mut lost_all) = (first, 0);
+    let (mut due, mut missing) = (first, 0);
     while due <= last {
         match next(subscription).await? {
             Delivery::Message { payload, .. } => {
                 ensure_eq!(number(&payload)?, due, "the number that is due");
                 due += 1;
             }
-            Delivery::Lost { lost: Lost::Count(lost), .. } => {
-                due += lost;
-                lost_all += lost;
+            Delivery::Lost { lost: Lost::Count(count), .. } => {
+                due += count;
+                missing += count;
             }
             Delivery::Lost { lost: Lost::Unknown, .. } => {
                 return Err(Failure::new("nobody knows what an overflow lost"));
@@ -89,5 +89,5 @@ pub(super) async fn read_to(subscription: &mut AnySubscription, first: u64, last
         }
     }
     ensure_eq!(due, last + 1, "what was told to be lost ends behind the last message: the next would be");
-    Ok(lost_all)
+    Ok(missing)
 }

@@ -58,8 +58,7 @@ async fn abandon<F: Future>(future: F, polls: usize) -> Option<F::Output> {
 pub(super) async fn dropped(case: &Case) -> Checked {
     let (channel, noise, quiet) = (case.channel("dropped")?, case.channel("noise")?, case.channel("quiet")?);
     let mut subscription = case.one.subscribe(std::slice::from_ref(&channel)).await?;
-    let mut due = 0;
-    for polls in (1..6).cycle().take(40) {
+    for (due, polls) in (0_u64..40).zip((1..6).cycle()) {
         // Publications to a channel of their own, dropped wherever they wait.
         if let Some(answer) = abandon(case.other.publish(&noise, Bytes::from_static(b"x")), polls).await {
             answer?;
@@ -85,7 +84,6 @@ pub(super) async fn dropped(case: &Case) -> Checked {
             }
             None => expect(&mut subscription, &channel, due).await?,
         }
-        due += 1;
     }
     Ok(())
 }
