@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use sysd_core::bus::{Bus, BusLimits, Channel};
 use sysd_core::{Effect, Error, ErrorKind, Result, SystemClock, SystemEntropy, timeout};
 use tokio::sync::watch;
+use tokio::task::unconstrained;
 
 use super::BusDriver;
 use super::hub::{Closing, Hub, Job, Listener, Source};
@@ -319,10 +320,11 @@ impl Shared {
             let (client, subject) = (self.client.clone(), subject(&self.prefix, channel));
             let mut turn = self.numbers.turn(channel);
             let message = message(&turn.header(channel), payload);
-            let mut started: Sending = Box::pin(async move {
+            // Tokio makes a busy task pause in the client's queue before it has a place there: others would overtake it.
+            let mut started: Sending = Box::pin(unconstrained(async move {
                 let sent = client.publish(subject, message).await;
                 sent.map_err(|_| Error::new(ErrorKind::Unavailable, Effect::None, CLOSED))
-            });
+            }));
             let answer = started.as_mut().poll(context);
             drop(turn);
             sending = Some(started);

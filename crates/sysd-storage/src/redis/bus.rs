@@ -10,6 +10,7 @@ use bytes::Bytes;
 use redis::{Cmd, RedisWrite as _, Value};
 use sysd_core::bus::{Bus, BusLimits, Channel};
 use sysd_core::{Effect, Error, ErrorKind, Result, SystemEntropy};
+use tokio::task::unconstrained;
 
 use super::address::{self, Target};
 use super::call::Call;
@@ -203,7 +204,8 @@ impl Shared {
             let shared = Arc::clone(self);
             let mut turn = self.numbers.turn(channel);
             let call = self.call(channel, &turn.header(channel), payload);
-            let mut started: Sending = Box::pin(async move { shared.router.send(&call).await });
+            // Tokio makes a busy task pause in the client's queue before it has a place there: others would overtake it.
+            let mut started: Sending = Box::pin(unconstrained(async move { shared.router.send(&call).await }));
             let answer = started.as_mut().poll(context);
             drop(turn);
             sending = Some(started);
