@@ -487,3 +487,7 @@ impl Drop for Listener {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "hub_tests.rs"]
+mod tests;
