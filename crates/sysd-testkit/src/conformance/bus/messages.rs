@@ -30,7 +30,7 @@ pub(super) async fn order(case: &Case) -> Checked {
         publish_run(bus, &channel, publisher * 1_000, EACH)
     });
     let read = async {
-        let mut due = [0; PUBLISHERS as usize];
+        let mut due = vec![0; usize::try_from(PUBLISHERS).unwrap_or_default()];
         for _ in 0..PUBLISHERS * EACH {
             let number = number(&message(&mut subscription).await?.1)?;
             let (publisher, at) = (usize::try_from(number / 1_000).unwrap_or(usize::MAX), number % 1_000);
