@@ -1,6 +1,7 @@
 //! Every future of a store can be spawned, on any runtime: a check of the compiler's, run for form's sake.
 #![cfg(all(feature = "memory", feature = "scylla"))]
 
+use sysd_core::bus::{AnyBus, Bus, Channel, Delivery, Subscription as _};
 use sysd_core::lease::Leases as _;
 use sysd_core::outbox::{Event, EventId, Publish};
 use sysd_core::queue::{NewJob, Queue as _, QueueExt as _};
@@ -8,6 +9,7 @@ use sysd_core::{
     AnyStore, Keep, Key, OutputBytes, Procedure, Result, Scan, Space, StateChange, Step, Store, StoreExt, Timestamp,
     Trim, Undecodable, Write,
 };
+use sysd_storage::bus::MemoryBus;
 use sysd_storage::layer::{Breaker, Coalesce, LayerExt, Limit, Retry, Timeout, Trace};
 use sysd_storage::{LeaseConfig, Memory, Outbox, OutboxConfig, QueueConfig, RecordLeases, RecordQueue, ScyllaStore};
 
@@ -124,6 +126,30 @@ async fn every_protocol(store: impl Store + Clone) -> Result<usize> {
     let key = Key::lone(SPACE, b"p");
     let _ = outbox.write(key, "x", sysd_core::Expect::Absent, vec![Event::new(b"k", "e")]).await?;
     Ok(jobs.len() + letters + outbox.relay_once(&Nowhere).await?.published)
+}
+
+async fn every_bus(bus: impl Bus) -> Result<usize> {
+    let name = Channel::new("spawn")?;
+    let mut subscription = bus.subscribe(&[]).await?;
+    subscription.add(&name).await?;
+    bus.publish(&name, "x".into()).await?;
+    let seen = matches!(subscription.next().await?, Delivery::Message { .. });
+    Ok(usize::from(seen) + usize::from(subscription.remove(&name)))
+}
+
+#[test]
+fn buses_spawn() -> Result<()> {
+    assert_eq!(spawn(every_bus(MemoryBus::new()))?, 2);
+    assert_eq!(spawn(every_bus(AnyBus::new(MemoryBus::new())))?, 2);
+    assert_eq!(spawn(every_bus(std::sync::Arc::new(AnyBus::new(MemoryBus::new()))))?, 2);
+    Ok(())
+}
+
+/// Compiled, and called by nobody: they would need servers.
+#[cfg(all(feature = "redis", feature = "nats"))]
+#[allow(dead_code)]
+fn buses_on_servers_spawn(redis: sysd_storage::bus::RedisBus, nats: sysd_storage::bus::NatsBus) -> Result<usize> {
+    Ok(spawn(every_bus(redis))? + spawn(every_bus(nats))?)
 }
 
 #[test]

@@ -8,7 +8,7 @@ use redis::{
 };
 
 use super::config::RedisConfig;
-use super::link::Link;
+use super::link::{Hook, Link};
 use super::slots::Address;
 
 /// How soon a peer that vanished is missed on an idle connection.
@@ -21,9 +21,12 @@ pub(super) struct Connector {
     certificates: TlsCertificates,
     pub(super) response_timeout: Duration,
     pub(super) connection_timeout: Duration,
+    /// Who is told what connections say by themselves.
+    pub(super) hook: Option<Hook>,
 }
 
 /// What a URL names.
+#[derive(Clone)]
 pub(super) struct Target {
     pub(super) connector: Connector,
     pub(super) is_cluster: bool,
@@ -70,6 +73,7 @@ pub(super) fn parse(url: &str, config: &RedisConfig) -> Result<Target, RedisErro
         certificates,
         response_timeout: config.response_timeout,
         connection_timeout: config.connection_timeout,
+        hook: None,
     };
     Ok(Target { connector, is_cluster, nodes: infos.iter().map(|info| info.addr().clone()).collect() })
 }
@@ -90,6 +94,11 @@ fn split_nodes(scheme: &str, rest: &str) -> Result<Vec<String>, RedisError> {
 }
 
 impl Connector {
+    /// Whether the server may speak unasked.
+    pub(super) fn speaks_resp3(&self) -> bool {
+        self.template.redis_settings().protocol() == ProtocolVersion::RESP3
+    }
+
     /// A link to a node; connects when it is used.
     ///
     /// # Errors
@@ -123,7 +132,7 @@ impl Connector {
         } else {
             Client::open(info)?
         };
-        Ok(Link::new(address, client, self.response_timeout, self.connection_timeout))
+        Ok(Link::new(address, client, self.response_timeout, self.connection_timeout, self.hook.clone()))
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -37,12 +37,27 @@ impl Failure {
     }
 }
 
+/// What a connection tells by itself.
+pub(super) enum Told {
+    /// The server said something that nobody asked for, or confirmed a subscription.
+    Push(PushInfo),
+    /// It broke, or was given up.
+    Broken,
+}
+
+/// Who is told, with the number of the connection. `false`: the connection is out of step and must not be used again.
+pub(super) type Hook = Arc<dyn Fn(u64, Told) -> bool + Send + Sync>;
+
+/// Numbers connections.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+
 /// The connection to one node, made when it is needed and made anew when it broke.
 pub(super) struct Link {
     pub(super) address: Address,
     client: Client,
     response_timeout: Duration,
     connection_timeout: Duration,
+    hook: Option<Hook>,
     state: RwLock<State>,
 }
 
@@ -57,6 +72,7 @@ type Attempt = Shared<BoxFuture<'static, Result<Live, RedisError>>>;
 
 #[derive(Clone)]
 struct Live {
+    number: u64,
     connection: MultiplexedConnection,
     /// Set as soon as the other end has hung up, so that no call is wasted on it.
     is_broken: Arc<AtomicBool>,
@@ -74,8 +90,9 @@ impl Link {
         client: Client,
         response_timeout: Duration,
         connection_timeout: Duration,
+        hook: Option<Hook>,
     ) -> Self {
-        Self { address, client, response_timeout, connection_timeout, state: RwLock::new(State::Down) }
+        Self { address, client, response_timeout, connection_timeout, hook, state: RwLock::new(State::Down) }
     }
 
     /// Sends a command, once. What the server refuses is a value: [`Value::ServerError`].
@@ -102,6 +119,11 @@ impl Link {
         pipeline.cmd("ASKING").add_command(command.clone());
         let mut answers = self.send_many(&pipeline).await?;
         Ok(answers.pop().unwrap_or(Value::Nil))
+    }
+
+    /// Connects, if there is no connection.
+    pub(super) async fn ready(&self) -> Result<(), Failure> {
+        self.live().await.map(|_| ())
     }
 
     /// Whether a call can go out at once.
@@ -156,6 +178,7 @@ impl Link {
 
     fn connect(&self) -> impl Future<Output = Result<Live, RedisError>> + Send + 'static {
         let client = self.client.clone();
+        let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
         let is_broken = Arc::new(AtomicBool::new(false));
         let mut config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.response_timeout))
@@ -163,9 +186,11 @@ impl Link {
             .set_pipeline_buffer_size(QUEUE_CALLS)
             .set_write_backpressure_boundary(WRITE_BYTES);
         if client.get_connection_info().redis_settings().protocol() == redis::ProtocolVersion::RESP3 {
-            let is_broken = Arc::clone(&is_broken);
+            let (is_broken, hook) = (Arc::clone(&is_broken), self.hook.clone());
             config = config.set_push_sender(move |push: PushInfo| {
-                if push.kind == PushKind::Disconnection {
+                let is_over = push.kind == PushKind::Disconnection;
+                let told = if is_over { Told::Broken } else { Told::Push(push) };
+                if !hook.as_ref().is_none_or(|hook| hook(number, told)) || is_over {
                     is_broken.store(true, Ordering::Relaxed);
                 }
                 Ok::<_, redis::aio::SendError>(())
@@ -173,16 +198,21 @@ impl Link {
         }
         async move {
             let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-            Ok(Live { connection, is_broken })
+            Ok(Live { number, connection, is_broken })
         }
     }
 
     /// Of a failed call: no other call goes out on this connection.
     fn give_up(&self, live: &Live, error: RedisError) -> Failure {
         live.is_broken.store(true, Ordering::Relaxed);
-        let mut state = self.state.write();
-        if matches!(&*state, State::Up(current) if Arc::ptr_eq(&current.is_broken, &live.is_broken)) {
-            *state = State::Down;
+        {
+            let mut state = self.state.write();
+            if matches!(&*state, State::Up(current) if Arc::ptr_eq(&current.is_broken, &live.is_broken)) {
+                *state = State::Down;
+            }
+        }
+        if let Some(hook) = &self.hook {
+            hook(live.number, Told::Broken);
         }
         Failure { error, was_sent: true }
     }

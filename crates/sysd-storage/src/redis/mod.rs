@@ -29,12 +29,14 @@
 //! that is Redis, and why [`Durability`](sysd_core::Durability) is best effort there.
 
 mod address;
+pub(crate) mod bus;
 mod call;
 mod cluster;
 mod codec;
 mod combine;
 mod config;
 mod error;
+mod feed;
 mod layout;
 mod link;
 mod router;

@@ -79,6 +79,21 @@ impl Router {
         }
     }
 
+    /// Connects to where a call goes, if there is no connection.
+    pub(super) async fn ready(&self, call: impl FnOnce() -> Call + Send) -> Result<(), Failure> {
+        match self {
+            Self::One(link) => link.ready().await,
+            Self::Cluster(cluster) => {
+                cluster.freshen().await;
+                // A holder that can't be reached may have a successor: sending finds it.
+                if let Some(link) = cluster.holder(&call()) {
+                    let _ = link.ready().await;
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// Sends a call; what the server refuses is an error, too.
     pub(super) async fn send(&self, call: &Call) -> Result<Value, Failure> {
         let answer = match self {

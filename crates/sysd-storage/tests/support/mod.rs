@@ -6,6 +6,7 @@ pub(crate) mod directory;
 pub(crate) mod dynamodb;
 pub(crate) mod fake_dynamodb;
 pub(crate) mod log;
+pub(crate) mod nats;
 pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod suite;

@@ -39,6 +39,7 @@
 //! Expiry is tested by moving the clock, never by waiting. A call that does not end within two minutes fails its clause.
 
 mod batches;
+pub mod bus;
 mod cancellation;
 mod case;
 mod concurrency;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use super::{Harness, clauses};
+use super::{Harness, bus, clauses};
 
 /// The clauses for some backends, as the tests of a binary without libtest's harness.
 #[must_use = "nothing is tested until it is run"]
@@ -39,6 +39,17 @@ impl Suite {
                 trial = trial.with_kind("does not apply").with_ignored_flag(true);
             }
             self.trials.push(trial);
+        }
+        self
+    }
+
+    /// Adds every clause of a [bus](super::bus), named `NAME::CLAUSE_…`.
+    pub fn certify_bus(mut self, name: &str, harness: impl bus::Harness) -> Self {
+        let harness = Arc::new(harness);
+        for clause in bus::clauses() {
+            let harness = Arc::clone(&harness);
+            let test = move || clause.check(&*harness).map_err(|failure| Failed::from(failure.to_string()));
+            self.trials.push(Trial::test(format!("{name}::{clause:?}"), test));
         }
         self
     }

@@ -2,8 +2,10 @@
 //!
 //! They are what backends get wrong in practice. A suite that lets one pass can't fail.
 
+mod bus;
 mod store;
 
+pub use bus::{BUS_FAULTS, BusFault, BusMutant};
 pub use store::Mutant;
 
 /// One deliberate fault.
