@@ -42,6 +42,7 @@ mod batches;
 mod cancellation;
 mod case;
 mod concurrency;
+pub mod events;
 mod expiry;
 mod faults;
 mod model;

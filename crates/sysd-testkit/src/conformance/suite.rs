@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use super::events::{LogHarness, log_clauses};
 use super::{Harness, clauses};
 
 /// The clauses for some backends, as the tests of a binary without libtest's harness.
@@ -39,6 +40,17 @@ impl Suite {
                 trial = trial.with_kind("does not apply").with_ignored_flag(true);
             }
             self.trials.push(trial);
+        }
+        self
+    }
+
+    /// Adds every clause of event logs as a test of its own, named `NAME::CLAUSE_…`.
+    pub fn certify_log(mut self, name: &str, harness: impl LogHarness) -> Self {
+        let harness = Arc::new(harness);
+        for clause in log_clauses() {
+            let harness = Arc::clone(&harness);
+            let test = move || clause.check(&*harness).map_err(|failure| Failed::from(failure.to_string()));
+            self.trials.push(Trial::test(format!("{name}::{clause:?}"), test));
         }
         self
     }

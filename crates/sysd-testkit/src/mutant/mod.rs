@@ -2,8 +2,10 @@
 //!
 //! They are what backends get wrong in practice. A suite that lets one pass can't fail.
 
+mod log;
 mod store;
 
+pub use log::{LOG_FAULTS, LogFault, MutantLog};
 pub use store::Mutant;
 
 /// One deliberate fault.
