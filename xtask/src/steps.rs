@@ -95,7 +95,11 @@ fn cargo<'a>(
     arguments: &[&str],
     environment: impl Iterator<Item = (&'a str, &'a OsStr)>,
 ) -> Result<(), String> {
-    toolchain::ensure_component(root, arguments.first().copied().unwrap_or_default())?;
+    let subcommand = arguments.first().copied().unwrap_or_default();
+    toolchain::ensure_component(root, subcommand)?;
+    if subcommand != "fmt" {
+        servers::ensure_build_tools()?;
+    }
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = process::bound(&cargo, "TERM");
     let status = process::run(command.args(arguments).envs(environment).current_dir(root), STEP_MAX)?;

@@ -11,6 +11,11 @@ mod cas;
     reason = "calls have deadlines of their own; records take their time from the caller"
 )]
 pub mod dynamodb;
+#[expect(
+    clippy::disallowed_methods,
+    reason = "Kafka's client blocks: who reads there has a thread, which ends with its reader"
+)]
+pub mod events;
 pub mod layer;
 pub mod lease;
 #[cfg(feature = "local")]
@@ -40,6 +45,13 @@ pub mod scylla;
 
 #[cfg(feature = "dynamodb")]
 pub use dynamodb::{DynamoConfig, DynamoCredentials, DynamoStore};
+pub use events::open_events;
+#[cfg(feature = "kafka")]
+pub use events::{KafkaEvents, KafkaEventsConfig, KafkaTopic};
+#[cfg(feature = "memory")]
+pub use events::{MemoryEvents, MemoryEventsConfig, WhenFull};
+#[cfg(feature = "redis")]
+pub use events::{RedisEvents, RedisEventsConfig};
 pub use lease::{KeepAliveEnd, LeaseConfig, RecordLeases};
 #[cfg(feature = "local")]
 pub use local::{LocalConfig, LocalStore, SyncMode};

@@ -74,6 +74,7 @@ fn config(message: String) -> Error {
 }
 
 /// A handle for each clock, and the store itself.
+#[cfg(any(feature = "local", feature = "redis", feature = "dynamodb", feature = "scylla"))]
 macro_rules! handles {
     ($store:ident, $clocks:ident) => {{
         let mut stores: Vec<_> = $clocks.into_iter().map(|clock| AnyStore::new($store.with_clock(clock))).collect();

@@ -2,8 +2,8 @@
 #![cfg(all(feature = "memory", feature = "scylla"))]
 
 use sysd_core::bus::{AnyBus, Bus, Channel, Delivery, Subscription as _};
+use sysd_core::event::{AnyEventLog, Event, EventLog, GroupMember, NewEvent, Start};
 use sysd_core::lease::Leases as _;
-use sysd_core::outbox::{Event, EventId, Publish};
 use sysd_core::queue::{NewJob, Queue as _, QueueExt as _};
 use sysd_core::{
     AnyStore, Keep, Key, OutputBytes, Procedure, Result, Scan, Space, StateChange, Step, Store, StoreExt, Timestamp,
@@ -11,7 +11,10 @@ use sysd_core::{
 };
 use sysd_storage::bus::MemoryBus;
 use sysd_storage::layer::{Breaker, Coalesce, LayerExt, Limit, Retry, Timeout, Trace};
-use sysd_storage::{LeaseConfig, Memory, Outbox, OutboxConfig, QueueConfig, RecordLeases, RecordQueue, ScyllaStore};
+use sysd_storage::{
+    LeaseConfig, Memory, MemoryEvents, MemoryEventsConfig, Outbox, OutboxConfig, QueueConfig, RecordLeases,
+    RecordQueue, ScyllaStore,
+};
 
 const SPACE: Space = Space::conditional("spawn");
 
@@ -98,14 +101,6 @@ fn the_future_of_a_stack_grows_by_the_layer() {
     assert!(six < bare + 6 * 600, "{bare} bytes bare, {two} under two layers, {six} under six");
 }
 
-struct Nowhere;
-
-impl Publish for Nowhere {
-    async fn publish(&self, _: &[u8], _: EventId, _: &bytes::Bytes) -> Result<()> {
-        Ok(())
-    }
-}
-
 async fn every_protocol(store: impl Store + Clone) -> Result<usize> {
     let hold = std::time::Duration::from_secs(60);
     let leases = RecordLeases::new(store.clone(), LeaseConfig::default());
@@ -124,8 +119,8 @@ async fn every_protocol(store: impl Store + Clone) -> Result<usize> {
     let letters = queue.dead_letters(None, 1).await?.len() + queue.depth(1).await?.waiting;
     let outbox = Outbox::new(store, "o", &[SPACE], OutboxConfig::default())?;
     let key = Key::lone(SPACE, b"p");
-    let _ = outbox.write(key, "x", sysd_core::Expect::Absent, vec![Event::new(b"k", "e")]).await?;
-    Ok(jobs.len() + letters + outbox.relay_once(&Nowhere).await?.published)
+    let _ = outbox.write(key, "x", sysd_core::Expect::Absent, vec![NewEvent::new(b"k", "e")]).await?;
+    Ok(jobs.len() + letters + outbox.relay_once(&MemoryEvents::new(MemoryEventsConfig::default())?).await?.published)
 }
 
 async fn every_bus(bus: impl Bus) -> Result<usize> {
@@ -156,5 +151,25 @@ fn buses_on_servers_spawn(redis: sysd_storage::bus::RedisBus, nats: sysd_storage
 fn leases_queues_and_outboxes_spawn() -> Result<()> {
     assert_eq!(spawn(every_protocol(Memory::new()))?, 2);
     assert_eq!(spawn(every_protocol(AnyStore::new(Memory::new())))?, 2);
+    Ok(())
+}
+
+async fn every_call_of_a_log(log: impl EventLog) -> Result<usize> {
+    let event = Event::mint(&sysd_core::SystemEntropy, b"k", "e");
+    log.append(&event).await?;
+    log.append_many(&[event]).await.pop().unwrap_or(Ok(()))?;
+    let mut member = log.join("g", Start::Oldest).await?;
+    let batch = member.read(10, std::time::Duration::ZERO).await?;
+    let _ = member.commit(&batch.ends()).await?;
+    member.leave().await?;
+    let _ = log.seek("g", Start::Newest).await?;
+    Ok(batch.events.len() + log.lag("g").await?.len())
+}
+
+#[test]
+fn event_logs_spawn() -> Result<()> {
+    let log = MemoryEvents::new(MemoryEventsConfig { partitions: 1, ..MemoryEventsConfig::default() })?;
+    assert_eq!(spawn(every_call_of_a_log(std::sync::Arc::new(log.clone())))?, 3);
+    assert_eq!(spawn(every_call_of_a_log(AnyEventLog::new(log)))?, 3);
     Ok(())
 }

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use sysd_core::{ManualClock, Result};
+use sysd_testkit::conformance::events::{LogHarness, log_clauses};
 use sysd_testkit::conformance::{Harness, clauses};
-use sysd_testkit::mutant::{FAULTS, Fault, Mutant};
+use sysd_testkit::mutant::{FAULTS, Fault, LOG_FAULTS, LogFault, Mutant, MutantLog};
 
 struct Faulty(Option<Fault>);
 
@@ -70,4 +72,42 @@ fn every_clause_has_a_mutant() {
         .filter(|id| !covered.contains(id) && !["M1", "F3"].contains(id))
         .collect();
     assert_eq!(uncovered, [""; 0]);
+}
+
+struct FaultyLog(Option<LogFault>);
+
+impl LogHarness for FaultyLog {
+    type Log = MutantLog;
+
+    async fn open(&self) -> Result<[MutantLog; 2]> {
+        let log = MutantLog::new(self.0)?;
+        Ok([log.clone(), log])
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(2)
+    }
+}
+
+#[test]
+fn the_log_without_a_fault_passes() {
+    for clause in log_clauses() {
+        if let Err(failure) = clause.check(&FaultyLog(None)) {
+            panic!("{clause:?} rejects a log that is right: {failure}");
+        }
+    }
+}
+
+#[test]
+fn every_mutant_log_is_rejected_by_its_clause_and_every_clause_has_one() {
+    let (mut unseen, mut covered) = (Vec::new(), BTreeSet::new());
+    for &fault in LOG_FAULTS {
+        covered.insert(fault.clause);
+        let clause = log_clauses().iter().find(|clause| clause.id == fault.clause).expect("a fault names a clause");
+        if clause.check(&FaultyLog(Some(fault))).is_ok() {
+            unseen.push(format!("{} by {clause:?}", fault.name()));
+        }
+    }
+    assert!(unseen.is_empty(), "not rejected: {unseen:#?}");
+    assert_eq!(covered, log_clauses().iter().map(|clause| clause.id).collect());
 }

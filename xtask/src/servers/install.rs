@@ -36,6 +36,23 @@ pub(super) fn java() -> Result<PathBuf, String> {
     find_java().ok_or_else(|| format!("{name} was installed and is not found"))
 }
 
+/// What librdkafka is built with.
+pub(super) fn build_tools() -> Result<(), String> {
+    let is_there = || is_installed("make") && is_installed("g++");
+    if is_there() {
+        return Ok(());
+    }
+    eprintln!(
+        "make or a C++ compiler is missing, which librdkafka is built with: installing g++ and make with apt-get"
+    );
+    let install = ["install", "-y", "--no-install-recommends", "g++", "make"];
+    if (apt_get(&install) || (apt_get(&["update"]) && apt_get(&install))) && is_there() {
+        return Ok(());
+    }
+    Err("librdkafka is built with make and a C++ compiler, `g++`, and apt-get could not install them: install both"
+        .to_owned())
+}
+
 fn is_installed(program: &str) -> bool {
     let mut command = Command::new(program);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()

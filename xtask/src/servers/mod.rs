@@ -56,6 +56,7 @@ const DYNAMODB_LIB: &str = "SYSD_TEST_DYNAMODB_LIB";
 /// DynamoDB Local takes any, but a client that finds none goes to look for them elsewhere.
 const AWS_CREDENTIALS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 const CASSANDRA_LIB: &str = "SYSD_TEST_CASSANDRA_LIB";
+const KAFKA_LIB: &str = "SYSD_TEST_KAFKA_LIB";
 
 /// What was started, and how it is found.
 #[derive(Debug)]
@@ -91,6 +92,11 @@ impl Drop for Running {
 /// Starts what the environment does not point at already; the servers end with this process, however it ends.
 pub(crate) fn start_for_tests() -> Result<Running, String> {
     start(Purpose::Tests, &KINDS.map(|(kind, ..)| kind)).map(Running)
+}
+
+/// Installs what the workspace can't be compiled without, where that is possible.
+pub(crate) fn ensure_build_tools() -> Result<(), String> {
+    install::build_tools()
 }
 
 /// `cargo xtask servers up|down|status`; `up` takes the names of servers, none for all.
@@ -264,7 +270,11 @@ fn prepare(missing: &[Kind]) -> Result<Vec<Prepared>, String> {
                 let lib = Some((CASSANDRA_LIB, java.jars()?));
                 (Box::new(cassandra::Cassandra(java)), lib)
             }
-            Kind::Kafka => (Box::new(kafka::Kafka(Java::with(maven::KAFKA)?)), None),
+            Kind::Kafka => {
+                let java = Java::with(maven::KAFKA)?;
+                let lib = Some((KAFKA_LIB, java.jars()?));
+                (Box::new(kafka::Kafka(java)), lib)
+            }
             Kind::Nats => (Box::new(nats::Nats(install::nats()?)), None),
         };
         prepared.push(Prepared { kind, server, lib });

@@ -144,8 +144,8 @@ fn laws_hold<S: Clone + PartialEq + std::fmt::Debug>(
         let seen_us = admitted.last().map_or(now_us, |&(last_us, _)| last_us.max(now_us));
         let expected = cost == 0 || cost <= sample.limit && (promise.reference)(sample, &admitted, seen_us, cost);
         ensure(decision.is_allowed() == expected, "as the reference", (now_us, cost, &admitted, &decision))?;
-        ensure((decision.outcome() == Outcome::NeverAllowed) == (cost > sample.limit), "never means never", &decision)?;
-        ensure(decided.write.is_some() == (expected && cost > 0), "what takes nothing writes nothing", &decision)?;
+        ensure((decision.outcome() == Outcome::NeverAllowed) == (cost > sample.limit), "never means never", decision)?;
+        ensure(decided.write.is_some() == (expected && cost > 0), "what takes nothing writes nothing", decision)?;
         let before = state.clone();
         if let Some((new, ttl)) = decided.write {
             expires_us = ttl.map_or(u64::MAX, |ttl| now_us + u64::try_from(ttl.as_micros()).unwrap());
@@ -165,7 +165,7 @@ fn laws_hold<S: Clone + PartialEq + std::fmt::Debug>(
 fn run<S: Clone + PartialEq + std::fmt::Debug + 'static>(
     promise: &Promise<S>,
     cases: u32,
-    break_it: fn(&Promise<S>, Decide<S>) -> Decide<S>,
+    break_it: Break<S>,
 ) -> Result<(), String> {
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&samples(), |sample| {
@@ -175,12 +175,14 @@ fn run<S: Clone + PartialEq + std::fmt::Debug + 'static>(
     outcome.map_err(|error| error.to_string())
 }
 
+/// Makes an algorithm that breaks a law.
+type Break<S> = fn(&Promise<S>, Decide<S>) -> Decide<S>;
+
 /// The laws hold, and each broken variant breaks one.
 pub(crate) fn certify<S: Clone + PartialEq + std::fmt::Debug + 'static>(promise: &Promise<S>) {
     if let Err(error) = run(promise, 4_000, |_, decide| decide) {
         panic!("{error}");
     }
-    type Break<S> = fn(&Promise<S>, Decide<S>) -> Decide<S>;
     let mutants: [(&str, Break<S>); 7] = [
         ("forgets what it admitted", |_, decide| Box::new(move |_, now_us, cost| decide(None, now_us, cost))),
         ("trusts a clock that goes back", |promise, decide| {

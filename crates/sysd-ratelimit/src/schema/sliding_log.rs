@@ -103,8 +103,8 @@ mod tests {
         for (at, byte) in [(18, 6), (18, 7), (11, 0), (8, 1), (0, 2), (12, 0x20)] {
             assert_eq!(decode_state(&broken(at, byte)), None, "byte {at}");
         }
-        let mut long = StateBytes::new();
-        encode_state(&(0..1_001).map(|at_us| Entry { at_us, cost: 1 }).collect::<Vec<_>>(), &mut long);
-        assert_eq!(decode_state(&long), None);
+        let mut overlong = StateBytes::new();
+        encode_state(&(0..1_001).map(|at_us| Entry { at_us, cost: 1 }).collect::<Vec<_>>(), &mut overlong);
+        assert_eq!(decode_state(&overlong), None);
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use sysd_core::outbox::Event;
+use sysd_core::event::NewEvent;
 use sysd_core::{Error, Expect, Key, KeyBytes, Result, Timestamp, Version};
 
 const FORMAT: u8 = 1;
@@ -26,7 +26,7 @@ pub(super) struct Intent {
     pub(super) partition: KeyBytes,
     pub(super) sort: KeyBytes,
     pub(super) value: Bytes,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<NewEvent>,
 }
 
 /// What is to be done about the intents of one record.
@@ -133,7 +133,7 @@ impl Intent {
         let mut events = Vec::with_capacity(count.into());
         for _ in 0..count {
             let key = part()?;
-            events.push(Event { key: KeyBytes::from_slice(&key), bytes: part()? });
+            events.push(NewEvent { key: KeyBytes::from_slice(&key), bytes: part()? });
         }
         if at != bytes.len() {
             return None;

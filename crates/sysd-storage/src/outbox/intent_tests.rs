@@ -16,7 +16,7 @@ fn intent(before: Option<u128>, token: u128) -> Intent {
         partition: KeyBytes::from_slice(b"p"),
         sort: KeyBytes::new(),
         value: Bytes::from_static(b"v"),
-        events: vec![Event::new(b"k", "e"), Event::new(b"", "")],
+        events: vec![NewEvent::new(b"k", "e"), NewEvent::new(b"", "")],
     }
 }
 

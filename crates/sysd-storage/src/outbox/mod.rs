@@ -1,35 +1,26 @@
 //! An outbox on any store: records and their events, neither lost nor invented, though they lie in different partitions.
 //!
 //! ```
-//! use std::sync::Mutex;
-//! use bytes::Bytes;
-//! use sysd_core::outbox::{Event, EventId, Publish};
-//! use sysd_core::{Expect, Key, Result, Space};
-//! use sysd_storage::{Memory, Outbox, OutboxConfig, Wrote};
-//!
-//! #[derive(Default)]
-//! struct Sink(Mutex<Vec<Bytes>>);
-//!
-//! impl Publish for Sink {
-//!     async fn publish(&self, _key: &[u8], _id: EventId, bytes: &Bytes) -> Result<()> {
-//!         self.0.lock().unwrap().push(bytes.clone());
-//!         Ok(())
-//!     }
-//! }
+//! use std::time::Duration;
+//! use sysd_core::event::{EventLog, GroupMember, NewEvent, Start};
+//! use sysd_core::{Expect, Key, Space};
+//! use sysd_storage::{Memory, MemoryEvents, MemoryEventsConfig, Outbox, OutboxConfig, Wrote};
 //!
 //! const ORDERS: Space = Space::conditional("orders");
 //!
 //! # futures::executor::block_on(async {
 //! let outbox = Outbox::new(Memory::new(), "shop", &[ORDERS], OutboxConfig::default())?;
 //! let order = Key::lone(ORDERS, b"7");
-//! let events = vec![Event::new(b"7", "ordered")];
+//! let events = vec![NewEvent::new(b"7", "ordered")];
 //! let Wrote::Written(version) = outbox.write(order, "two pens", Expect::Absent, events).await? else { panic!() };
-//! let events = vec![Event::new(b"7", "paid")];
+//! let events = vec![NewEvent::new(b"7", "paid")];
 //! outbox.write(order, "two pens, paid", Expect::Is(version), events).await?;
 //!
-//! let sink = Sink::default();
-//! outbox.relay_once(&sink).await?;
-//! assert_eq!(*sink.0.lock().unwrap(), ["ordered", "paid"]);
+//! // Any event log will do, or another `EventSink`.
+//! let log = MemoryEvents::new(MemoryEventsConfig::default())?;
+//! outbox.relay_once(&log).await?;
+//! let batch = log.join("mailer", Start::Oldest).await?.read(10, Duration::ZERO).await?;
+//! assert_eq!(batch.events.iter().map(|it| &it.event.bytes[..]).collect::<Vec<_>>(), [&b"ordered"[..], b"paid"]);
 //! # Ok::<(), sysd_core::Error>(())
 //! # }).unwrap();
 //! ```
@@ -81,7 +72,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sysd_core::outbox::Event;
+use sysd_core::event::NewEvent;
 use sysd_core::{
     Clock, Effect, Entropy, Error, Expect, Key, KeyBytes, Outcome, Record, Result, RetryPolicy, Space, Store,
     SystemClock, SystemEntropy, Version, Write, tuple,
@@ -284,7 +275,7 @@ impl<S: Store> Outbox<S> {
         key: Key<'_>,
         value: impl Into<Bytes>,
         expect: Expect,
-        events: Vec<Event>,
+        events: Vec<NewEvent>,
     ) -> Result<Wrote> {
         let before = match expect {
             Expect::Absent => None,

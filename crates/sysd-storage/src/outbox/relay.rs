@@ -6,7 +6,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream;
-use sysd_core::outbox::{EventId, Publish};
+use sysd_core::event::{Event, EventId, EventSink};
 use sysd_core::{Error, Expect, Key, KeyBytes, Outcome, Result, Scan, Store, Version, Write, tuple};
 
 use super::intent::{Decision, Intent, decide};
@@ -42,7 +42,7 @@ impl<S: Store> Outbox<S> {
     ///
     /// # Cancel safety
     /// Dropped, it has published what it has; the next relay goes on.
-    pub async fn relay(&self, sink: &impl Publish) {
+    pub async fn relay(&self, sink: &impl EventSink) {
         loop {
             let did = self.relay_once(sink).await;
             if let Err(error) | Ok(Relayed { error: Some(error), .. }) = &did {
@@ -62,7 +62,7 @@ impl<S: Store> Outbox<S> {
     ///
     /// # Cost
     /// A scan a shard; a record's intents cost a read, a scan, and a publication and a write each.
-    pub async fn relay_once(&self, sink: &impl Publish) -> Result<Relayed> {
+    pub async fn relay_once(&self, sink: &impl EventSink) -> Result<Relayed> {
         let mut relayed = Relayed::default();
         for shard in 0..self.config.shards {
             let partition = self.partition(shard);
@@ -94,7 +94,7 @@ impl<S: Store> Outbox<S> {
         Ok(relayed)
     }
 
-    async fn settle(&self, partition: &[u8], group: Group, sink: &impl Publish) -> Relayed {
+    async fn settle(&self, partition: &[u8], group: Group, sink: &impl EventSink) -> Relayed {
         let mut relayed = Relayed::default();
         if let Err(error) = self.try_settle(partition, &group, sink, &mut relayed).await {
             relayed.error = Some(error);
@@ -107,7 +107,7 @@ impl<S: Store> Outbox<S> {
         &self,
         partition: &[u8],
         group: &Group,
-        sink: &impl Publish,
+        sink: &impl EventSink,
         relayed: &mut Relayed,
     ) -> Result<()> {
         let space = self.space(&group.space).ok_or_else(|| {
@@ -137,7 +137,8 @@ impl<S: Store> Outbox<S> {
                 self.calls.write(&Write::delete(remove.key())).await?;
             }
             for (event, index) in intent.events.iter().zip(0..) {
-                sink.publish(&event.key, EventId { version: *version, index }, &event.bytes).await?;
+                let id = EventId { version: *version, index };
+                sink.append(&Event::new(id, &event.key, event.bytes.clone())).await?;
                 relayed.published += 1;
             }
             self.calls.write(&Write::delete(remove.key())).await?;

@@ -36,6 +36,7 @@ mod codec;
 mod combine;
 mod config;
 mod error;
+pub mod events;
 mod feed;
 mod layout;
 mod link;
@@ -132,7 +133,7 @@ impl<C: Clock> RedisStore<C> {
         limits.clock = config.clock;
         let codec = Codec::new(config.prefix.clone(), clock, limits);
         let store = Self { shared: Arc::new(Shared { router, codec, config, walks: Walks::default() }) };
-        store.shared.refuse_eviction().await?;
+        refuse_eviction(&store.shared.router).await?;
         Ok(store)
     }
 
@@ -145,30 +146,31 @@ impl<C: Clock> RedisStore<C> {
     }
 }
 
-impl<C: Clock> Shared<C> {
-    async fn refuse_eviction(&self) -> Result<()> {
-        let mut command = redis::cmd("CONFIG");
-        command.arg("GET").arg("maxmemory-policy");
-        for link in self.router.masters() {
-            // Hosted servers forbid CONFIG: nothing can be learned there.
-            let Ok(answer) = link.send(&command).await else { continue };
-            let policy = match answer {
-                Value::Map(pairs) => pairs.into_iter().next().map(|(_, policy)| policy),
-                Value::Array(mut pair) => pair.pop(),
-                _ => None,
-            };
-            let policy: Option<String> = policy.and_then(|policy| redis::from_redis_value(policy).ok());
-            if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
-                return Err(Error::new(
-                    ErrorKind::Config,
-                    Effect::None,
-                    format!("maxmemory-policy {policy} lets Redis drop records; set it to noeviction"),
-                ));
-            }
+/// Refuses a server that may drop records when it is short of memory.
+async fn refuse_eviction(router: &Router) -> Result<()> {
+    let mut command = redis::cmd("CONFIG");
+    command.arg("GET").arg("maxmemory-policy");
+    for link in router.masters() {
+        // Hosted servers forbid CONFIG: nothing can be learned there.
+        let Ok(answer) = link.send(&command).await else { continue };
+        let policy = match answer {
+            Value::Map(pairs) => pairs.into_iter().next().map(|(_, policy)| policy),
+            Value::Array(mut pair) => pair.pop(),
+            _ => None,
+        };
+        let policy: Option<String> = policy.and_then(|policy| redis::from_redis_value(policy).ok());
+        if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
+            return Err(Error::new(
+                ErrorKind::Config,
+                Effect::None,
+                format!("maxmemory-policy {policy} lets Redis drop records; set it to noeviction"),
+            ));
         }
-        Ok(())
     }
+    Ok(())
+}
 
+impl<C: Clock> Shared<C> {
     async fn ask(&self, call: &Call, key: Key<'_>, access: Access) -> Result<Value> {
         self.router.send(call).await.map_err(|failure| map(&failure, access).with_key(key))
     }

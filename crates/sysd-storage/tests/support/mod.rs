@@ -5,6 +5,8 @@ pub(crate) mod cassandra;
 pub(crate) mod directory;
 pub(crate) mod dynamodb;
 pub(crate) mod fake_dynamodb;
+#[cfg(feature = "kafka")]
+pub(crate) mod kafka;
 pub(crate) mod log;
 pub(crate) mod nats;
 pub(crate) mod proxy;

@@ -43,6 +43,7 @@ pub mod bus;
 mod cancellation;
 mod case;
 mod concurrency;
+pub mod events;
 mod expiry;
 mod faults;
 mod model;

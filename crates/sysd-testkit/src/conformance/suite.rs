@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use super::events::{LogHarness, log_clauses};
 use super::{Harness, bus, clauses};
 
 /// The clauses for some backends, as the tests of a binary without libtest's harness.
@@ -47,6 +48,17 @@ impl Suite {
     pub fn certify_bus(mut self, name: &str, harness: impl bus::Harness) -> Self {
         let harness = Arc::new(harness);
         for clause in bus::clauses() {
+            let harness = Arc::clone(&harness);
+            let test = move || clause.check(&*harness).map_err(|failure| Failed::from(failure.to_string()));
+            self.trials.push(Trial::test(format!("{name}::{clause:?}"), test));
+        }
+        self
+    }
+
+    /// Adds every clause of event logs as a test of its own, named `NAME::CLAUSE_…`.
+    pub fn certify_log(mut self, name: &str, harness: impl LogHarness) -> Self {
+        let harness = Arc::new(harness);
+        for clause in log_clauses() {
             let harness = Arc::clone(&harness);
             let test = move || clause.check(&*harness).map_err(|failure| Failed::from(failure.to_string()));
             self.trials.push(Trial::test(format!("{name}::{clause:?}"), test));

@@ -3,9 +3,11 @@
 //! They are what backends get wrong in practice. A suite that lets one pass can't fail.
 
 mod bus;
+mod log;
 mod store;
 
 pub use bus::{BUS_FAULTS, BusFault, BusMutant};
+pub use log::{LOG_FAULTS, LogFault, MutantLog};
 pub use store::Mutant;
 
 /// One deliberate fault.

@@ -11,8 +11,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use sysd_core::outbox::{Event, EventId, Publish};
+use sysd_core::event::{Event, EventLimits, EventSink, NewEvent};
 use sysd_core::{
     Clock as _, Effect, Error, ErrorKind, Expect, Key, Result as StoreResult, RetryPolicy, Space, Store as _,
 };
@@ -43,15 +42,27 @@ struct Sink {
     is_faulty: bool,
 }
 
-impl Publish for Sink {
-    async fn publish(&self, key: &[u8], _: EventId, bytes: &Bytes) -> StoreResult<()> {
+impl EventSink for Sink {
+    fn limits(&self) -> EventLimits {
+        EventLimits::PROCESS
+    }
+
+    async fn append_many(&self, events: &[Event]) -> Vec<StoreResult<()>> {
+        let mut answers = Vec::new();
+        for event in events {
+            answers.push(self.append(event).await);
+        }
+        answers
+    }
+
+    async fn append(&self, event: &Event) -> StoreResult<()> {
         wait(&self.simulation, self.simulation.below(1_000)).await;
         let failed = || Err(Error::new(ErrorKind::Unavailable, Effect::Unknown, "the sink failed"));
         if self.is_faulty && self.simulation.chance(100) {
             return failed();
         }
-        let which = KEYS.iter().position(|known| *known == key).unwrap();
-        let number = u64::from_be_bytes(bytes.as_ref().try_into().unwrap());
+        let which = KEYS.iter().position(|known| *known == event.key.as_slice()).unwrap();
+        let number = u64::from_be_bytes(event.bytes.as_ref().try_into().unwrap());
         self.record.0.lock().unwrap().published[which].push(number);
         if self.is_faulty && self.simulation.chance(100) {
             return failed();
@@ -106,7 +117,7 @@ async fn write_once(store: &SimStore, outbox: &Outbox<SimStore>, record: &Record
         None => (Vec::new(), Expect::Absent),
     };
     value.extend_from_slice(&number.to_be_bytes());
-    let events = vec![Event::new(key.partition(), number.to_be_bytes().to_vec())];
+    let events = vec![NewEvent::new(key.partition(), number.to_be_bytes().to_vec())];
     let answered = match outbox.write(key, value, expect, events).await {
         Ok(Wrote::Written(_)) => Answered::Written,
         Ok(Wrote::Conflict { .. }) => Answered::NotWritten,

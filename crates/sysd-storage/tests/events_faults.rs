@@ -1,0 +1,280 @@
+//! Event logs on servers that are killed and stopped under load, and behind an outbox whose relay dies.
+#![cfg(all(feature = "redis", feature = "kafka", feature = "memory"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use sysd_core::event::{
+    AnyEventLog, AnyMember, Event, EventLog as _, EventSink as _, GroupMember as _, NewEvent, Start,
+};
+use sysd_core::{Effect, ErrorKind, Expect, Key, Space, SystemEntropy, random_base62};
+use sysd_storage::{
+    KafkaEvents, KafkaEventsConfig, KafkaTopic, Memory, Outbox, OutboxConfig, RedisConfig, RedisEvents,
+    RedisEventsConfig, Wrote,
+};
+
+mod support;
+
+use support::kafka::Private as PrivateKafka;
+use support::server::Private as PrivateRedis;
+use support::{config, server_url, variable};
+
+const KEYS: u32 = 8;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What was acknowledged, by key, in the order of its appends; and what was read, in the order of its reading.
+#[derive(Default)]
+struct Record {
+    acknowledged: Mutex<BTreeMap<u32, u32>>,
+    read: Mutex<Vec<(Vec<u8>, u32)>>,
+    errors: Mutex<Vec<(ErrorKind, Effect)>>,
+    is_over: AtomicBool,
+}
+
+impl Record {
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    fn count(&self) -> u32 {
+        self.acknowledged.lock().values().sum()
+    }
+}
+
+/// Appends the numbers of a key one after the other, each until it is acknowledged.
+async fn write(log: AnyEventLog, key: u32, record: Arc<Record>) {
+    let mut number = 0_u32;
+    'numbers: while !record.is_over() {
+        let event = Event::mint(&SystemEntropy, &key.to_be_bytes(), number.to_be_bytes().to_vec());
+        while let Err(error) = log.append(&event).await {
+            assert!(error.kind().is_transient(), "{error}");
+            record.errors.lock().push((error.kind(), error.effect()));
+            if record.is_over() {
+                break 'numbers;
+            }
+            // real-time: the server comes back.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        number += 1;
+        record.acknowledged.lock().insert(key, number);
+    }
+}
+
+/// Reads and commits, and goes on after errors.
+async fn read(log: AnyEventLog, record: Arc<Record>) {
+    let mut member = join(&log).await;
+    while !record.is_over() {
+        read_once(&mut member, &record).await;
+    }
+}
+
+async fn join(log: &AnyEventLog) -> AnyMember {
+    let start = Instant::now();
+    loop {
+        match log.join("all", Start::Oldest).await {
+            Ok(member) => return member,
+            Err(error) => assert!(error.kind().is_transient() && start.elapsed() < PATIENCE, "{error}"),
+        }
+        // real-time: the server comes back.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn read_once(member: &mut AnyMember, record: &Record) {
+    let batch = match member.read(50, Duration::from_millis(200)).await {
+        Ok(batch) => batch,
+        Err(error) => {
+            assert!(error.kind().is_transient() && error.effect() == Effect::None, "{error}");
+            // real-time: the server comes back.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            return;
+        }
+    };
+    assert!(batch.gaps.is_empty(), "{:?}", batch.gaps);
+    let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+    record.read.lock().extend(batch.events.iter().map(|it| (it.event.key.to_vec(), number(&it.event.bytes))));
+    match member.commit(&batch.ends()).await {
+        Ok(_) => {}
+        Err(error) => assert!(error.kind().is_transient(), "{error}"),
+    }
+}
+
+/// Every acknowledged event was read, and of each key first in its order.
+async fn verify(log: &AnyEventLog, record: &Record) {
+    let mut last = join(log).await;
+    let acknowledged = record.acknowledged.lock().clone();
+    let start = Instant::now();
+    loop {
+        read_once(&mut last, record).await;
+        let read = record.read.lock().clone();
+        let mut next: BTreeMap<u32, u32> = BTreeMap::new();
+        for (key, number) in read {
+            let next = next.entry(u32::from_be_bytes(key.try_into().unwrap())).or_default();
+            assert!(number <= *next, "number {number} was read before {next}");
+            *next = (*next).max(number + 1);
+        }
+        let missing: Vec<_> = acknowledged.iter().filter(|(key, count)| next.get(key) < Some(count)).collect();
+        if missing.is_empty() {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "acknowledged and never read: {missing:?}; read {next:?}");
+    }
+}
+
+/// Writers and two readers, while `disturb` does its worst.
+async fn under_load(log: &AnyEventLog, disturb: impl AsyncFnOnce(&Record)) -> Arc<Record> {
+    let record = Arc::new(Record::default());
+    let mut tasks: Vec<_> = (0..KEYS).map(|key| tokio::spawn(write(log.clone(), key, Arc::clone(&record)))).collect();
+    tasks.extend((0..2).map(|_| tokio::spawn(read(log.clone(), Arc::clone(&record)))));
+    disturb(&record).await;
+    record.is_over.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    verify(log, &record).await;
+    record
+}
+
+/// Until so many more were acknowledged.
+async fn progress(record: &Record, more: u32) {
+    let (start, before) = (Instant::now(), record.count());
+    while record.count() < before + more {
+        assert!(start.elapsed() < PATIENCE, "no headway: {} acknowledged; {:?}", record.count(), record.errors.lock());
+        // real-time: servers work.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn on_redis(url: &str, response_timeout: Duration) -> AnyEventLog {
+    let redis = RedisConfig { response_timeout, ..config() };
+    let config = RedisEventsConfig { redis, session: Duration::from_secs(2), ..RedisEventsConfig::default() };
+    AnyEventLog::new(RedisEvents::connect(url, "faults", config).await.unwrap())
+}
+
+async fn on_kafka(url: &str, name: &str, wait_max: Duration) -> AnyEventLog {
+    let config = KafkaEventsConfig {
+        session: Duration::from_secs(6),
+        append_wait_max: wait_max,
+        call_wait_max: wait_max,
+        ..KafkaEventsConfig::default()
+    };
+    let topic = KafkaTopic { partitions: 4, replication: 1, options: Vec::new() };
+    let patient = KafkaEventsConfig { call_wait_max: Duration::from_secs(60), ..config.clone() };
+    KafkaEvents::create_topic(url, name, &topic, &patient).await.unwrap();
+    // A topic that was just made is not known at once.
+    let start = Instant::now();
+    loop {
+        match KafkaEvents::connect(url, name, config.clone()).await {
+            Ok(log) => return AnyEventLog::new(log),
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_killed_under_load_loses_nothing_that_it_acknowledged() {
+    let mut server = PrivateRedis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let log = on_redis(&server.url(), Duration::from_secs(2)).await;
+    let record = under_load(&log, async |record| {
+        for _ in 0..5 {
+            progress(record, 200).await;
+            server.kill();
+            // real-time: calls meet a server that is not there.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            server.restart();
+        }
+        progress(record, 200).await;
+    })
+    .await;
+    assert!(!record.errors.lock().is_empty(), "the server was killed and nobody noticed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_stopped_for_longer_than_the_timeout_is_a_timeout_of_unknown_effect() {
+    let server = PrivateRedis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let log = on_redis(&server.url(), Duration::from_millis(300)).await;
+    let record = under_load(&log, async |record| {
+        for _ in 0..3 {
+            progress(record, 100).await;
+            server.signal("-STOP");
+            // real-time: longer than a member's session, too.
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            server.signal("-CONT");
+        }
+        progress(record, 100).await;
+    })
+    .await;
+    assert!(record.errors.lock().contains(&(ErrorKind::Timeout, Effect::Unknown)), "{:?}", record.errors.lock());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_killed_under_load_loses_nothing_that_it_acknowledged() {
+    let mut server = PrivateKafka::start();
+    let log = on_kafka(&server.url(), "faults", Duration::from_secs(10)).await;
+    under_load(&log, async |record| {
+        for _ in 0..2 {
+            progress(record, 200).await;
+            server.kill();
+            server.restart();
+        }
+        progress(record, 200).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_stopped_for_longer_than_the_timeout_is_a_timeout_of_unknown_effect() {
+    let server = PrivateKafka::start();
+    let log = on_kafka(&server.url(), "faults", Duration::from_secs(3)).await;
+    let record = under_load(&log, async |record| {
+        progress(record, 200).await;
+        server.signal("-STOP");
+        // real-time: longer than an append and a member's session.
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        server.signal("-CONT");
+        progress(record, 200).await;
+    })
+    .await;
+    let timeout = (ErrorKind::Timeout, Effect::Unknown);
+    assert!(record.errors.lock().contains(&timeout), "{:?}", record.errors.lock());
+}
+
+const RECORDS: Space = Space::conditional("records");
+
+/// Writes records with events, while a relay to this log dies again and again; then reads what came of it.
+async fn relayed(log: AnyEventLog) {
+    let outbox = Outbox::new(Memory::new(), "out", &[RECORDS], OutboxConfig::default()).unwrap();
+    let mut expects = [Expect::Absent; KEYS as usize];
+    let record = Record::default();
+    for number in 0..30_u32 {
+        for key in 0..KEYS {
+            let name = key.to_be_bytes();
+            // Two events a write.
+            let events = [number * 2, number * 2 + 1].map(|number| NewEvent::new(&name, number.to_be_bytes().to_vec()));
+            let expect = &mut expects[key as usize];
+            let wrote = outbox.write(Key::lone(RECORDS, &name), "x", *expect, events.to_vec()).await.unwrap();
+            let Wrote::Written(version) = wrote else { panic!("nobody else writes: {wrote:?}") };
+            *expect = Expect::Is(version);
+            record.acknowledged.lock().insert(key, number * 2 + 2);
+        }
+        // Killed while it is at it, at another place each time.
+        let wait = Duration::from_micros(u64::from(number) * 300);
+        let _ = tokio::time::timeout(wait, outbox.relay(&log)).await;
+    }
+    let start = Instant::now();
+    while outbox.relay_once(&log).await.unwrap().settled > 0 {
+        assert!(start.elapsed() < PATIENCE, "the relay never comes to an end");
+    }
+    verify(&log, &record).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outbox_whose_relay_dies_has_every_event_in_the_log_in_order() {
+    relayed(on_redis(&server_url(), Duration::from_secs(20)).await).await;
+    let name = format!("outbox-{}", random_base62(12, &SystemEntropy));
+    relayed(on_kafka(&variable("SYSD_TEST_KAFKA_URL"), &name, Duration::from_secs(20)).await).await;
+}
