@@ -4,12 +4,20 @@
 //! physical limit; `fjall` and `redb` are called as one would without us, on one thread, with a batch where a row names a
 //! number; `local` is called by as many tasks that each wait for one write before the next. `CRITERION_HOME` says where results
 //! go, `TMPDIR` which disk is measured.
+//!
+//! `in_turns` measures ours and the other in turns, and prints how many times as fast ours is: beside group commit by hand over
+//! fjall (as many tasks, each waiting for its own write), beside synced batches of known records on one thread (no caller, no
+//! answer: the library's own limit), beside one sync a write, and point reads beside fjall's.
 #![allow(missing_docs, clippy::unwrap_used, clippy::future_not_send)]
 
+#[path = "support/by_hand.rs"]
+mod by_hand;
 #[path = "support/callers.rs"]
 mod callers;
 #[path = "support/counters.rs"]
 mod counters;
+#[path = "support/pairs.rs"]
+mod pairs;
 #[path = "support/report.rs"]
 mod report;
 
@@ -32,6 +40,7 @@ use sysd_core::{
 use sysd_storage::{LocalConfig, LocalStore, Replica, ReplicaConfig};
 use tokio::runtime::Runtime;
 
+use by_hand::ByHand;
 use callers::timed;
 use counters::Counters;
 
@@ -214,6 +223,75 @@ fn writes(criterion: &mut Criterion) {
         local_rows(&mut group, callers);
     }
     group.finish();
+}
+
+/// Writes, in turns with what one would do without us.
+fn writes_in_turns() {
+    let runtime = runtime();
+    for callers in [64, 1_024] {
+        let scratch = [Scratch::new("turns-local"), Scratch::new("turns-hand"), Scratch::new("turns-known")];
+        let next = Arc::new(AtomicU64::new(0));
+        let store = open_local(&scratch[0]);
+        let ours = |calls| {
+            let (store, next) = (store.clone(), Arc::clone(&next));
+            runtime.block_on(timed(calls, callers, move |_| {
+                let (store, name) = (store.clone(), key(next.fetch_add(1, Ordering::Relaxed)));
+                async move {
+                    let write = Write::put(Key::lone(SPACE, &name), &VALUE[..]);
+                    assert!(store.write(write).await.unwrap().is_applied());
+                }
+            }))
+        };
+        let (database, keyspace) = open_fjall(&scratch[1]);
+        let hand = ByHand::new(database, keyspace);
+        let by_hand = |calls| {
+            let (hand, next) = (hand.clone(), Arc::clone(&next));
+            runtime.block_on(timed(calls, callers, move |_| {
+                let (hand, name) = (hand.clone(), key(next.fetch_add(1, Ordering::Relaxed)));
+                async move { hand.write(name, &VALUE).await }
+            }))
+        };
+        pairs::compare(&format!("in_turns/write {callers} by hand"), ours, by_hand);
+        let (database, keyspace) = open_fjall(&scratch[2]);
+        let known = |batch: u64, calls| {
+            batched(calls, batch, || {
+                let mut write = database.batch().durability(Some(PersistMode::SyncData));
+                (0..batch).for_each(|_| write.insert(&keyspace, key(next.fetch_add(1, Ordering::Relaxed)), VALUE));
+                write.commit().unwrap();
+            })
+        };
+        pairs::compare(&format!("in_turns/write {callers} known"), ours, |calls| known(callers, calls));
+        // A sync each takes long: a part of them.
+        let part = 64;
+        pairs::compare(&format!("in_turns/write {callers} a sync each"), ours, |calls| known(1, calls / part) * 64);
+    }
+}
+
+/// Point reads, in turns.
+fn reads_in_turns() {
+    let filled = Filled::new();
+    let mut indexes = Indexes(0);
+    let mut timed = |calls: u64, read: &dyn Fn([u8; 16])| {
+        let start = Instant::now();
+        (0..calls).for_each(|_| read(indexes.next()));
+        start.elapsed()
+    };
+    let timed = std::cell::RefCell::new(&mut timed);
+    pairs::compare(
+        "in_turns/get of a million",
+        |calls| {
+            timed.borrow_mut()(calls, &|key| {
+                assert!(block_on(filled.local.get(Key::lone(SPACE, &key))).unwrap().is_some());
+            })
+        },
+        |calls| timed.borrow_mut()(calls, &|key| assert!(filled.fjall.1.get(key).unwrap().is_some())),
+    );
+}
+
+/// Whether the command line's filter has room for it.
+fn is_wanted(name: &str) -> bool {
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    filter.is_none_or(|filter| name.contains(&filter) || filter.contains(name))
 }
 
 /// A million records, and a partition of ten thousand rows, in each.
@@ -408,6 +486,15 @@ fn expiry(criterion: &mut Criterion) {
 
 fn main() {
     let start = SystemTime::now();
+    if is_wanted("in_turns/write") {
+        writes_in_turns();
+    }
+    if is_wanted("in_turns/get") {
+        reads_in_turns();
+    }
+    if std::env::args().any(|argument| argument.starts_with("in_turns")) {
+        return;
+    }
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))

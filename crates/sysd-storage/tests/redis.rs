@@ -29,6 +29,47 @@ async fn batches_answer_in_order_and_fail_one_by_one() {
     suite::batches(&RedisStore::connect_with(&server_url(), config(), SystemClock).await.unwrap()).await;
 }
 
+/// Neighbours that write rows of one partition go together; whatever stands between them goes alone.
+#[tokio::test]
+async fn a_batch_of_rows_is_few_calls_and_each_is_answered() {
+    let server = Private::start(&[]);
+    let store = RedisStore::connect(&server.url()).await.unwrap();
+    let sorts: Vec<_> = (0..100_u32).map(u32::to_be_bytes).collect();
+    let row = |at: usize| Key::row(SPACE, b"p", &sorts[at]);
+    let mut writes: Vec<_> = (0..100).map(|at| Write::put(row(at), format!("value {at}"))).collect();
+    writes[40] = writes[40].clone().expect(Expect::Absent);
+    // The first time, the server does not know the scripts.
+    let mut calls = 0;
+    for _ in 0..2 {
+        calls = script_calls(&server);
+        assert!(store.write_many(&writes).await.into_iter().all(|outcome| outcome.unwrap().is_applied()));
+    }
+    assert_eq!(script_calls(&server) - calls, 4, "two pipelines, one of them around the write with a condition");
+    for (at, write) in writes.iter().enumerate() {
+        let record = store.get(row(at)).await.unwrap().unwrap();
+        assert_eq!((record.value, Some(record.version)), (format!("value {at}").into(), write.version()));
+    }
+    // Half of them go, and one is refused.
+    let mut writes: Vec<_> = (0..50).map(|at| Write::delete(row(at * 2))).collect();
+    writes.push(Write::put(row(1), "other").expect(Expect::Absent));
+    let outcomes = store.write_many(&writes).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.as_ref().unwrap().is_applied()).count(), 50);
+    let page = store.scan(Scan::partition(SPACE, b"p", 100)).await.unwrap();
+    let left: Vec<_> = page.rows.iter().map(|row| row.sort.to_vec()).collect();
+    assert_eq!(left, (0..50).map(|at| sorts[at * 2 + 1].to_vec()).collect::<Vec<_>>());
+    // The server forgot the scripts.
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
+    assert!(store.write_many(&writes[..2]).await.into_iter().all(|outcome| outcome.unwrap().is_applied()));
+    // Another program's key in the way: all that went together fail, with the key of each.
+    let () = redis::cmd("SET").arg("{redis_test:q}:order").arg("x").query_async(&mut connection).await.unwrap();
+    let writes = [Write::put(Key::row(SPACE, b"q", b"1"), "x"), Write::put(Key::row(SPACE, b"q", b"2"), "x")];
+    for (outcome, write) in store.write_many(&writes).await.into_iter().zip(&writes) {
+        assert_eq!(outcome.unwrap_err().key(), store.write(write.clone()).await.unwrap_err().key());
+    }
+}
+
 #[tokio::test]
 async fn concurrent_updates_lose_nothing() {
     suite::concurrent_writes(&RedisStore::connect_with(&server_url(), config(), SystemClock).await.unwrap()).await;

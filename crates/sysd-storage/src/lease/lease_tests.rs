@@ -26,6 +26,17 @@ fn asks(holder: u128, ask: Ask) -> AskLease {
 
 const MS: Duration = Duration::from_millis(1);
 
+/// Pinned: stores have these bytes.
+#[test]
+fn the_stored_bytes_stay() {
+    let StateChange::Put { state, .. } = asks(1, Ask::Acquire(MS)).apply(None, at(5_000)).unwrap().change else {
+        panic!()
+    };
+    let hex = state.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    let golden = "01 0000000000001388 00000000000000000000000000000001 0000000000001770";
+    assert_eq!(hex, golden.replace(' ', ""));
+}
+
 #[test]
 fn it_ends_at_the_very_microsecond() {
     let (held, answer) = asks(1, Ask::Acquire(MS)).decide(None, at(5_000));

@@ -20,6 +20,18 @@ fn intent(before: Option<u128>, token: u128) -> Intent {
     }
 }
 
+/// Pinned: stores have these bytes.
+#[test]
+fn the_stored_bytes_stay() {
+    let hex = intent(Some(7), 8).encode().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    let golden = [
+        "01 00 0000000000000064 01 00000000000000000000000000000007 00000000000000000000000000000008 0002",
+        "00000001 73 00000001 70 00000000 00000001 76",
+        "00000001 6b 00000001 65 00000000 00000000",
+    ];
+    assert_eq!(hex, golden.concat().replace(' ', ""));
+}
+
 fn decided(record: Option<u128>, early: &[u128], late: &[Intent], now: u64) -> (Vec<u128>, Vec<u128>, Vec<u128>) {
     let early: Vec<_> = early.iter().copied().map(version).collect();
     let late = late.iter().map(|intent| (intent.version, intent)).collect();

@@ -59,7 +59,7 @@ impl<S: Store> Shared<S> {
         }
         let ticket = Ticket { lane: grave.letter.lane, due, id: grave.letter.id.clone() };
         if !grave.is_marked || self.reopen_mark(&ticket).await? {
-            let row = self.schema.row(self.shard_of(&ticket.id), &ticket);
+            let row = self.schema.row(self.schema.shard_of(&ticket.id), &ticket);
             let job = JobRow { attempts: 0, is_marked: grave.is_marked, payload: grave.letter.payload.clone() };
             let write = Write::put(row.key(), job.encode()).with_version(self.calls.mint());
             self.calls.write(&write.expect(Expect::Absent)).await?;
@@ -104,11 +104,11 @@ impl<S: Store> Shared<S> {
                     break;
                 }
                 let from = cursor.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-                let scan = Scan::partition(SPACE, &partition, left.min(PAGE_ROWS)).range(from, Bound::Unbounded);
+                let scan = Scan::partition(SPACE, partition, left.min(PAGE_ROWS)).range(from, Bound::Unbounded);
                 let page = self.calls.scan(scan).await?;
                 left -= page.rows.len().min(left);
                 for row in &page.rows {
-                    let key = sysd_core::Key::row(SPACE, &partition, &row.sort);
+                    let key = sysd_core::Key::row(SPACE, partition, &row.sort);
                     let ticket = schema::ticket_of(&row.sort).ok_or_else(|| schema::corrupt(key))?;
                     match seen.state.entries.get(&ticket.id) {
                         Some(entry) if !entry.status.is_leased() => {}

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join;
-use sysd_core::queue::{JobLease, LeasedJob};
-use sysd_core::{Entropy as _, Error, Record, Result, Row, Scan, Store, Timestamp, Write};
+use sysd_core::queue::{JobId, JobLease, LeasedJob};
+use sysd_core::{Entropy as _, Error, Key, Record, Result, Row, Scan, Store, Timestamp, Write};
 
 use super::config::Bug;
 use super::schema::{self, Fate, JobRow, Mark, Place, SPACE};
-use super::state::{Candidate, State, Ticket};
+use super::state::{Candidate, State, Status};
 use super::{CONTENTION_MAX, Seen, Shared};
 
 /// What a scan found that might be handed out.
@@ -37,8 +37,6 @@ impl<S: Store> Shared<S> {
         let token = self.calls.entropy.next_u64();
         for _ in 0..CONTENTION_MAX {
             let now = self.calls.now();
-            let until = now.checked_add(hold);
-            let until = until.ok_or_else(|| Error::invalid("hold", "it ends beyond the year 2255"))?;
             let mut state = State::clone(&seen.state);
             let room = self.config.in_flight_max.saturating_sub(state.entries.len());
             // What is expired needs no room.
@@ -46,7 +44,10 @@ impl<S: Store> Shared<S> {
             let carried = self.carry_out(shard, &seen.state);
             let (settled, found) = join(carried, self.find(shard, &seen.state, wanted, now)).await;
             let (settled, found) = (settled?, found?);
-            state.drop_settled(&settled);
+            // Looking took time: a lease begins now.
+            let now = self.calls.now();
+            let until = until(now, hold)?;
+            state.drop_settled(&seen.state, &settled);
             state.bury_expired(now, self.config.attempts_max);
             let handed = state.decide_lease(&found.candidates, wanted, token, now, until);
             if handed.is_empty() && found.has_skipped && !is_fresh {
@@ -63,7 +64,7 @@ impl<S: Store> Shared<S> {
                 self.remove_echoes(&found).await;
                 return Ok(Vec::new());
             }
-            match self.replace_leased(shard, &mut seen, state, &found, token, wanted, until).await? {
+            match self.replace_leased(shard, &mut seen, state, &found, token, wanted, hold).await? {
                 Some(jobs) => {
                     self.remove_echoes(&found).await;
                     return Ok(jobs);
@@ -86,17 +87,17 @@ impl<S: Store> Shared<S> {
         found: &Found,
         token: u64,
         wanted: usize,
-        until: Timestamp,
+        hold: Duration,
     ) -> Result<Option<Vec<LeasedJob>>> {
         let generation = seen.state.generation;
         for _ in 0..4 {
-            let Err((newer, _)) = self.replace(shard, seen, state.clone()).await? else {
-                return Ok(Some(leased(&state, found, token, until)));
-            };
-            *seen = newer;
+            match self.replace(shard, seen, state).await? {
+                Ok(state) => return Ok(Some(leased(&state, found, token))),
+                Err((newer, _)) => *seen = newer,
+            }
             if holds_token(&seen.state, token) {
                 // This very lease, whose reply was lost, and others since.
-                return Ok(Some(leased(&seen.state, found, token, until)));
+                return Ok(Some(leased(&seen.state, found, token)));
             }
             if seen.state.generation != generation && !self.config.has(Bug::KeepScan) {
                 return Ok(None);
@@ -104,7 +105,7 @@ impl<S: Store> Shared<S> {
             state = State::clone(&seen.state);
             let now = self.calls.now();
             state.bury_expired(now, self.config.attempts_max);
-            if state.decide_lease(&found.candidates, wanted, token, now, until).is_empty() {
+            if state.decide_lease(&found.candidates, wanted, token, now, until(now, hold)?).is_empty() {
                 return Ok(None);
             }
         }
@@ -131,12 +132,12 @@ impl<S: Store> Shared<S> {
                 }
                 // Rows in flight lie first: room for as many as there may be.
                 let limit = (wanted - found.candidates.len()).saturating_add(state.entries.len());
-                let scan = Scan::partition(SPACE, &partition, limit).range(from, Bound::Excluded(&end));
+                let scan = Scan::partition(SPACE, partition, limit).range(from, Bound::Excluded(&end));
                 let page = self.calls.scan(scan).await?;
                 if let (Some(first @ None), Some(row)) = (found.firsts.last_mut(), page.rows.first()) {
                     *first = schema::ticket_of(&row.sort).map(|ticket| ticket.due);
                 }
-                self.sift(state, &partition, page.rows, now, &mut found).await?;
+                self.sift(state, partition, page.rows, now, &mut found).await?;
                 match page.next {
                     Some(next) => cursor = Some(next),
                     None => break,
@@ -156,24 +157,26 @@ impl<S: Store> Shared<S> {
     ) -> Result<()> {
         let (mut jobs, mut marks) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in rows {
-            let place = Place { partition: partition.into(), sort: row.sort.as_ref().into() };
-            let ticket = schema::ticket_of(&row.sort).ok_or_else(|| schema::corrupt(place.key()))?;
+            let key = Key::row(SPACE, partition, &row.sort);
+            let ticket = schema::ticket_of(&row.sort).ok_or_else(|| schema::corrupt(key))?;
             if !state.is_free(&ticket, now) {
                 found.has_skipped = true;
                 continue;
             }
-            let job = JobRow::decode(place.key(), &row.record.value)?;
+            let job = JobRow::decode(key, &row.record.value)?;
             if job.is_marked {
                 marks.push(self.schema.mark(&ticket.id));
             }
-            jobs.push((place, ticket, job));
+            jobs.push((row.sort, ticket, job));
         }
         let keys: Vec<_> = marks.iter().map(Place::key).collect();
         let mut records = marks.iter().zip(self.calls.get_many(&keys).await?);
-        for (place, ticket, job) in jobs {
+        for (sort, ticket, job) in jobs {
             let mark = if job.is_marked { records.next() } else { None };
             match mark.map(|(place, record)| read_mark(place, record)).transpose()? {
-                Some(None) if !self.config.has(Bug::ForgetMark) => found.echoes.push(place),
+                Some(None) if !self.config.has(Bug::ForgetMark) => {
+                    found.echoes.push(Place { partition: partition.into(), sort: sort.as_ref().into() });
+                }
                 mark => {
                     let mark = mark.flatten();
                     found.candidates.push(Candidate { ticket, attempts: job.attempts, mark });
@@ -202,18 +205,21 @@ fn holds_token(state: &State, token: u64) -> bool {
     state.entries.values().any(|entry| entry.status.is_leased() && entry.status.token() == token)
 }
 
+fn until(now: Timestamp, hold: Duration) -> Result<Timestamp> {
+    now.checked_add(hold).ok_or_else(|| Error::invalid("hold", "it ends beyond the year 2255"))
+}
+
 /// The jobs that a record says are held under `token`.
-fn leased(state: &State, found: &Found, token: u64, until: Timestamp) -> Vec<LeasedJob> {
-    let is_held = |ticket: &Ticket| {
-        let entry = state.entries.get(&ticket.id)?;
-        let is_this = entry.status.is_leased() && entry.status.token() == token && entry.due == ticket.due;
-        is_this.then_some(entry.attempts)
-    };
+fn leased(state: &State, found: &Found, token: u64) -> Vec<LeasedJob> {
     let jobs = found.candidates.iter().zip(&found.payloads);
-    jobs.filter_map(|(candidate, payload)| {
-        let attempt = is_held(&candidate.ticket)?;
-        let lease = JobLease { id: candidate.ticket.id.clone(), token };
-        Some(LeasedJob { lease, payload: payload.clone(), attempt, until })
+    jobs.filter_map(|(Candidate { ticket, .. }, payload)| {
+        let entry = state.entries.get(&ticket.id)?;
+        let Status::Leased { token: held, until } = entry.status else { return None };
+        if held != token || entry.due != ticket.due {
+            return None;
+        }
+        let lease = JobLease { id: JobId::from_slice(&ticket.id), token };
+        Some(LeasedJob { lease, payload: payload.clone(), attempt: entry.attempts, until })
     })
     .collect()
 }

@@ -35,6 +35,9 @@
 //! the shards from different starts, and whoever loses a shard's condition has the newer record in hand. A backlog is rows
 //! that nobody reads before their turn.
 //!
+//! Ids that are minted come in runs of 64, which lie in one shard: a store writes such rows at once, and so removes them (one
+//! call on Redis). A caller's ids go where each one's hash says.
+//!
 //! The queue could have been a state machine on the [shared log](crate::log): one insert for thousands of commands, faster
 //! where one process serves all. It was not chosen: every process that consumes would replay every payload and contend for
 //! the log's next number, and a backlog would lie in each one's memory and in every snapshot. Records need no leader: any
@@ -95,8 +98,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sysd_core::queue::{DeadLetter, Depth, Enqueued, Held, JobId, JobLease, LeasedJob, NewJob, Queue, Settlement};
-use sysd_core::{Effect, Error, ErrorKind, Expect, Outcome, Result, Store, Version, Write};
+use sysd_core::queue::{DeadLetter, Depth, Enqueued, Held, JobLease, LeasedJob, NewJob, Queue, Settlement};
+use sysd_core::{Change, Effect, Error, ErrorKind, Expect, Outcome, Result, Store, Version, Write};
 
 #[doc(hidden)]
 pub use config::Bug;
@@ -159,12 +162,12 @@ impl<S: Store> RecordQueue<S> {
     /// # Cost
     /// One write.
     pub async fn open(store: S, name: &str, config: QueueConfig) -> Result<Self> {
-        let schema = Schema::new(name)?;
         for (field, is_zero) in [("shards", config.shards == 0), ("lanes", config.lanes == 0)] {
             if is_zero {
                 return Err(Error::invalid(field, "a queue has at least one"));
             }
         }
+        let schema = Schema::new(name, config.shards)?;
         let calls = Calls {
             store,
             wait_max: config.call_wait_max,
@@ -201,17 +204,14 @@ impl<S: Store> Shared<S> {
         self.calls.store.limits().value_bytes_max.saturating_sub(schema::ROW_BYTES)
     }
 
-    /// The shard of a job: by its id, on every machine and in every version the same.
-    fn shard_of(&self, id: &JobId) -> u16 {
-        u16::try_from(crc32fast::hash(id) % u32::from(self.shards)).unwrap_or_default()
-    }
-
     fn known(&self, shard: u16) -> Option<Seen> {
         self.seen[usize::from(shard)].lock().clone()
     }
 
     fn remember(&self, shard: u16, seen: &Seen) {
-        *self.seen[usize::from(shard)].lock() = Some(seen.clone());
+        let before = self.seen[usize::from(shard)].lock().replace(seen.clone());
+        // Not under the lock: it may be the last of a large record.
+        drop(before);
     }
 
     /// Reads a shard's record.
@@ -229,8 +229,9 @@ impl<S: Store> Shared<S> {
         Ok(seen)
     }
 
-    /// Writes a shard's record over `before`. `Err`: the newer one, and whether this write may have happened before it.
-    async fn replace(&self, shard: u16, before: &Seen, state: State) -> Result<Result<(), (Seen, bool)>> {
+    /// Writes a shard's record over `before`; answers what is written. `Err`: the newer one, and whether this write may have
+    /// happened before it.
+    async fn replace(&self, shard: u16, before: &Seen, state: State) -> Result<Result<Arc<State>, (Seen, bool)>> {
         let place = self.schema.shard(shard);
         let version = self.calls.mint();
         let expect = match before.version {
@@ -238,12 +239,13 @@ impl<S: Store> Shared<S> {
             Some(version) => Expect::Is(version),
             None => Expect::Absent,
         };
-        let write = Write::put(place.key(), state.encode()).with_version(version).expect(expect);
-        let written = self.calls.write(&write).await?;
+        let change = Change::Put { value: state.encode().into(), version, expires_at: None };
+        let written = self.calls.write(&Write { key: place.key(), change, expect }).await?;
         match written.outcome {
             Outcome::Applied => {
-                self.remember(shard, &Seen { version: Some(version), state: Arc::new(state) });
-                Ok(Ok(()))
+                let state = Arc::new(state);
+                self.remember(shard, &Seen { version: Some(version), state: Arc::clone(&state) });
+                Ok(Ok(state))
             }
             Outcome::Conflict { found } => {
                 let seen = match found {

@@ -2,13 +2,19 @@
 
 use bytes::Bytes;
 use sysd_core::queue::{DeadLetter, JobId, REASON_BYTES_MAX};
-use sysd_core::{Error, Key, KeyBytes, Result, Space, Timestamp, tuple};
+use sysd_core::{Entropy, Error, Key, KeyBytes, Result, Space, Timestamp, Version, tuple};
 
 use super::state::{Input, Ticket};
 
 pub(super) const SPACE: Space = Space::conditional("queue");
 const NAME_BYTES_MAX: usize = 256;
 const FORMAT: u8 = 1;
+
+/// What minted ids begin with: then come bytes of their run, and last the job's place in it.
+const MINTED: u8 = 0xFF;
+const MINTED_BYTES: usize = 16;
+/// How many jobs of one call get ids of one run.
+const RUN_JOBS: u8 = 64;
 
 /// What rows hold beside the payload, at most; a dead letter's.
 pub(super) const ROW_BYTES: usize = 1 + 4 + 1 + 1 + 8 + 2 + REASON_BYTES_MAX;
@@ -32,19 +38,54 @@ impl Place {
     }
 }
 
+/// Mints ids in runs: the jobs of a run lie in one shard, one behind the other, so that a store can write many at once.
+#[derive(Debug, Default)]
+pub(super) struct Minter {
+    run: [u8; MINTED_BYTES],
+    left: u8,
+}
+
+impl Minter {
+    pub(super) fn mint(&mut self, entropy: &(impl Entropy + ?Sized)) -> JobId {
+        if self.left == 0 {
+            self.run = Version::mint(entropy).to_bytes();
+            self.run[0] = MINTED;
+            (self.run[MINTED_BYTES - 1], self.left) = (0, RUN_JOBS);
+        }
+        self.left -= 1;
+        self.run[MINTED_BYTES - 1] += 1;
+        JobId::from_slice(&self.run)
+    }
+}
+
 /// A queue's name, and with it the keys of its records.
 #[derive(Clone, Debug)]
 pub(super) struct Schema {
     name: String,
+    /// The partition of each shard's rows.
+    rows: Vec<KeyBytes>,
 }
 
 impl Schema {
-    pub(super) fn new(name: &str) -> Result<Self> {
+    pub(super) fn new(name: &str, shards: u16) -> Result<Self> {
         match name.len() {
             0 => Err(Error::invalid("name", "a queue's name has at least one byte")),
             size if size > NAME_BYTES_MAX => Err(Error::too_large("name", size, NAME_BYTES_MAX)),
-            _ => Ok(Self { name: name.to_owned() }),
+            _ => {
+                let rows = (0..shards).map(|shard| tuple::encode(&(name, ROWS, shard))).collect();
+                Ok(Self { name: name.to_owned(), rows })
+            }
         }
+    }
+
+    /// The shard of a job: by its id, on every machine and in every version the same.
+    pub(super) fn shard_of(&self, id: &JobId) -> u16 {
+        let shards = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
+        let run = match id.as_slice() {
+            [MINTED, run @ .., _] if id.len() == MINTED_BYTES => run,
+            other => other,
+        };
+        u16::try_from(crc32fast::hash(run) % shards).unwrap_or_default()
     }
 
     fn lone(partition: KeyBytes) -> Place {
@@ -62,13 +103,13 @@ impl Schema {
     }
 
     /// The partition of a shard's rows.
-    pub(super) fn rows(&self, shard: u16) -> KeyBytes {
-        tuple::encode(&(self.name.as_str(), ROWS, shard))
+    pub(super) fn rows(&self, shard: u16) -> &[u8] {
+        self.rows.get(usize::from(shard)).map_or(&[], KeyBytes::as_slice)
     }
 
     /// The row of a job.
     pub(super) fn row(&self, shard: u16, ticket: &Ticket) -> Place {
-        Place { partition: self.rows(shard), sort: sort(ticket) }
+        Place { partition: KeyBytes::from_slice(self.rows(shard)), sort: sort(ticket) }
     }
 
     /// The lone record that remembers an id.
@@ -87,7 +128,8 @@ impl Schema {
     }
 }
 
-fn sort(ticket: &Ticket) -> KeyBytes {
+/// The sort of a job's row.
+pub(super) fn sort(ticket: &Ticket) -> KeyBytes {
     tuple::encode(&(ticket.lane, ticket.due.as_micros(), ticket.id.as_slice()))
 }
 
@@ -98,8 +140,16 @@ pub(super) fn due_bounds(lane: u8, floor: Timestamp, now: Timestamp) -> (KeyByte
 }
 
 pub(super) fn ticket_of(sort: &[u8]) -> Option<Ticket> {
+    // An id without a zero stands there as it is.
+    if let [lane, rest @ .., 0, 1] = sort
+        && let Some((due, id)) = rest.split_first_chunk::<8>()
+        && !id.contains(&0)
+    {
+        let due = Timestamp::from_micros(u64::from_be_bytes(*due)).ok()?;
+        return Some(Ticket { lane: *lane, due, id: JobId::from_slice(id) });
+    }
     let (lane, due, id) = tuple::decode::<(u8, u64, Vec<u8>)>(sort).ok()?;
-    Some(Ticket { lane, due: Timestamp::from_micros(due).ok()?, id: JobId::from_vec(id) })
+    Some(Ticket { lane, due: Timestamp::from_micros(due).ok()?, id: JobId::from_slice(&id) })
 }
 
 /// What a job's row holds: format (1), attempts (4), whether there is a mark (1), the payload.
@@ -168,7 +218,7 @@ impl Grave {
         let length = u16::from_be_bytes(*input.array()?).into();
         let reason = std::str::from_utf8(input.bytes(length)?).ok()?.to_owned();
         let payload = bytes.slice(bytes.len() - input.0.len()..);
-        let (at, id) = (Timestamp::from_micros(at).ok()?, JobId::from_vec(id));
+        let (at, id) = (Timestamp::from_micros(at).ok()?, JobId::from_slice(&id));
         let letter = DeadLetter { id, at, attempts, reason, lane, payload };
         Some(Self { is_marked, replay_at: Some(replay_at).filter(|at| at.as_micros() != 0), letter })
     }
@@ -237,3 +287,7 @@ pub(super) fn decode_head(key: Key<'_>, bytes: &[u8]) -> Result<(u16, u8)> {
 pub(super) fn corrupt(key: Key<'_>) -> Error {
     Error::corrupt(key, "not a record of a queue, or of a newer version's")
 }
+
+#[cfg(test)]
+#[path = "schema_tests.rs"]
+mod tests;

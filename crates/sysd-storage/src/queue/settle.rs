@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use sysd_core::queue::{DeadLetter, Held, JobId, JobLease, REASON_BYTES_MAX, Settlement};
-use sysd_core::{Error, Expect, Outcome, Result, Store, Timestamp, Write};
+use sysd_core::{Error, Expect, Key, Outcome, Result, Store, Timestamp, Write};
 
 use super::config::Bug;
-use super::schema::{Fate, Grave, JobRow, Mark, Place};
+use super::schema::{self, Fate, Grave, JobRow, Mark, Place, SPACE};
 use super::state::{Asked, Entry, State, Status, Ticket, Verdict};
 use super::{CONTENTION_MAX, Seen, Shared, contended, unsettled};
 
@@ -52,7 +53,7 @@ impl<S: Store> Shared<S> {
     ) -> Vec<Result<Held>> {
         let mut shards: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
         for at in 0..count {
-            shards.entry(self.shard_of(&lease(at).id)).or_default().push(at);
+            shards.entry(self.schema.shard_of(&lease(at).id)).or_default().push(at);
         }
         let mut answers: Vec<Result<Held>> = (0..count).map(|_| Err(unsettled())).collect();
         for (shard, which) in shards {
@@ -96,7 +97,7 @@ impl<S: Store> Shared<S> {
                 continue;
             }
             match self.replace(shard, &seen, state).await {
-                Ok(Ok(())) => return answers,
+                Ok(Ok(_)) => return answers,
                 Ok(Err((newer, maybe))) => {
                     is_again |= maybe;
                     (seen, is_fresh) = (newer, true);
@@ -107,36 +108,33 @@ impl<S: Store> Shared<S> {
         fail(contended())
     }
 
-    /// Carries out what the record says is settled; answers the entries that may be dropped.
-    pub(super) async fn carry_out(&self, shard: u16, state: &State) -> Result<Vec<(JobId, Entry)>> {
-        let settled = state.entries.iter().filter(|(_, entry)| !entry.status.is_leased());
-        let mut all: Vec<(JobId, Entry)> = settled.map(|(id, entry)| (id.clone(), entry.clone())).collect();
+    /// Carries out what the record says is settled; answers whose entries may be dropped.
+    pub(super) async fn carry_out(&self, shard: u16, state: &State) -> Result<Vec<JobId>> {
+        let settled = || state.entries.iter().filter(|(_, entry)| !entry.status.is_leased());
         if self.config.has(Bug::DropUnsettled) {
-            return Ok(all);
+            return Ok(settled().map(|(id, _)| id.clone()).collect());
         }
-        let mut ready = Vec::with_capacity(all.len());
-        for (id, entry) in all.drain(..) {
-            if self.replace_row(shard, &id, &entry).await? {
-                ready.push((id, entry));
-            }
-        }
-        let rows: Vec<_> = ready.iter().map(|(id, entry)| self.schema.row(shard, &ticket(id, entry))).collect();
-        let writes: Vec<_> = rows.iter().map(|row| Write::delete(row.key())).collect();
+        // At most `in_flight_max`, side by side.
+        let is_more = |(_, entry): &(&JobId, &Entry)| entry.mark.is_some() || !entry.status.is_done();
+        try_join_all(settled().filter(is_more).map(|(id, entry)| self.replace_row(shard, id, entry))).await?;
+        let settled: Vec<_> = settled().map(|(id, entry)| (id, schema::sort(&ticket(id, entry)))).collect();
+        let partition = self.schema.rows(shard);
+        let writes: Vec<_> = settled.iter().map(|(_, sort)| Write::delete(Key::row(SPACE, partition, sort))).collect();
         let removed = self.calls.write_many(&writes).await;
-        let done = ready.into_iter().zip(removed).filter_map(|(entry, removed)| removed.is_ok().then_some(entry));
-        Ok(done.collect())
+        let done = settled.iter().zip(removed).filter(|(_, removed)| removed.is_ok());
+        Ok(done.map(|((id, _), _)| JobId::from_slice(id)).collect())
     }
 
     /// Writes what a settled job leaves in place of its row.
-    async fn replace_row(&self, shard: u16, id: &JobId, entry: &Entry) -> Result<bool> {
+    async fn replace_row(&self, shard: u16, id: &JobId, entry: &Entry) -> Result<()> {
         match &entry.status {
-            Status::Leased { .. } => return Ok(false),
-            Status::Done { .. } => return self.settle_mark(id, entry, Fate::Done).await.map(|()| true),
+            Status::Leased { .. } => return Ok(()),
+            Status::Done { .. } => return self.settle_mark(id, entry, Fate::Done).await,
             Status::Moved { .. } | Status::Dead { .. } => {}
         }
         let row = self.schema.row(shard, &ticket(id, entry));
         // Gone: somebody was faster, and wrote what comes in its place before.
-        let Some(record) = self.calls.get(row.key()).await? else { return Ok(true) };
+        let Some(record) = self.calls.get(row.key()).await? else { return Ok(()) };
         let job = JobRow::decode(row.key(), &record.value)?;
         if self.config.has(Bug::DeleteFirst) {
             self.put_or_fail(&Write::delete(row.key())).await?;
@@ -165,7 +163,7 @@ impl<S: Store> Shared<S> {
             }
             Status::Leased { .. } | Status::Done { .. } => {}
         }
-        Ok(true)
+        Ok(())
     }
 
     async fn put_or_fail(&self, write: &Write<'_>) -> Result<()> {

@@ -13,6 +13,13 @@ use super::config::Bug;
 
 const FORMAT: u8 = 1;
 
+const LEASED: u8 = 0;
+const DONE: u8 = 1;
+const MOVED: u8 = 2;
+const DEAD: u8 = 3;
+/// Beside the status: there is a mark.
+const MARKED: u8 = 0x80;
+
 /// Where a job's row lies in its shard.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket {
@@ -85,6 +92,10 @@ impl Status {
 
     pub(super) const fn is_leased(&self) -> bool {
         matches!(self, Self::Leased { .. })
+    }
+
+    pub(super) const fn is_done(&self) -> bool {
+        matches!(self, Self::Done { .. })
     }
 }
 
@@ -196,10 +207,10 @@ impl State {
     }
 
     /// Forgets entries whose settlement has been carried out, if they are still as they were then.
-    pub(super) fn drop_settled(&mut self, settled: &[(JobId, Entry)]) {
+    pub(super) fn drop_settled(&mut self, then: &Self, settled: &[JobId]) {
         let before = self.entries.len();
-        for (id, entry) in settled {
-            if self.entries.get(id) == Some(entry) {
+        for id in settled {
+            if self.entries.get(id) == then.entries.get(id) {
                 self.entries.remove(id);
             }
         }
@@ -243,10 +254,11 @@ impl State {
         }
     }
 
-    /// Format (1), generation (8), when all rows are looked at (8), how many lanes (1), their floors (8 each), count (4); of each entry the id's length (1), the id, lane (1), due (8), attempts (4),
-    /// mark (16, zero: none), status (1), token (8), its time (8), the reason's length (2), the reason.
+    /// Format (1), generation (8), when all rows are looked at (8), how many lanes (1), their floors (8 each), count (4); of
+    /// each entry the id's length (1), the id, lane (1), due (8), attempts (4), status (1, and `MARKED` if there is a mark), the
+    /// mark (16), token (8); unless it is done, its time (8); if it is dead, the reason's length (2) and the reason.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(16 + self.entries.len() * 72);
+        let mut out = Vec::with_capacity(32 + self.floors.len() * 8 + self.entries.len() * 64);
         out.push(FORMAT);
         out.extend_from_slice(&self.generation.to_be_bytes());
         out.extend_from_slice(&self.full_at.as_micros().to_be_bytes());
@@ -256,21 +268,7 @@ impl State {
         for (id, entry) in &self.entries {
             out.push(u8::try_from(id.len()).unwrap_or(u8::MAX));
             out.extend_from_slice(id);
-            out.push(entry.lane);
-            out.extend_from_slice(&entry.due.as_micros().to_be_bytes());
-            out.extend_from_slice(&entry.attempts.to_be_bytes());
-            out.extend_from_slice(&entry.mark.map_or(0, Version::as_u128).to_be_bytes());
-            let (tag, time, reason) = match &entry.status {
-                Status::Leased { until, .. } => (0, *until, ""),
-                Status::Done { .. } => (1, Timestamp::UNIX_EPOCH, ""),
-                Status::Moved { due, .. } => (2, *due, ""),
-                Status::Dead { at, reason, .. } => (3, *at, reason.as_str()),
-            };
-            out.push(tag);
-            out.extend_from_slice(&entry.status.token().to_be_bytes());
-            out.extend_from_slice(&time.as_micros().to_be_bytes());
-            out.extend_from_slice(&u16::try_from(reason.len()).unwrap_or(u16::MAX).to_be_bytes());
-            out.extend_from_slice(reason.as_bytes());
+            entry.encode(&mut out);
         }
         out
     }
@@ -295,29 +293,58 @@ impl State {
         for _ in 0..count {
             let length = input.u8()?.into();
             let id = JobId::from_slice(input.bytes(length)?);
-            entries.insert(id, Self::read_entry(&mut input)?);
+            entries.insert(id, Entry::read(&mut input)?);
         }
         let is_all = input.0.is_empty() && entries.len() == count as usize;
         is_all.then_some(Self { generation, full_at, floors, entries })
     }
+}
 
-    fn read_entry(input: &mut Input<'_>) -> Option<Entry> {
+impl Entry {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(self.lane);
+        out.extend_from_slice(&self.due.as_micros().to_be_bytes());
+        out.extend_from_slice(&self.attempts.to_be_bytes());
+        let (tag, time) = match &self.status {
+            Status::Leased { until, .. } => (LEASED, Some(until)),
+            Status::Done { .. } => (DONE, None),
+            Status::Moved { due, .. } => (MOVED, Some(due)),
+            Status::Dead { at, .. } => (DEAD, Some(at)),
+        };
+        out.push(if self.mark.is_some() { tag | MARKED } else { tag });
+        if let Some(mark) = self.mark {
+            out.extend_from_slice(&mark.to_bytes());
+        }
+        out.extend_from_slice(&self.status.token().to_be_bytes());
+        if let Some(time) = time {
+            out.extend_from_slice(&time.as_micros().to_be_bytes());
+        }
+        if let Status::Dead { reason, .. } = &self.status {
+            out.extend_from_slice(&u16::try_from(reason.len()).unwrap_or(u16::MAX).to_be_bytes());
+            out.extend_from_slice(reason.as_bytes());
+        }
+    }
+
+    fn read(input: &mut Input<'_>) -> Option<Self> {
         let lane = input.u8()?;
         let due = input.time()?;
         let attempts = u32::from_be_bytes(*input.array()?);
-        let mark = u128::from_be_bytes(*input.array()?);
-        let (tag, token, time) = (input.u8()?, input.u64()?, input.time()?);
-        let length = u16::from_be_bytes(*input.array()?).into();
-        let reason = std::str::from_utf8(input.bytes(length)?).ok()?.to_owned();
-        let status = match tag {
-            0 => Status::Leased { token, until: time },
-            1 => Status::Done { token },
-            2 => Status::Moved { token, due: time },
-            3 => Status::Dead { token, at: time, reason },
+        let tag = input.u8()?;
+        let mark = if tag & MARKED == 0 { None } else { Some(Version::from_bytes(*input.array()?)) };
+        let token = input.u64()?;
+        let status = match tag & !MARKED {
+            LEASED => Status::Leased { token, until: input.time()? },
+            DONE => Status::Done { token },
+            MOVED => Status::Moved { token, due: input.time()? },
+            DEAD => {
+                let at = input.time()?;
+                let length = u16::from_be_bytes(*input.array()?).into();
+                let reason = std::str::from_utf8(input.bytes(length)?).ok()?.to_owned();
+                Status::Dead { token, at, reason }
+            }
             _ => return None,
         };
-        let mark = (mark != 0).then_some(Version::from_u128(mark));
-        Some(Entry { lane, due, attempts, mark, status })
+        Some(Self { lane, due, attempts, mark, status })
     }
 }
 

@@ -66,11 +66,12 @@ fn dropping_is_of_what_was_carried_out_only_and_is_seen() {
     let mut state = State::default();
     state.decide_lease(&[candidate(1), candidate(2)], 2, 7, at(10), at(20));
     assert_eq!(settle(&mut state, 1, 7, Verdict::Done), Some(Held::Held));
-    let settled: Vec<_> = state.entries.iter().map(|(id, entry)| (id.clone(), entry.clone())).collect();
+    let then = state.clone();
+    let settled: Vec<_> = then.entries.keys().cloned().collect();
     assert_eq!(settle(&mut state, 2, 7, Verdict::Moved(at(90))), Some(Held::Held));
-    state.drop_settled(&settled);
+    state.drop_settled(&then, &settled);
     assert_eq!((state.entries.len(), state.generation), (1, 1));
-    state.drop_settled(&settled);
+    state.drop_settled(&then, &settled);
     assert_eq!(state.generation, 1);
 }
 
@@ -80,6 +81,36 @@ fn what_nobody_can_tell_is_not_told() {
     let ask = |is_again| Asked { lease: &lease, is_again, attempts_max: 3, now: at(1), bug: None };
     assert_eq!(State::default().decide_settle(&ask(false), Verdict::Done), Some(Held::Lost));
     assert_eq!(State::default().decide_settle(&ask(true), Verdict::Done), None);
+}
+
+/// Pinned: stores have these bytes.
+#[test]
+fn the_stored_bytes_stay() {
+    let entry = |lane, mark: Option<u128>, status| Entry {
+        lane,
+        due: at(1),
+        attempts: 2,
+        mark: mark.map(Version::from_u128),
+        status,
+    };
+    let entries = [
+        entry(0, None, Status::Leased { token: 3, until: at(4) }),
+        entry(1, Some(9), Status::Done { token: 3 }),
+        entry(2, None, Status::Moved { token: 3, due: at(5) }),
+        entry(0, Some(9), Status::Dead { token: 3, at: at(6), reason: "no".to_owned() }),
+    ];
+    let entries = (b'a'..).zip(entries).map(|(id, entry)| (JobId::from_slice(&[id]), entry)).collect();
+    let state = State { generation: 7, full_at: at(8), floors: vec![at(10), at(11)], entries };
+    let golden = [
+        "01 0000000000000007 0000000000000008 02 000000000000000a 000000000000000b 00000004",
+        "01 61 00 0000000000000001 00000002 00 0000000000000003 0000000000000004",
+        "01 62 01 0000000000000001 00000002 81 00000000000000000000000000000009 0000000000000003",
+        "01 63 02 0000000000000001 00000002 02 0000000000000003 0000000000000005",
+        "01 64 00 0000000000000001 00000002 83 00000000000000000000000000000009 0000000000000003",
+        "0000000000000006 0002 6e6f",
+    ];
+    let hex = state.encode().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    assert_eq!(hex, golden.concat().replace(' ', ""));
 }
 
 #[derive(Clone, Debug)]
@@ -149,11 +180,12 @@ proptest! {
                     }
                 }
                 Step::Drop => {
-                    let settled: Vec<_> = state.entries.iter()
+                    let then = state.clone();
+                    let settled: Vec<_> = then.entries.iter()
                         .filter(|(_, entry)| !entry.status.is_leased())
-                        .map(|(id, entry)| (id.clone(), entry.clone()))
+                        .map(|(id, _)| id.clone())
                         .collect();
-                    state.drop_settled(&settled);
+                    state.drop_settled(&then, &settled);
                     held.retain(|_, &mut (_, until)| until != u64::MAX);
                 }
             }

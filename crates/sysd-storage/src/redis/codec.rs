@@ -175,6 +175,24 @@ impl<C: Clock> Codec<C> {
         Ok(call)
     }
 
+    /// Rows of one partition, all put or all removed, without a condition and for ever.
+    pub(super) fn write_rows(&self, first: &Write<'_>, run: &[Write<'_>]) -> Call {
+        let bytes = run.iter().map(|write| match &write.change {
+            Change::Put { value, .. } => write.key.sort().len() + HEADER_BYTES + value.len() + 24,
+            Change::Delete => write.key.sort().len() + 8,
+        });
+        let is_put = matches!(first.change, Change::Put { .. });
+        let script = if is_put { &self.scripts.put_rows } else { &self.scripts.remove_rows };
+        let mut call = self.script(script, first.key, run.len() * 2, bytes.sum());
+        for write in run {
+            call.command.arg(write.key.sort());
+            if let Change::Put { value, version, .. } = &write.change {
+                call.command.arg(Stored { value, version: *version, expires_at: None });
+            }
+        }
+        call
+    }
+
     /// One command does for a lone record without a condition.
     fn write_lone(&self, key: Key<'_>, stored: Option<&Stored<'_>>, now: Option<Timestamp>) -> Call {
         let value_bytes = stored.map_or(0, |stored| stored.value.len());

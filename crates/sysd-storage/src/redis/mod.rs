@@ -6,6 +6,10 @@
 //! byte, its expiry (8 bytes, microseconds, zero: never), its version (16 bytes) and the value. In a space of
 //! [keys only](sysd_core::Space::keys_only) a partition's rows are `…:order` alone: a timeline is a sorted set.
 //!
+//! # Batches
+//! Pipelines. In a batch, neighbours that put rows of one partition for ever, or remove them, whatever is there, go as one call,
+//! of at most 256 rows: it happens whole or not at all.
+//!
 //! # Expiry
 //! Exact, by the clock of the caller, or of the server ([`RedisConfig::clock`]): what is expired is filtered on every read and
 //! condition. Redis reclaims lone records by a `PX` that ends a minute later (a day, where the clock is not real time), so
@@ -41,6 +45,7 @@ mod feed;
 mod layout;
 mod link;
 mod router;
+mod runs;
 mod scripts;
 mod slots;
 mod walk;
@@ -210,13 +215,10 @@ impl<C: Clock> Shared<C> {
     }
 
     async fn write_some(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
-        let calls = writes.iter().map(|write| self.codec.write(write)).collect();
+        let runs = runs::cut(&self.codec, writes);
+        let calls = runs.iter().map(|run| run.call(&self.codec)).collect();
         let answers = self.ask_many(calls, Access::Write).await;
-        let read = |(write, answer): (&Write<'_>, Result<Value>)| match answer {
-            Ok(answer) => codec::read_write(write, answer),
-            Err(error) => Err(error.with_key(write.key)),
-        };
-        writes.iter().zip(answers).map(read).collect()
+        runs.into_iter().zip(answers).flat_map(|(run, answer)| run.read(answer)).collect()
     }
 
     /// Removes what one trim removes. Where many rows stay, that takes a call for every thousand of them; the next trim of the

@@ -162,16 +162,17 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
         simulation.crash(node);
     }
     simulation.run_for(Duration::from_secs(11)).map_err(|error| error.to_string())?;
-    settle(&simulation, &record)?;
+    settle(&simulation, &record, bug)?;
     Ok(simulation.digest())
 }
 
-/// Without faults the queue drains, and what was seen is right. By whoever comes, without bugs.
-pub(crate) fn settle(simulation: &Simulation, record: &Record) -> Result<(), String> {
+/// Without faults the queue drains, and what was seen is right. Whoever comes has the bug too: one who looks for what came late
+/// would find what the others forgot.
+pub(crate) fn settle(simulation: &Simulation, record: &Record, bug: Option<Bug>) -> Result<(), String> {
     let dead = Arc::new(Mutex::new(None));
     let (sim, seen, there) = (simulation.clone(), record.clone(), Arc::clone(&dead));
     simulation.spawn(Node(8), async move {
-        let queue = open(&sim, Node(8), None).await;
+        let queue = open(&sim, Node(8), bug).await;
         drain(&sim, &queue, &seen).await;
         // Half of the dead letters get another chance.
         let letters = queue.dead_letters(None, 1_000).await.expect("peace");

@@ -58,7 +58,7 @@ fn scenario(simulation: &Simulation, fault: Fault) -> Result<u64, String> {
     simulation.run_for(Duration::from_secs(5)).map_err(|error| error.to_string())?;
     let calls = simulation.calls(FIRST);
     simulation.crash(FIRST);
-    settle(simulation, &record)?;
+    settle(simulation, &record, None)?;
     Ok(calls)
 }
 
