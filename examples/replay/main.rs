@@ -1,4 +1,4 @@
-//! Replays a web server's access log through a token bucket, one for every client.
+//! Replays a web server's access log through a limit, one for every client.
 //!
 //! Without a log it makes up a day of traffic. Time is the log's own, so a run decides the same on every store.
 
@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use sysd::ratelimit::{Rate, TokenBucket};
+use sysd::ratelimit::{FixedWindow, LeakyBucket, Limit, Rate, RateLimitError, SlidingLog, SlidingWindow, TokenBucket};
 use tokio::sync::mpsc;
 
 use self::access_log::Format;
@@ -35,7 +35,38 @@ enum KeyBy {
     Agent,
 }
 
-/// Replays an access log through a token bucket for every client, and says who would have been limited.
+/// What decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Decider {
+    /// Tokens that come back evenly, up to --burst
+    TokenBucket,
+    /// A queue of --burst requests that go on evenly
+    LeakyBucket,
+    /// The count of --rate in each of its periods
+    FixedWindow,
+    /// The same in a sliding period, by two counters
+    SlidingWindow,
+    /// The same exactly: each request is kept
+    SlidingLog,
+}
+
+impl Decider {
+    /// With its numbers.
+    ///
+    /// # Errors
+    /// If they are not for this algorithm.
+    pub(crate) fn limit(self, rate: Rate, burst: u32) -> Result<Limit, RateLimitError> {
+        Ok(match self {
+            Self::TokenBucket => TokenBucket::new(rate, burst)?.into(),
+            Self::LeakyBucket => LeakyBucket::new(rate, burst)?.into(),
+            Self::FixedWindow => FixedWindow::new(rate).into(),
+            Self::SlidingWindow => SlidingWindow::new(rate).into(),
+            Self::SlidingLog => SlidingLog::new(rate)?.into(),
+        })
+    }
+}
+
+/// Replays an access log through a limit for every client, and says who would have been limited.
 ///
 /// Without --log it makes up a day of traffic. Time is the log's own, so the decisions are the same on every store.
 #[derive(Debug, Parser)]
@@ -59,13 +90,16 @@ struct Arguments {
     /// What a request is limited by
     #[arg(long, value_enum, default_value = "ip")]
     key: KeyBy,
-    /// How fast a bucket refills: 10/s, 100/m, 1/h, 5000/d, 3/500ms
+    /// What decides
+    #[arg(long, value_enum, default_value = "token-bucket")]
+    algorithm: Decider,
+    /// How fast a bucket refills, or how many a window admits: 10/s, 100/m, 1/h, 5000/d, 3/500ms
     #[arg(long, default_value = "10/s")]
     rate: Rate,
-    /// How many tokens a bucket holds
+    /// How many tokens a bucket holds, or how many requests a queue
     #[arg(long, value_name = "TOKENS", default_value_t = 20)]
     burst: u32,
-    /// Where the buckets lie: memory, local:PATH, redis://…, dynamodb://…, scylla://… (see `sysd_storage::open`)
+    /// Where the states lie: memory, local:PATH, redis://…, dynamodb://…, scylla://… (see `sysd_storage::open`)
     #[arg(long, value_name = "memory|URL", default_value = "memory")]
     store: String,
     /// Print one line of JSON instead of the summary
@@ -112,13 +146,13 @@ fn main() -> ExitCode {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let bucket = TokenBucket::new(arguments.rate, arguments.burst)?;
+    let limit = arguments.algorithm.limit(arguments.rate, arguments.burst)?;
     let (sender, mut batches) = mpsc::channel(BATCHES_WAITING);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (tally, notes, store_name) = runtime.block_on(async {
         let opened = store::open(&arguments.store).await?;
         let shown = opened.shown.clone();
-        let lanes = opened.lanes(bucket);
+        let lanes = opened.lanes(limit);
         let (bar, feed) = start_feed(arguments, sender)?;
         let counts = arguments.log.is_none();
         let tally = replay::replay(&lanes, &mut batches, arguments.speed.0, |verdicts| {

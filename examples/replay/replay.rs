@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures::stream::{FuturesUnordered, TryStreamExt as _};
 use hdrhistogram::Histogram;
 use sysd::core::{ManualClock, Result, Store, Timestamp};
-use sysd::ratelimit::RateLimiter;
+use sysd::ratelimit::{Limit, RateLimiter};
 use tokio::sync::mpsc;
 
 use super::feed::Batch;
@@ -32,13 +32,13 @@ pub(crate) struct Tally {
 /// A limiter, and the clock that it goes by.
 #[derive(Debug)]
 pub(crate) struct Lane<S> {
-    limiter: RateLimiter<S>,
+    limiter: RateLimiter<S, Limit>,
     clock: ManualClock,
 }
 
 impl<S: Store> Lane<S> {
     /// `clock` must be that of the limiter's store, and of no other lane's.
-    pub(crate) fn new(limiter: RateLimiter<S>, clock: ManualClock) -> Self {
+    pub(crate) fn new(limiter: RateLimiter<S, Limit>, clock: ManualClock) -> Self {
         Self { limiter, clock }
     }
 }

@@ -1,11 +1,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use sysd::ratelimit::{Rate, TokenBucket};
+use clap::ValueEnum as _;
+use sysd::ratelimit::Rate;
 
-use super::super::KeyBy;
 use super::super::feed::Feeder;
 use super::super::store::{Opened, open_memory};
 use super::super::traffic::Traffic;
+use super::super::{Decider, KeyBy};
 use super::*;
 
 const REQUESTS: u64 = 20_000;
@@ -14,8 +15,8 @@ const REQUESTS: u64 = 20_000;
 const FEW: u64 = 3_000;
 
 /// Replays made-up traffic against a limit that it meets often: what became of each request, and who was denied how often.
-async fn decide_all(opened: Opened, requests: u64) -> (Vec<bool>, Tally) {
-    let lanes = opened.lanes(TokenBucket::new(Rate::per_second(2).unwrap(), 5).unwrap());
+async fn decide_all(opened: Opened, requests: u64, algorithm: Decider) -> (Vec<bool>, Tally) {
+    let lanes = opened.lanes(algorithm.limit(Rate::new(6, Duration::from_secs(3)).unwrap(), 5).unwrap());
     let (sender, mut batches) = mpsc::channel(4);
     let traffic = Traffic::new(requests, 1).unwrap();
     let feed = std::thread::spawn(move || Feeder::new(KeyBy::Ip, sender).feed_traffic(traffic));
@@ -27,7 +28,7 @@ async fn decide_all(opened: Opened, requests: u64) -> (Vec<bool>, Tally) {
 
 #[tokio::test]
 async fn every_request_is_decided_and_counted() {
-    let (verdicts, tally) = decide_all(open_memory(1), REQUESTS).await;
+    let (verdicts, tally) = decide_all(open_memory(1), REQUESTS, Decider::TokenBucket).await;
     assert_eq!(verdicts.len() as u64, REQUESTS);
     assert_eq!(tally.allowed, verdicts.iter().filter(|&&is_allowed| is_allowed).count() as u64);
     assert_eq!(tally.allowed + tally.denied, REQUESTS);
@@ -37,14 +38,23 @@ async fn every_request_is_decided_and_counted() {
 
 #[tokio::test]
 async fn lanes_change_nothing() {
-    let (one, many) = (decide_all(open_memory(1), REQUESTS).await, decide_all(open_memory(7), REQUESTS).await);
+    let (one, many) = (
+        decide_all(open_memory(1), REQUESTS, Decider::TokenBucket).await,
+        decide_all(open_memory(7), REQUESTS, Decider::TokenBucket).await,
+    );
     assert_same(&one, &many);
 }
 
-/// The same traffic on every other store: request for request the same as on memory.
+/// The same traffic on every other store, by every algorithm: request for request the same as on memory.
 async fn decides_as_memory_does(url: &str, requests: u64) {
-    let on_store = decide_all(super::super::store::open(url).await.unwrap(), requests).await;
-    assert_same(&on_store, &decide_all(open_memory(1), requests).await);
+    for algorithm in Decider::value_variants() {
+        let requests = if *algorithm == Decider::TokenBucket { requests } else { requests / 4 };
+        let opened = super::super::store::open(url).await.unwrap();
+        let on_store = decide_all(opened, requests, *algorithm).await;
+        let in_memory = decide_all(open_memory(1), requests, *algorithm).await;
+        assert!(in_memory.1.denied > 0, "{algorithm:?} denies nobody");
+        assert_same(&on_store, &in_memory);
+    }
 }
 
 #[cfg(any(feature = "redis", feature = "dynamodb", feature = "scylla"))]

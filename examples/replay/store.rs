@@ -1,7 +1,7 @@
-//! Which store the buckets lie in.
+//! Which store the states lie in.
 
 use sysd::core::{AnyStore, Error, ManualClock, SystemEntropy, Timestamp, random_base62};
-use sysd::ratelimit::{RateLimiter, TokenBucket};
+use sysd::ratelimit::{Limit, RateLimiter};
 use sysd::storage::Memory;
 
 use super::replay::Lane;
@@ -21,8 +21,8 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    pub(crate) fn lanes(self, bucket: TokenBucket) -> Vec<Lane<AnyStore>> {
-        let lane = |(store, clock)| Lane::new(RateLimiter::new(store, &self.limiter_name, bucket), clock);
+    pub(crate) fn lanes(self, limit: Limit) -> Vec<Lane<AnyStore>> {
+        let lane = |(store, clock)| Lane::new(RateLimiter::new(store, &self.limiter_name, limit), clock);
         self.stores.into_iter().map(lane).collect()
     }
 }

@@ -1,12 +1,15 @@
 //! What a limiter decides by.
 
-use sysd_core::{Procedure, Space};
+use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, Space, Step, Timestamp, Undecodable};
 
 use crate::model::{Decision, FixedWindow, LeakyBucket, SlidingLog, SlidingWindow, TokenBucket};
-use crate::procedure::{Take, TakeFixed, TakeLogged, TakeSliding};
+use crate::procedure::{
+    FixedVerdict, LoggedVerdict, SlidingVerdict, Take, TakeFixed, TakeLogged, TakeSliding, Verdict,
+};
 use crate::schema;
 
-/// An algorithm with its numbers: [`TokenBucket`], [`LeakyBucket`], [`FixedWindow`], [`SlidingWindow`] or [`SlidingLog`].
+/// An algorithm with its numbers: [`TokenBucket`], [`LeakyBucket`], [`FixedWindow`], [`SlidingWindow`] or [`SlidingLog`]; or
+/// [`Limit`], which is one of them, chosen at run time.
 ///
 /// It says which procedure decides on a request, and what that procedure's output means. Sealed: their states lie in stores.
 pub trait Algorithm: sealed::Sealed + Clone + Send + Sync + 'static {
@@ -14,12 +17,15 @@ pub trait Algorithm: sealed::Sealed + Clone + Send + Sync + 'static {
     type Take: Procedure;
 
     /// Where the states lie.
-    const SPACE: Space;
+    fn space(&self) -> Space;
 
     /// Takes `cost`.
     fn take(&self, cost: u32) -> Self::Take;
 
     /// What the output of a procedure amounts to.
+    ///
+    /// # Panics
+    /// If a [`Limit`] is given the output of another algorithm's procedure.
     fn decision(&self, take: &Self::Take, output: &<Self::Take as Procedure>::Output) -> Decision;
 
     /// The most that can be taken at once.
@@ -37,7 +43,11 @@ macro_rules! algorithm {
 
         impl Algorithm for $limit {
             type Take = $take;
-            const SPACE: Space = $space;
+
+            #[inline]
+            fn space(&self) -> Space {
+                $space
+            }
 
             #[inline]
             fn take(&self, cost: u32) -> $take {
@@ -66,7 +76,10 @@ impl sealed::Sealed for LeakyBucket {}
 /// A token bucket whose debt is the queue.
 impl Algorithm for LeakyBucket {
     type Take = Take;
-    const SPACE: Space = schema::QUEUES;
+
+    fn space(&self) -> Space {
+        schema::QUEUES
+    }
 
     fn take(&self, cost: u32) -> Take {
         Take::new(*self.bucket(), cost)
@@ -79,4 +92,132 @@ impl Algorithm for LeakyBucket {
     fn limit(&self) -> u32 {
         self.bucket().burst()
     }
+}
+
+/// One of the algorithms, chosen at run time. It shares its states with a limiter that names the algorithm by type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// See [`TokenBucket`].
+    TokenBucket(TokenBucket),
+    /// See [`LeakyBucket`].
+    LeakyBucket(LeakyBucket),
+    /// See [`FixedWindow`].
+    FixedWindow(FixedWindow),
+    /// See [`SlidingWindow`].
+    SlidingWindow(SlidingWindow),
+    /// See [`SlidingLog`].
+    SlidingLog(SlidingLog),
+}
+
+/// The decision of a [`Limit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TakeAny(Taking);
+
+/// What [`TakeAny`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AnyVerdict(Found);
+
+/// Writes out what is the same for all of them.
+macro_rules! each {
+    ($($name:ident: $limit:ident $take:ident $verdict:ident;)+) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        enum Taking {
+            $($name($take),)+
+        }
+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        enum Found {
+            $($name($verdict),)+
+        }
+
+        $(impl From<$limit> for Limit {
+            fn from(limit: $limit) -> Self {
+                Self::$name(limit)
+            }
+        })+
+
+        impl sealed::Sealed for Limit {}
+
+        impl Algorithm for Limit {
+            type Take = TakeAny;
+
+            fn space(&self) -> Space {
+                match self {
+                    $(Self::$name(limit) => limit.space(),)+
+                }
+            }
+
+            fn take(&self, cost: u32) -> TakeAny {
+                TakeAny(match self {
+                    $(Self::$name(limit) => Taking::$name(limit.take(cost)),)+
+                })
+            }
+
+            fn decision(&self, take: &TakeAny, output: &AnyVerdict) -> Decision {
+                match (self, &take.0, &output.0) {
+                    $((Self::$name(limit), Taking::$name(take), Found::$name(found)) => limit.decision(take, found),)+
+                    _ => unreachable!("a verdict is given to the limit that asked for it"),
+                }
+            }
+
+            fn limit(&self) -> u32 {
+                match self {
+                    $(Self::$name(limit) => Algorithm::limit(limit),)+
+                }
+            }
+        }
+
+        impl Procedure for TakeAny {
+            type Output = AnyVerdict;
+
+            fn name(&self) -> &'static str {
+                match &self.0 {
+                    $(Taking::$name(take) => Procedure::name(take),)+
+                }
+            }
+
+            fn apply(&self, state: Option<&[u8]>, now: Timestamp) -> Result<Step<AnyVerdict>, Undecodable> {
+                match &self.0 {
+                    $(Taking::$name(take) => {
+                        let Step { change, output } = take.apply(state, now)?;
+                        Ok(Step { change, output: AnyVerdict(Found::$name(output)) })
+                    })+
+                }
+            }
+
+            fn encode_output(&self, output: &AnyVerdict, out: &mut OutputBytes) {
+                match (&self.0, &output.0) {
+                    $((Taking::$name(take), Found::$name(found)) => take.encode_output(found, out),)+
+                    _ => unreachable!("a verdict is encoded by the procedure that gave it"),
+                }
+            }
+
+            fn decode_output(&self, bytes: &[u8]) -> Result<AnyVerdict, Undecodable> {
+                match &self.0 {
+                    $(Taking::$name(take) => Ok(AnyVerdict(Found::$name(take.decode_output(bytes)?))),)+
+                }
+            }
+
+            fn script(&self) -> Option<&'static Script> {
+                match &self.0 {
+                    $(Taking::$name(take) => take.script(),)+
+                }
+            }
+
+            fn encode_arguments(&self, out: &mut ArgumentBytes) {
+                match &self.0 {
+                    $(Taking::$name(take) => take.encode_arguments(out),)+
+                }
+            }
+        }
+    };
+}
+
+each! {
+    TokenBucket: TokenBucket Take Verdict;
+    LeakyBucket: LeakyBucket Take Verdict;
+    FixedWindow: FixedWindow TakeFixed FixedVerdict;
+    SlidingWindow: SlidingWindow TakeSliding SlidingVerdict;
+    SlidingLog: SlidingLog TakeLogged LoggedVerdict;
 }

@@ -8,7 +8,7 @@ pub mod procedure;
 pub mod schema;
 pub mod service;
 
-pub use algorithm::Algorithm;
+pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
 pub use model::{
     Decision, FixedWindow, LeakyBucket, MAX_REFILL, Outcome, Rate, SLIDING_LOG_MAX, SlidingLog, SlidingWindow,

@@ -60,7 +60,7 @@ impl<S: Store, A: Algorithm> RateLimiter<S, A> {
         key.as_ref().encode_to(&mut partition);
         drop(key);
         let take = self.algorithm.take(cost);
-        let output = self.store.run(Key::lone(A::SPACE, &partition), &take).await?;
+        let output = self.store.run(Key::lone(self.algorithm.space(), &partition), &take).await?;
         Ok(self.algorithm.decision(&take, &output))
     }
 }
