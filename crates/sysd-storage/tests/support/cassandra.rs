@@ -105,8 +105,7 @@ impl Node {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+        super::signal(self.child.as_ref().unwrap().id(), name);
     }
 }
 

@@ -81,8 +81,7 @@ log.cleaner.dedupe.buffer.size=16777216
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+        super::signal(self.child.as_ref().unwrap().id(), name);
     }
 
     pub(crate) fn url(&self) -> String {

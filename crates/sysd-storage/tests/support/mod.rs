@@ -26,6 +26,24 @@ pub(crate) fn variable(name: &str) -> String {
         .unwrap_or_else(|_| panic!("{name} is not set: run `cargo xtask servers up` and export what it prints"))
 }
 
+/// Sends a signal. What is to be stopped has stopped when this returns, with all its threads: `kill` alone returns sooner, and on
+/// a busy machine a server then still answered.
+pub(crate) fn signal(process: u32, name: &str) {
+    let sent = std::process::Command::new("kill").args([name, &process.to_string()]).status().unwrap();
+    assert!(sent.success(), "kill {name} {process}");
+    let has_stopped = || {
+        let mut threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+        threads.all(|thread| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+            // A thread that has ended meanwhile has none.
+            stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with(['T', 't', 'Z', 'X']))
+        })
+    };
+    if name == "-STOP" {
+        server::wait_until("the server stands still", Duration::from_secs(20), has_stopped);
+    }
+}
+
 pub(crate) fn server_url() -> String {
     variable("SYSD_TEST_REDIS_URL")
 }

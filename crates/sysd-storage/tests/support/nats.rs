@@ -58,7 +58,7 @@ impl PrivateNats {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+        super::signal(self.child.id(), name);
     }
 
     pub(crate) fn url(&self) -> String {

@@ -68,7 +68,7 @@ impl Private {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+        super::signal(self.child.id(), name);
     }
 
     /// From now on it can't save.
