@@ -69,11 +69,11 @@ fn classify(code: Code) -> Row {
         Code::Resolve | Code::SSL => (ErrorKind::Config, Unknown, "no broker can be reached as it is configured"),
         Code::NotEnoughReplicas => (ErrorKind::Unavailable, None, "too few replicas are in sync"),
         Code::PurgeQueue => (ErrorKind::Unavailable, None, "the producer was made anew before the event was sent"),
+        Code::CoordinatorNotAvailable | Code::CoordinatorLoadInProgress | Code::NotCoordinator => {
+            (ErrorKind::Unavailable, None, "no broker coordinates the group now")
+        }
         Code::BrokerTransportFailure
         | Code::AllBrokersDown
-        | Code::CoordinatorNotAvailable
-        | Code::CoordinatorLoadInProgress
-        | Code::NotCoordinator
         | Code::NotLeaderForPartition
         | Code::LeaderNotAvailable
         | Code::ReplicaNotAvailable
@@ -107,6 +107,7 @@ mod tests {
             (Code::NotEnoughReplicas, ErrorKind::Unavailable, Effect::None),
             (Code::NotEnoughReplicasAfterAppend, ErrorKind::Unavailable, Effect::Unknown),
             (Code::AllBrokersDown, ErrorKind::Unavailable, Effect::Unknown),
+            (Code::NotCoordinator, ErrorKind::Unavailable, Effect::None),
             (Code::PurgeQueue, ErrorKind::Unavailable, Effect::None),
             (Code::PurgeInflight, ErrorKind::Unavailable, Effect::Unknown),
             (Code::OutOfOrderSequenceNumber, ErrorKind::Internal, Effect::Unknown),

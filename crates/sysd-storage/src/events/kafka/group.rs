@@ -1,7 +1,7 @@
 //! A topic and its groups from outside. All of it blocks.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -37,6 +37,20 @@ fn has_members(error: &KafkaError) -> bool {
                 | Code::RebalanceInProgress
                 | Code::NonEmptyGroup
                 | Code::FencedInstanceId
+        )
+    )
+}
+
+/// Whether a commit was refused because nobody coordinates the group yet: it is new, or its broker was lost. The client does not
+/// ask again by itself.
+pub(super) fn is_moving(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::NotCoordinator
+                | Code::CoordinatorNotAvailable
+                | Code::CoordinatorLoadInProgress
+                | Code::WaitingForCoordinator
         )
     )
 }
@@ -118,10 +132,16 @@ impl Inspector {
             let added = list.add_partition_offset(&self.topic, *partition, Offset::Offset(*number));
             added.map_err(|error| read(&error))?;
         }
-        match self.consumer.commit(&list, CommitMode::Sync) {
-            Ok(()) => Ok(true),
-            Err(error) if has_members(&error) => Ok(false),
-            Err(error) => Err(map(&error, Access::Write)),
+        let start = Instant::now();
+        loop {
+            match self.consumer.commit(&list, CommitMode::Sync) {
+                Ok(()) => return Ok(true),
+                Err(error) if has_members(&error) => return Ok(false),
+                Err(error) if is_moving(&error) && start.elapsed() < self.wait_max => {
+                    std::thread::sleep(self.wait_max / (10 * LOOKS));
+                }
+                Err(error) => return Err(map(&error, Access::Write)),
+            }
         }
     }
 

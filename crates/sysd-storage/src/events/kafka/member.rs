@@ -19,6 +19,7 @@ use sysd_core::{Clock, Effect, Error, ErrorKind, KeyBytes, Result, Timestamp, Ve
 
 use super::Shared;
 use super::error::{Access, map};
+use super::group::is_moving;
 use super::producer::ID_HEADER;
 
 /// How soon a thread that waits for events sees that its reader has gone.
@@ -395,7 +396,7 @@ impl Reader {
             }
             match self.consumer.commit(&asked, CommitMode::Sync) {
                 Ok(()) => self.committed.append(&mut ends),
-                Err(error) if is_rebalancing(&error) && start.elapsed() < self.wait_max => {
+                Err(error) if (is_rebalancing(&error) || is_moving(&error)) && start.elapsed() < self.wait_max => {
                     // The rebalance goes on in polls, and says who owns what.
                     match self.poll(LOOK_EVERY) {
                         Ok(Some(delivered)) => drop(self.add(delivered)),
