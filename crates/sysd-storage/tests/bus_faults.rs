@@ -273,6 +273,33 @@ async fn a_mute_connection_is_found_and_replaced() {
     assert_eq!(next(&mut subscription).await, Delivery::Message { channel: name, payload: payload(taken) });
 }
 
+// One call on it was overdue, so the connection is given up; another is answered on it, and ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_is_confirmed_on_a_connection_that_was_given_up_is_asked_for_again() {
+    let server = Private::start(&[]);
+    // Pings would hide it.
+    let ping_interval = Duration::from_secs(600);
+    let config = RedisBusConfig { response_timeout: RESPONSE, ping_interval, ..RedisBusConfig::default() };
+    let (bus, driver) = RedisBus::connect(&server.url(), config).await.unwrap();
+    let (bus, _driver) = (AnyBus::new(bus), tokio::spawn(driver));
+    let (early, late) = (channel("early"), channel("late"));
+    server.signal("-STOP");
+    let subscribe = |channel: Channel, wait: Duration| {
+        let bus = bus.clone();
+        async move {
+            // real-time: the server does not answer meanwhile.
+            tokio::time::sleep(wait).await;
+            bus.subscribe(&[channel]).await
+        }
+    };
+    let first = tokio::spawn(subscribe(early, Duration::ZERO));
+    let second = tokio::spawn(subscribe(late.clone(), RESPONSE / 2));
+    assert_eq!(first.await.unwrap().map(drop).unwrap_err().kind(), ErrorKind::Timeout);
+    server.signal("-CONT");
+    let mut subscription = second.await.unwrap().unwrap();
+    publish_until_seen(&bus, &late, &mut subscription, 1).await;
+}
+
 // What another program drops in silence shows in the numbers: here by messages that are published behind the bus's back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_in_the_numbers_is_told_and_foreign_messages_too() {

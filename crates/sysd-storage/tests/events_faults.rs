@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sysd_core::event::{
-    AnyEventLog, AnyMember, Event, EventLog as _, EventSink as _, GroupMember as _, NewEvent, Start,
+    AnyEventLog, AnyMember, Batch, Committed, Event, EventLog as _, EventSink as _, GroupMember as _, NewEvent, Start,
 };
 use sysd_core::{Effect, ErrorKind, Expect, Key, Space, SystemEntropy, random_base62};
 use sysd_storage::{
@@ -241,6 +241,95 @@ async fn kafka_stopped_for_longer_than_the_timeout_is_a_timeout_of_unknown_effec
     .await;
     let timeout = (ErrorKind::Timeout, Effect::Unknown);
     assert!(record.errors.lock().contains(&timeout), "{:?}", record.errors.lock());
+}
+
+/// Reads until so many events have come.
+async fn read_count(member: &mut AnyMember, count: usize) -> Batch {
+    let (mut all, start) = (Batch::default(), Instant::now());
+    while all.events.len() < count {
+        let batch = member.read(100, Duration::from_millis(100)).await.unwrap();
+        all.events.extend(batch.events);
+        all.gaps.extend(batch.gaps);
+        assert!(start.elapsed() < Duration::from_secs(20), "{} of {count} events were read", all.events.len());
+    }
+    all
+}
+
+fn texts(batch: &Batch) -> Vec<&[u8]> {
+    batch.events.iter().map(|delivered| &delivered.event.bytes[..]).collect()
+}
+
+// A replica that lacked the last events takes over: their numbers are given again.
+#[tokio::test]
+async fn a_commit_of_what_a_failover_took_back_does_not_skip_what_came_in_its_place() {
+    for is_late in [false, true] {
+        let server = PrivateRedis::start(&[]);
+        let log = on_redis(&server.url(), Duration::from_secs(20)).await;
+        let append = async |text: &'static str| log.append(&Event::mint(&SystemEntropy, b"k", text)).await.unwrap();
+        for text in ["a", "b", "c"] {
+            append(text).await;
+        }
+        let mut redis = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+        let names: Vec<String> = redis::cmd("KEYS").arg("*{events:faults:*}").query_async(&mut redis).await.unwrap();
+        let [stream] = names.as_slice() else { panic!("one partition has events: {names:?}") };
+        let before: Vec<u8> = redis::cmd("DUMP").arg(stream).query_async(&mut redis).await.unwrap();
+        append("taken back").await;
+        let mut member = join(&log).await;
+        let batch = read_count(&mut member, 4).await;
+        let mut restore = redis::cmd("RESTORE");
+        let () = restore.arg(stream).arg(0).arg(before).arg("REPLACE").query_async(&mut redis).await.unwrap();
+        if !is_late {
+            append("d").await;
+        }
+        let partitions = vec![batch.events[0].position.partition];
+        assert_eq!(member.commit(&batch.ends()).await.unwrap(), Committed::Lost { partitions });
+        if is_late {
+            append("d").await;
+        }
+        assert_eq!(texts(&read_count(&mut member, 4).await), [b"a", b"b", b"c", b"d"]);
+    }
+}
+
+#[tokio::test]
+async fn what_redis_removed_before_it_was_read_is_told_as_gaps_and_counted() {
+    let server = PrivateRedis::start(&[]);
+    let config = RedisEventsConfig { events_max: 100, partitions: 1, ..RedisEventsConfig::default() };
+    let log = RedisEvents::connect(&server.url(), "gaps", config).await.unwrap();
+    let mut member = AnyEventLog::new(log.clone()).join("all", Start::Oldest).await.unwrap();
+    let append = async |numbers: std::ops::Range<u32>| {
+        let event = |number: u32| Event::mint(&SystemEntropy, b"k", number.to_be_bytes().to_vec());
+        for answer in log.append_many(&numbers.map(event).collect::<Vec<_>>()).await {
+            answer.unwrap();
+        }
+    };
+    let mut next = 1;
+    for round in 0..2 {
+        append(round * 1_000..(round + 1) * 1_000).await;
+        let last = u64::from(round + 1) * 1_000;
+        let mut is_first = true;
+        while next <= last {
+            let batch = member.read(100, Duration::from_secs(1)).await.unwrap();
+            assert_eq!(batch.gaps.len(), usize::from(is_first), "{:?}", batch.gaps);
+            is_first = false;
+            for gap in batch.gaps {
+                assert_eq!(gap.from, next);
+                next = gap.to;
+            }
+            for delivered in batch.events {
+                assert_eq!(delivered.position.number, next);
+                next += 1;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_is_too_old_is_refused_by_its_version() {
+    // As one is that knows no sharded pub/sub, which came with Redis 7.0.
+    let server = PrivateRedis::start(&["--rename-command", "SPUBLISH", ""]);
+    let error = RedisEvents::connect(&server.url(), "old", RedisEventsConfig::default()).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Config, Effect::None), "{error}");
+    assert!(error.to_string().contains("7.0"), "{error}");
 }
 
 const RECORDS: Space = Space::conditional("records");

@@ -22,7 +22,7 @@ pub enum WhenFull {
     /// The oldest make room; a group that has not read them is told of the gap.
     DropOldest,
     /// Those make room that every group has committed; where there are none, the event is refused:
-    /// [`Full`](ErrorKind::Full). Nothing is refused or removed before a group exists and the partition is full.
+    /// [`Full`](ErrorKind::Full). So it is while there is no group.
     Refuse,
 }
 

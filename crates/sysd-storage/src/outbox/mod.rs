@@ -72,7 +72,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sysd_core::event::NewEvent;
+use sysd_core::event::{EventLimits, NewEvent};
 use sysd_core::{
     Clock, Effect, Entropy, Error, Expect, Key, KeyBytes, Outcome, Record, Result, RetryPolicy, Space, Store,
     SystemClock, SystemEntropy, Version, Write, tuple,
@@ -97,6 +97,10 @@ pub struct OutboxConfig {
     pub poll_every: Duration,
     /// How many records the relay works on at once.
     pub records_at_once: usize,
+    /// The longest key of an event, bytes. No sink that this outbox is relayed to may take less.
+    pub event_key_bytes_max: usize,
+    /// The longest event, bytes, its key not counted. No sink that this outbox is relayed to may take less.
+    pub event_bytes_max: usize,
     /// How long one storage call may take before its effect counts as unknown.
     pub call_wait_max: Duration,
     /// How a storage call is tried again.
@@ -143,13 +147,16 @@ impl OutboxConfig {
 }
 
 impl Default for OutboxConfig {
-    /// 16 shards; the relay helps after 30 s, polls every 100 ms, works on 32 records at once; by the system's clock.
+    /// 16 shards; the relay helps after 30 s, polls every 100 ms, works on 32 records at once; by the system's clock. Events
+    /// as every log of this crate takes them by its own default: keys of 2,048 bytes, events of a million.
     fn default() -> Self {
         Self {
             shards: 16,
             settle_after: Duration::from_secs(30),
             poll_every: Duration::from_millis(100),
             records_at_once: 32,
+            event_key_bytes_max: EventLimits::PROCESS.key_bytes_max,
+            event_bytes_max: 1_000_000,
             call_wait_max: Duration::from_secs(1),
             retry: RetryPolicy::default(),
             clock: Arc::new(SystemClock),
@@ -167,6 +174,8 @@ impl fmt::Debug for OutboxConfig {
             .field("settle_after", &self.settle_after)
             .field("poll_every", &self.poll_every)
             .field("records_at_once", &self.records_at_once)
+            .field("event_key_bytes_max", &self.event_key_bytes_max)
+            .field("event_bytes_max", &self.event_bytes_max)
             .finish_non_exhaustive()
     }
 }
@@ -263,7 +272,7 @@ impl<S: Store> Outbox<S> {
     /// # Errors
     /// [`Invalid`](sysd_core::ErrorKind::Invalid) naming `space` if it is none of the outbox's, `expect` if it is `Any`;
     /// [`TooLarge`](sysd_core::ErrorKind::TooLarge) naming `events` if these and the value together are over the limit of
-    /// one. With an unknown effect the record may be written later, and then its events are published.
+    /// one, or one of them is over the outbox's own: no sink would take it, and nothing behind it could be published. With an unknown effect the record may be written later, and then its events are published.
     ///
     /// # Cost
     /// Two writes; a third where the condition is lost. The relay: two reads, a publication and a write a record.
@@ -285,6 +294,7 @@ impl<S: Store> Outbox<S> {
         if self.space(key.space().name()) != Some(key.space()) {
             return Err(Error::invalid("space", format!("{} is none of this outbox's spaces", key.space().name())));
         }
+        self.check_events(&events)?;
         let intent = Intent {
             is_claimed: false,
             deadline: self.calls.now().saturating_add(self.config.settle_after),
@@ -304,6 +314,34 @@ impl<S: Store> Outbox<S> {
             return Err(Error::too_large("events", encoded.len(), limits.value_bytes_max));
         }
         self.write_intent(key, &intent, encoded).await
+    }
+
+    fn check_events(&self, events: &[NewEvent]) -> Result<()> {
+        let (key_max, bytes_max) = (self.config.event_key_bytes_max, self.config.event_bytes_max);
+        for event in events {
+            if event.key.len() > key_max {
+                return Err(Error::too_large("events", event.key.len(), key_max));
+            }
+            if event.bytes.len() > bytes_max {
+                return Err(Error::too_large("events", event.bytes.len(), bytes_max));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a sink that takes less than was let in: it would stop at the first event that is too large for it.
+    fn check_sink(&self, sink: EventLimits) -> Result<()> {
+        let options = [
+            ("event_key_bytes_max", self.config.event_key_bytes_max, sink.key_bytes_max),
+            ("event_bytes_max", self.config.event_bytes_max, sink.event_bytes_max),
+        ];
+        match options.into_iter().find(|(_, let_in, taken)| let_in > taken) {
+            Some((option, let_in, taken)) => {
+                let message = format!("the sink takes {taken} bytes, and the outbox lets {let_in} in: lower {option}");
+                Err(Error::new(sysd_core::ErrorKind::Config, Effect::None, message).with_field(option))
+            }
+            None => Ok(()),
+        }
     }
 
     async fn write_intent(&self, key: Key<'_>, intent: &Intent, encoded: Bytes) -> Result<Wrote> {

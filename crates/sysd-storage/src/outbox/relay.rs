@@ -58,11 +58,13 @@ impl<S: Store> Outbox<S> {
     /// Looks at all intents once, and settles those that can be.
     ///
     /// # Errors
-    /// Of reading the intents; what concerns one record only is in the answer.
+    /// [`Config`](sysd_core::ErrorKind::Config) naming `event_bytes_max` or `event_key_bytes_max` if the sink takes less than these; else
+    /// of reading the intents. What concerns one record only is in the answer.
     ///
     /// # Cost
     /// A scan a shard; a record's intents cost a read, a scan, and a publication and a write each.
     pub async fn relay_once(&self, sink: &impl EventSink) -> Result<Relayed> {
+        self.check_sink(sink.limits())?;
         let mut relayed = Relayed::default();
         for shard in 0..self.config.shards {
             let partition = self.partition(shard);

@@ -18,6 +18,7 @@ use super::config::{RedisConfig, TlsCa};
 use super::error::{Access, map};
 use super::feed::{Feed, listen};
 use super::link::Failure;
+use super::refuse_old;
 use super::router::Router;
 use crate::bus::BusDriver;
 use crate::bus::hub::{Hub, Listener};
@@ -150,29 +151,13 @@ impl RedisBus {
         let feed = Router::connect(listening).await.map_err(denied)?;
         let router = Router::connect(target).await.map_err(denied)?;
         if commands.publish == SHARDED.publish {
-            refuse_old(&router).await?;
+            refuse_old(&router, "a bus on a Redis Cluster needs sharded pub/sub, of Redis 7.0 or later").await?;
         }
         let feed = Feed::new(Arc::clone(&hub), feed, commands, &config);
         let numbers = Numbers::new(&SystemEntropy);
         let shared = Arc::new(Shared { hub, router, commands, numbers, prefix: config.prefix });
         Ok((Self { shared }, Box::pin(feed.run())))
     }
-}
-
-/// Sharded pub/sub came with Redis 7.0.
-async fn refuse_old(router: &Router) -> Result<()> {
-    let mut command = redis::cmd("COMMAND");
-    command.arg("INFO").arg(SHARDED.publish);
-    for link in router.masters() {
-        // Hosted servers may forbid COMMAND: nothing can be learned there.
-        if let Ok(Value::Array(known)) = link.send(&command).await
-            && matches!(known.as_slice(), [Value::Nil])
-        {
-            let message = "a bus on a Redis Cluster needs sharded pub/sub, of Redis 7.0 or later";
-            return Err(Error::new(ErrorKind::Config, Effect::None, message));
-        }
-    }
-    Ok(())
 }
 
 impl Shared {

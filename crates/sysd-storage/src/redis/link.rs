@@ -189,9 +189,17 @@ impl Link {
             let (is_broken, hook) = (Arc::clone(&is_broken), self.hook.clone());
             config = config.set_push_sender(move |push: PushInfo| {
                 let is_over = push.kind == PushKind::Disconnection;
+                let is_confirmation = matches!(push.kind, PushKind::Subscribe | PushKind::SSubscribe);
                 let told = if is_over { Told::Broken } else { Told::Push(push) };
-                if !hook.as_ref().is_none_or(|hook| hook(number, told)) || is_over {
-                    is_broken.store(true, Ordering::Relaxed);
+                let Some(hook) = &hook else {
+                    is_broken.fetch_or(is_over, Ordering::SeqCst);
+                    return Ok(());
+                };
+                if !hook(number, told) || is_over {
+                    is_broken.store(true, Ordering::SeqCst);
+                } else if is_confirmation && is_broken.load(Ordering::SeqCst) {
+                    // It was given up before it confirmed, and its end, with the last call on it, will not be told.
+                    hook(number, Told::Broken);
                 }
                 Ok::<_, redis::aio::SendError>(())
             });
@@ -204,7 +212,7 @@ impl Link {
 
     /// Of a failed call: no other call goes out on this connection.
     fn give_up(&self, live: &Live, error: RedisError) -> Failure {
-        live.is_broken.store(true, Ordering::Relaxed);
+        live.is_broken.store(true, Ordering::SeqCst);
         {
             let mut state = self.state.write();
             if matches!(&*state, State::Up(current) if Arc::ptr_eq(&current.is_broken, &live.is_broken)) {

@@ -175,6 +175,21 @@ async fn refuse_eviction(router: &Router) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a server before Redis 7.0, which knows no sharded pub/sub.
+async fn refuse_old(router: &Router, message: &'static str) -> Result<()> {
+    let mut command = redis::cmd("COMMAND");
+    command.arg("INFO").arg("SPUBLISH");
+    for link in router.masters() {
+        // Hosted servers may forbid COMMAND: nothing can be learned there.
+        if let Ok(Value::Array(known)) = link.send(&command).await
+            && matches!(known.as_slice(), [Value::Nil])
+        {
+            return Err(Error::new(ErrorKind::Config, Effect::None, message));
+        }
+    }
+    Ok(())
+}
+
 impl<C: Clock> Shared<C> {
     async fn ask(&self, call: &Call, key: Key<'_>, access: Access) -> Result<Value> {
         self.router.send(call).await.map_err(|failure| map(&failure, access).with_key(key))

@@ -15,7 +15,7 @@ use super::super::config::RedisConfig;
 use super::super::error::{Access, map};
 use super::super::link::Failure;
 use super::super::router::Router;
-use super::super::{address, refuse_eviction};
+use super::super::{address, refuse_eviction, refuse_old};
 use super::member::RedisMember;
 use super::wire::{self, Wire};
 use crate::events::partition_of;
@@ -172,8 +172,8 @@ impl RedisEvents {
     /// runtime.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) naming `name`; [`Config`](ErrorKind::Config) if the log has another number of partitions;
-    /// else as [`RedisStore::connect_with`](crate::RedisStore::connect_with).
+    /// [`Invalid`](ErrorKind::Invalid) naming `name`; [`Config`](ErrorKind::Config) if the log has another number of partitions,
+    /// or the server is too old; else as [`RedisStore::connect_with`](crate::RedisStore::connect_with).
     pub async fn connect(url: &str, name: &str, config: RedisEventsConfig) -> Result<Self> {
         check_name("name", name)?;
         config.check()?;
@@ -181,6 +181,7 @@ impl RedisEvents {
         let target = address::parse(url, &config.redis).map_err(|error| denied(Failure::unsent(error)))?;
         let router = Router::connect(target).await.map_err(denied)?;
         refuse_eviction(&router).await?;
+        refuse_old(&router, "an event log on Redis needs Redis 7.0 or later").await?;
         let mut limits = EventLimits::PROCESS;
         limits.event_bytes_max = config.event_bytes_max;
         limits.durability = config.redis.durability;
@@ -277,7 +278,7 @@ impl EventLog for RedisEvents {
         let mut lags = Vec::new();
         for (partition, answer) in (0..).zip(self.shared.ask_many(calls, Access::Read).await) {
             if let Some(progress) = wire::read_progress(&answer?)? {
-                let end = progress.last + 1;
+                let end = progress.last.saturating_add(1);
                 let events = end.saturating_sub(progress.next.max(progress.first));
                 lags.push(Lag { partition, next: progress.next, end, events });
             }

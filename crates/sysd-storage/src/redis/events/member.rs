@@ -10,7 +10,7 @@ use sysd_core::{Effect, Error, ErrorKind, Result};
 
 use super::super::error::Access;
 use super::log::Shared;
-use super::wire::{Head, Mine, Read, Want, read_events, read_names, read_number};
+use super::wire::{Commit, Head, Mine, Read, Want, read_events, read_names, read_number};
 use crate::events::is_assigned;
 
 /// A read ends when it has so many bytes.
@@ -211,9 +211,10 @@ impl GroupMember for RedisMember {
         let (mut lost, mut asked, mut calls) = (BTreeSet::new(), Vec::new(), Vec::new());
         for (partition, number) in ends {
             match self.owned.get(&partition) {
-                Some(owned) if owned.cursor.is_some_and(|(last, _)| number <= last) => {
+                Some(Owned { token, cursor: Some(cursor) }) if number <= cursor.0 => {
                     let (at, session_us) = (Position { partition, number }, self.shared.config.session_us());
-                    calls.push(self.shared.wire.commit(at, &self.group, &self.id, session_us, owned.token));
+                    let commit = Commit { member: &self.id, session_us, token: *token, cursor: *cursor };
+                    calls.push(self.shared.wire.commit(at, &self.group, &commit));
                     asked.push(partition);
                 }
                 _ => drop(lost.insert(partition)),

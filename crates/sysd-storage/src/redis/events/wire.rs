@@ -72,6 +72,15 @@ pub(super) struct Want<'a> {
     pub(super) bytes_max: usize,
 }
 
+/// Who commits.
+pub(super) struct Commit<'a> {
+    pub(super) member: &'a str,
+    pub(super) session_us: u64,
+    pub(super) token: u64,
+    /// The last event that it was handed.
+    pub(super) cursor: (u64, Head),
+}
+
 /// How far a group is in a partition: its next number, the lowest and the highest.
 pub(super) struct Progress {
     pub(super) next: u64,
@@ -150,10 +159,12 @@ impl Wire {
         call
     }
 
-    pub(super) fn commit(&self, at: Position, group: &str, member: &str, session_us: u64, token: u64) -> Call {
-        let mut call = Call::script(&self.scripts.commit, 1, 4, 192);
-        call.command.arg(self.group(at.partition, group));
-        call.command.arg(member).arg(session_us).arg(token).arg(at.number.saturating_add(1));
+    pub(super) fn commit(&self, at: Position, group: &str, want: &Commit<'_>) -> Call {
+        let mut call = Call::script(&self.scripts.commit, 2, 6, 256);
+        call.command.arg(self.stream(at.partition)).arg(self.group(at.partition, group));
+        call.command.arg(want.member).arg(want.session_us).arg(want.token).arg(at.number.saturating_add(1));
+        let (number, head) = &want.cursor;
+        call.command.arg(*number).arg(&head[..]);
         call
     }
 
