@@ -6,9 +6,14 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::executor::block_on;
-use sysd_core::{AnyStore, Clock as _, ErrorKind, Key, ManualClock, Store, StoreExt as _, Timestamp, tuple};
+use proptest::prelude::*;
+use sysd_core::{
+    AnyStore, Clock as _, ErrorKind, Key, ManualClock, Procedure as _, Store, StoreExt as _, Timestamp, tuple,
+};
 use sysd_ratelimit::schema::BUCKETS;
-use sysd_ratelimit::{Outcome, RateLimiter, TokenBucket};
+use sysd_ratelimit::{
+    Algorithm, FixedWindow, LeakyBucket, Outcome, RateLimiter, SlidingLog, SlidingWindow, TokenBucket,
+};
 use sysd_storage::Memory;
 
 fn bucket(rate: &str, burst: u32) -> TokenBucket {
@@ -96,4 +101,26 @@ fn checks_can_be_sent_to_other_threads() {
     sent(limiter.check("ann", 1));
     sent(erased.check("ann".to_owned(), 1));
     sent(erased.check(&b"ann"[..], 1));
+}
+
+fn reads(algorithm: &impl Algorithm, bytes: &[u8]) {
+    let take = algorithm.take(1);
+    if let Ok(output) = take.decode_output(bytes) {
+        let _ = algorithm.decision(&take, &output);
+    }
+}
+
+proptest! {
+    /// A server that lies is told so, and nobody panics: a time beyond the window's end did that.
+    #[test]
+    fn any_bytes_are_an_output_that_can_be_read_or_none(
+        bytes in proptest::collection::vec(prop_oneof![4 => Just(0_u8), 1 => any::<u8>()], 29),
+    ) {
+        let rate = || "3/7us".parse().unwrap();
+        reads(&bucket("3/7us", 5), &bytes[..21]);
+        reads(&LeakyBucket::new(rate(), 4).unwrap(), &bytes[..21]);
+        reads(&FixedWindow::new(rate()), &bytes[..20]);
+        reads(&SlidingWindow::new(rate()), &bytes[..24]);
+        reads(&SlidingLog::new(rate()).unwrap(), &bytes);
+    }
 }

@@ -486,16 +486,29 @@ async fn concurrent_updates_share_calls_and_none_is_lost() {
     assert_eq!(records.collect::<HashSet<_>>().len(), 100);
 }
 
+/// One forbidden key had the server refuse the whole call, and with it the updates of others.
+#[tokio::test]
+async fn an_update_of_a_forbidden_key_fails_alone() {
+    let server = Private::start(&[]);
+    server.tell(&["ACL", "SETUSER", "ann", "on", ">secret", "~{redis_test:mine*", "+@all"]);
+    let url = format!("redis://ann:secret@127.0.0.1:{}/", server.port);
+    let store = RedisStore::connect(&url).await.unwrap();
+    let names = ["mine 1", "other", "mine 2"];
+    let counts = join_all(names.map(|name| store.run(Key::lone(SPACE, name.as_bytes()), &Count))).await;
+    let found: Vec<_> = counts.into_iter().map(|count| count.map_err(|error| (error.kind(), error.effect()))).collect();
+    assert_eq!(found, [Ok(1), Err((ErrorKind::Denied, Effect::None)), Ok(1)]);
+}
+
 #[tokio::test]
 async fn an_update_that_fails_among_others_fails_alone() {
+    for protocol in ["resp2", "resp3"] {
+        fails_alone(protocol).await;
+    }
+}
+
+async fn fails_alone(protocol: &str) {
     let server = Private::start(&[]);
-    let store = RedisStore::connect_with(
-        &server.url(),
-        RedisConfig { prefix: String::new(), ..RedisConfig::default() },
-        SystemClock,
-    )
-    .await
-    .unwrap();
+    let store = RedisStore::connect(&format!("{}?protocol={protocol}", server.url())).await.unwrap();
     server.tell(&["RPUSH", "{redis_test:list}", "x"]);
     server.tell(&["SET", "{redis_test:foreign}", "x"]);
     let runs = |name: &'static str, is_broken| {

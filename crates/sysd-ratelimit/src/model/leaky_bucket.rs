@@ -9,6 +9,9 @@ use crate::error::RateLimitError;
 /// A leaky bucket used as a queue: requests go on evenly, one behind the other, and each is told how long to wait for its turn
 /// ([`Decision::wait`](super::Decision::wait)). One that finds the queue full is refused.
 ///
+/// A request goes on at once with all of its cost, and the next one waits for as long as that takes. So a stretch of time holds
+/// what the rate gives, exactly, where each costs one; where they cost more, the last of them may reach beyond its end.
+///
 /// Used as a meter (that only says yes or no) a leaky bucket is the [`TokenBucket`] of the same rate, whose burst is what the
 /// bucket holds.
 ///
@@ -38,10 +41,9 @@ impl LeakyBucket {
         self.bucket.burst() - 1
     }
 
-    /// The longest that one may be told to wait.
+    /// The longest that one may be told to wait, by a clock that does not go back.
     pub fn longest_wait(&self) -> Duration {
-        let interval = self.bucket.price(1).map_or(0, crate::model::Span::ceil_us);
-        self.bucket.refill_time().saturating_sub(Duration::from_micros(interval))
+        Duration::from_micros(self.bucket.price(self.queue()).map_or(0, crate::model::Span::ceil_us))
     }
 
     #[inline]
@@ -49,3 +51,7 @@ impl LeakyBucket {
         &self.bucket
     }
 }
+
+#[cfg(test)]
+#[path = "leaky_bucket_tests.rs"]
+mod tests;

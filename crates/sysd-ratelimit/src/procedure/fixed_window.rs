@@ -116,7 +116,8 @@ impl Procedure for TakeFixed {
 
     #[inline]
     fn decode_output(&self, bytes: &[u8]) -> Result<FixedVerdict, Undecodable> {
-        schema::decode_verdict(bytes).ok_or_else(|| undecodable("output"))
+        let verdict = schema::decode_verdict(bytes).filter(|verdict| verdict.into_us < self.limit.window_us());
+        verdict.ok_or_else(|| undecodable("output"))
     }
 
     fn script(&self) -> Option<&'static Script> {

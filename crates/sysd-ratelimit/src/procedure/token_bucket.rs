@@ -158,7 +158,8 @@ impl Procedure for Take {
 
     #[inline]
     fn decode_output(&self, bytes: &[u8]) -> Result<Verdict, Undecodable> {
-        schema::decode_verdict(bytes).ok_or_else(|| undecodable("output"))
+        let verdict = schema::decode_verdict(bytes).filter(|verdict| verdict.debt.part < self.bucket.denominator());
+        verdict.ok_or_else(|| undecodable("output"))
     }
 
     fn script(&self) -> Option<&'static Script> {

@@ -6,7 +6,9 @@
 //!
 //! # Cancel safety
 //! All callers of a batch hold it, and whichever of them is polled moves it on: one that is dropped leaves it to the others. A
-//! batch that all have left is dropped, and gives its place in flight back.
+//! batch that all have left is dropped, and gives its place in flight back. Callers that are kept and not polled (in a stream
+//! that is not asked for more just now) keep nobody waiting: as soon as one batch waits for its turn, those in front of it and
+//! itself are moved on by tasks of their own, which end with them.
 
 use std::future::Future;
 use std::mem;
@@ -89,9 +91,16 @@ type Sending = BoxFuture<'static, Answers>;
 
 /// Calls of one script that may go out together.
 pub(super) struct Lane {
-    /// The batch that still takes updates.
-    open: Mutex<Option<Open>>,
+    batches: Mutex<Batches>,
     in_flight: Semaphore,
+}
+
+#[derive(Default)]
+struct Batches {
+    /// The one that still takes updates.
+    open: Option<Open>,
+    /// Those that only their callers move on.
+    left_to_callers: Vec<WeakShared<Sending>>,
 }
 
 struct Open {
@@ -134,7 +143,7 @@ impl Updates {
 
 impl Lane {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { open: Mutex::new(None), in_flight: Semaphore::new(IN_FLIGHT_MAX) })
+        Arc::new(Self { batches: Mutex::default(), in_flight: Semaphore::new(IN_FLIGHT_MAX) })
     }
 
     /// Runs an update together with others that come meanwhile. `send` sends a batch and answers each of it in order; an
@@ -167,8 +176,8 @@ impl Lane {
     where
         F: Future<Output = Vec<Result<Value, Failure>>> + Send + 'static,
     {
-        let mut open = self.open.lock();
-        if let Some(batch) = &*open
+        let mut batches = self.batches.lock();
+        if let Some(batch) = &batches.open
             && let Some(sending) = batch.sending.upgrade()
         {
             match batch.updates.add(update) {
@@ -180,8 +189,20 @@ impl Lane {
         // The first always has room.
         let place = updates.add(update).unwrap_or_default();
         let sending = batch(Arc::clone(self), Arc::clone(&updates), patience, send).boxed().shared();
-        *open = sending.downgrade().map(|sending| Open { updates, sending });
+        if let Some(weak) = sending.downgrade() {
+            batches.left_to_callers.retain(|batch| batch.upgrade().is_some());
+            batches.left_to_callers.push(weak.clone());
+            batches.open = Some(Open { updates, sending: weak });
+        }
         (place, sending)
+    }
+
+    /// Has all batches moved on by tasks of their own, whether or not their callers are polled.
+    fn hand_over(&self) {
+        let batches = mem::take(&mut self.batches.lock().left_to_callers);
+        for sending in batches.iter().filter_map(WeakShared::upgrade) {
+            tokio::spawn(sending);
+        }
     }
 
     /// A place in flight.
@@ -189,6 +210,7 @@ impl Lane {
         if let Ok(place) = self.in_flight.try_acquire() {
             return Ok(place);
         }
+        self.hand_over();
         match tokio::time::timeout(patience, self.in_flight.acquire()).await {
             Ok(Ok(place)) => Ok(place),
             // It is never closed.
@@ -381,6 +403,40 @@ mod tests {
             answer.send(()).unwrap();
         };
         assert!(is_own(&futures::join!(server.run(b"y"), answer).0, b"y"));
+    }
+
+    /// As when they are kept in a stream that is not polled until the late one is done.
+    #[tokio::test]
+    async fn callers_that_are_not_polled_keep_nobody_waiting() {
+        let (server, mut batches) = Server::new();
+        let mut kept: Vec<_> = (0..IN_FLIGHT_MAX).map(|_| Box::pin(server.run(b"kept"))).collect();
+        for call in &mut kept {
+            let answer = loop {
+                assert!(poll!(call.as_mut()).is_pending());
+                if let Ok((_, answer)) = batches.try_recv() {
+                    break answer;
+                }
+            };
+            answer.send(()).unwrap();
+        }
+        // One more, which stands in line before the late one, in a batch that is full.
+        let large = vec![7; BATCH_BYTES];
+        let mut in_line = Box::pin(server.run(&large));
+        for _ in 0..2 {
+            assert!(poll!(in_line.as_mut()).is_pending());
+        }
+        let answers = async {
+            for _ in 0..2 {
+                let (_, answer) = batches.next().await.unwrap();
+                answer.send(()).unwrap();
+            }
+        };
+        let (late, ()) = futures::join!(server.run(b"late"), answers);
+        assert!(is_own(&late, b"late"), "{late:?}");
+        assert!(is_own(&in_line.await, &large));
+        for call in kept {
+            assert!(is_own(&call.await, b"kept"));
+        }
     }
 
     #[tokio::test(start_paused = true)]

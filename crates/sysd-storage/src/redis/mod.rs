@@ -26,7 +26,8 @@
 //! # Updates
 //! An update is one call of a script. While two calls of the same script are in flight, further updates gather and go out together
 //! as the next: on one node whatever their records, on a Cluster those of one slot. An update waits at most another
-//! `response_timeout` for that turn, and if it does not come was not sent. Each is decided and fails for itself.
+//! `response_timeout` for that turn, and if it does not come was not sent. Each is decided and fails for itself. A call that others
+//! wait for is moved on by a task of the runtime, so that it need not be polled for them.
 //!
 //! # Cluster
 //! Reads and writes go to masters. After a failover, writes that the old master acknowledged and had not yet passed on are gone:

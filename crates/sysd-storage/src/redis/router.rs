@@ -45,8 +45,8 @@ impl Router {
         matches!(self, Self::Cluster(_))
     }
 
-    /// Sends a call that runs several things, and answers each. `alone` is what runs one of them: while a slot moves, what can't
-    /// be done together can be done one by one.
+    /// Sends a call that runs several things, and answers each. `alone` is what runs one of them: what can't be done together, while
+    /// a slot moves or because one of the keys is forbidden, can be done one by one. Nothing was done then.
     pub(super) async fn send_combined(
         &self,
         call: &Call,
@@ -63,7 +63,11 @@ impl Router {
                 vec![Err(Failure { error, was_sent: true }); count]
             }
             Err(Failure { error, .. })
-                if count > 1 && error.kind() == redis::ErrorKind::Server(ServerErrorKind::TryAgain) =>
+                if count > 1
+                    && matches!(
+                        error.kind(),
+                        redis::ErrorKind::Server(ServerErrorKind::TryAgain | ServerErrorKind::NoPerm)
+                    ) =>
             {
                 self.send_many(alone()).await
             }
