@@ -12,7 +12,7 @@ const STEPS_MAX: u64 = 1 << 18;
 /// What the window before admitted is taken to have come evenly: it counts for the share of it that the sliding window still
 /// covers, in steps of a 2^18th of the window, rounded up. Two counters a key, whatever the limit. Where the window before was
 /// uneven, a stretch as long as a window can hold more than the limit, at most less than twice as many; where it was even, never
-/// more than the limit and one step's share.
+/// more than the limit and one.
 ///
 /// Source: the approximation that Cloudflare described in 2017 ("How we built rate limiting capable of scaling to millions of
 /// domains").
