@@ -153,7 +153,13 @@ impl Cassandra {
     pub(crate) async fn connect(&self, config: ScyllaConfig) -> ScyllaStore {
         let replicas = u16::try_from(self.nodes.len()).unwrap();
         let patient = ScyllaConfig { request_timeout: Duration::from_secs(30), ..config.clone() };
-        ScyllaStore::create_schema(&patient, &ScyllaSchema::replicated(replicas)).await.unwrap();
+        // Nodes that have just started may not know of each other, or of each other's keyspaces, yet: what is there stays.
+        let start = std::time::Instant::now();
+        while let Err(error) = ScyllaStore::create_schema(&patient, &ScyllaSchema::replicated(replicas)).await {
+            assert!(start.elapsed() < START_MAX, "{error}");
+            // real-time: the nodes gossip.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
         let store = ScyllaStore::connect_with(config, SystemClock).await.unwrap();
         ready(&store).await;
         store
