@@ -35,8 +35,10 @@ pub(crate) fn bound(program: &str, signal: &str) -> Command {
     if !cfg!(target_os = "linux") {
         return Command::new(program);
     }
+    // Whoever ended before the kernel was asked for this is not missed any more: then there is nothing to start.
+    let unless_orphaned = r#"[ "$PPID" = "$0" ] && exec "$@"; exit 1"#;
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", signal, program]);
+    command.args(["--pdeathsig", signal, "/bin/sh", "-c", unless_orphaned, &std::process::id().to_string(), program]);
     command
 }
 

@@ -142,6 +142,9 @@ fn a_missing_server_is_installed_and_no_service_of_the_package_goes_on() {
         let installed = program(name.trim_start_matches("package/"));
         std::os::unix::fs::symlink(installed, scratch.path.join(name)).unwrap();
     }
+    for compiler in ["g++", "make"] {
+        scratch.fake(compiler, "exit 0");
+    }
     scratch.fake("apt-get", APT_GET);
     scratch.fake("systemctl", "echo \"systemctl $*\" >> \"$SCRATCH/asked\"");
     scratch.fake_cargo("exit 0");
