@@ -17,6 +17,19 @@ pub enum Outcome {
     NeverAllowed,
 }
 
+impl Outcome {
+    /// Of a `cost` beside a `limit`; `retry_us` is asked for when it was refused and may be admitted later.
+    pub(crate) fn of(cost: u32, limit: u32, allowed: bool, retry_us: impl FnOnce() -> u64) -> Self {
+        if cost > limit {
+            Self::NeverAllowed
+        } else if allowed {
+            Self::Allowed
+        } else {
+            Self::Denied { retry_after: Duration::from_micros(retry_us()) }
+        }
+    }
+}
+
 /// The answer to one request, with the numbers for its `RateLimit` and `Retry-After` headers.
 ///
 /// Times count from the `now` of the decision and are whole microseconds, rounded up.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable};
+use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, Step, Timestamp, Undecodable};
 
 use crate::model::{Decision, FixedWindow, Outcome};
+use crate::procedure::{life, step};
 use crate::schema::fixed_window::{self as schema, State};
 
 /// Takes `cost` from a window, if it has as much left; a cost of zero only looks.
@@ -38,13 +39,7 @@ impl TakeFixed {
     pub fn decision(&self, verdict: &FixedVerdict) -> Decision {
         let limit = self.limit.limit();
         let ends_us = verdict.skew_us + self.limit.window_us().saturating_sub(verdict.into_us);
-        let outcome = if self.cost > limit {
-            Outcome::NeverAllowed
-        } else if verdict.allowed {
-            Outcome::Allowed
-        } else {
-            Outcome::Denied { retry_after: Duration::from_micros(ends_us) }
-        };
+        let outcome = Outcome::of(self.cost, limit, verdict.allowed, || ends_us);
         let reset_us = if verdict.count == 0 { 0 } else { ends_us };
         Decision::new(outcome, limit, limit.saturating_sub(verdict.count), reset_us)
     }
@@ -73,17 +68,12 @@ pub(crate) fn decide(
 /// How long the state must live from `now`: until the window ends. `None`, for ever, when that is beyond the end of time.
 #[inline]
 pub(crate) fn time_to_live(limit: &FixedWindow, verdict: &FixedVerdict, now: Timestamp) -> Option<Duration> {
-    let left = Duration::from_micros(verdict.skew_us + (limit.window_us() - verdict.into_us));
-    now.checked_add(left).map(|_| left)
+    life(now, verdict.skew_us + (limit.window_us() - verdict.into_us))
 }
 
 const NAME: &str = "fixed_window";
 
 static SCRIPT: Script = Script { name: NAME, source: include_str!("fixed_window.lua") };
-
-fn undecodable(what: &'static str) -> Undecodable {
-    Undecodable { procedure: NAME, what }
-}
 
 impl Procedure for TakeFixed {
     type Output = FixedVerdict;
@@ -94,19 +84,12 @@ impl Procedure for TakeFixed {
 
     #[inline]
     fn apply(&self, state: Option<&[u8]>, now: Timestamp) -> Result<Step<FixedVerdict>, Undecodable> {
-        let state = match state {
-            None => None,
-            Some(bytes) => Some(schema::decode_state(bytes).ok_or_else(|| undecodable("state"))?),
-        };
-        let (output, state) = decide(&self.limit, state, now, self.cost);
-        let change = match state {
-            None => StateChange::Keep,
-            Some(state) => StateChange::Put {
-                state: StateBytes::from_slice(&schema::encode_state(&state)),
-                ttl: time_to_live(&self.limit, &output, now),
-            },
-        };
-        Ok(Step { change, output })
+        step(NAME, state, schema::decode_state, |state| {
+            let (verdict, state) = decide(&self.limit, state, now, self.cost);
+            let encode = |state| StateBytes::from_slice(&schema::encode_state(&state));
+            let written = state.map(|state| (encode(state), time_to_live(&self.limit, &verdict, now)));
+            (verdict, written)
+        })
     }
 
     #[inline]
@@ -117,7 +100,7 @@ impl Procedure for TakeFixed {
     #[inline]
     fn decode_output(&self, bytes: &[u8]) -> Result<FixedVerdict, Undecodable> {
         let verdict = schema::decode_verdict(bytes).filter(|verdict| verdict.into_us < self.limit.window_us());
-        verdict.ok_or_else(|| undecodable("output"))
+        verdict.ok_or(Undecodable { procedure: NAME, what: "output" })
     }
 
     fn script(&self) -> Option<&'static Script> {

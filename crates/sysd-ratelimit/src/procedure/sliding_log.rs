@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable};
+use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, Step, Timestamp, Undecodable};
 
 use crate::model::{Decision, Outcome, SlidingLog};
+use crate::procedure::{life, step};
 use crate::schema::sliding_log::{self as schema, Entries, Entry};
 
 /// Takes `cost` from a sliding log, if there is as much room; a cost of zero only looks.
@@ -39,13 +40,7 @@ impl TakeLogged {
     /// The answer that `verdict`, the output of this very procedure, amounts to.
     pub fn decision(&self, verdict: &LoggedVerdict) -> Decision {
         let limit = self.limit.limit();
-        let outcome = if self.cost > limit {
-            Outcome::NeverAllowed
-        } else if verdict.allowed {
-            Outcome::Allowed
-        } else {
-            Outcome::Denied { retry_after: Duration::from_micros(verdict.skew_us + verdict.wait_us) }
-        };
+        let outcome = Outcome::of(self.cost, limit, verdict.allowed, || verdict.skew_us + verdict.wait_us);
         let reset_us = if verdict.reset_us == 0 { 0 } else { verdict.skew_us + verdict.reset_us };
         Decision::new(outcome, limit, limit.saturating_sub(verdict.count), reset_us)
     }
@@ -88,17 +83,12 @@ pub(crate) fn decide(limit: &SlidingLog, log: &Entries, now: Timestamp, cost: u3
 
 /// How long the log must live from `now`: until its last entry ends. `None`, for ever, when that is beyond the end of time.
 pub(crate) fn time_to_live(verdict: &LoggedVerdict, now: Timestamp) -> Option<Duration> {
-    let left = Duration::from_micros(verdict.skew_us + verdict.reset_us);
-    now.checked_add(left).map(|_| left)
+    life(now, verdict.skew_us + verdict.reset_us)
 }
 
 const NAME: &str = "sliding_log";
 
 static SCRIPT: Script = Script { name: NAME, source: include_str!("sliding_log.lua") };
-
-fn undecodable(what: &'static str) -> Undecodable {
-    Undecodable { procedure: NAME, what }
-}
 
 impl Procedure for TakeLogged {
     type Output = LoggedVerdict;
@@ -108,20 +98,11 @@ impl Procedure for TakeLogged {
     }
 
     fn apply(&self, state: Option<&[u8]>, now: Timestamp) -> Result<Step<LoggedVerdict>, Undecodable> {
-        let log = match state {
-            None => Entries::new(),
-            Some(bytes) => schema::decode_state(bytes).ok_or_else(|| undecodable("state"))?,
-        };
-        let (output, log) = decide(&self.limit, &log, now, self.cost);
-        let change = match log {
-            None => StateChange::Keep,
-            Some(log) => {
-                let mut state = StateBytes::new();
-                schema::encode_state(&log, &mut state);
-                StateChange::Put { state, ttl: time_to_live(&output, now) }
-            }
-        };
-        Ok(Step { change, output })
+        step(NAME, state, schema::decode_state, |log| {
+            let (verdict, log) = decide(&self.limit, &log.unwrap_or_default(), now, self.cost);
+            let written = log.map(|log| (schema::encode_state(&log), time_to_live(&verdict, now)));
+            (verdict, written)
+        })
     }
 
     fn encode_output(&self, output: &LoggedVerdict, out: &mut OutputBytes) {
@@ -129,7 +110,7 @@ impl Procedure for TakeLogged {
     }
 
     fn decode_output(&self, bytes: &[u8]) -> Result<LoggedVerdict, Undecodable> {
-        schema::decode_verdict(bytes).ok_or_else(|| undecodable("output"))
+        schema::decode_verdict(bytes).ok_or(Undecodable { procedure: NAME, what: "output" })
     }
 
     fn script(&self) -> Option<&'static Script> {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable};
+use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, Step, Timestamp, Undecodable};
 
 use crate::model::{Decision, Outcome, SlidingWindow};
+use crate::procedure::{life, step};
 use crate::schema::sliding_window::{self as schema, State};
 
 /// Takes `cost` from a sliding window, if it has as much left; a cost of zero only looks.
@@ -45,13 +46,7 @@ impl TakeSliding {
     /// The answer that `verdict`, the output of this very procedure, amounts to.
     pub fn decision(&self, verdict: &SlidingVerdict) -> Decision {
         let limit = self.limit.limit();
-        let outcome = if self.cost > limit {
-            Outcome::NeverAllowed
-        } else if verdict.allowed {
-            Outcome::Allowed
-        } else {
-            Outcome::Denied { retry_after: Duration::from_micros(verdict.skew_us + self.wait_us(verdict)) }
-        };
+        let outcome = Outcome::of(self.cost, limit, verdict.allowed, || verdict.skew_us + self.wait_us(verdict));
         let steps = self.limit.steps();
         let room = u64::from(limit) * steps;
         let covered = u64::from(verdict.previous) * steps_left(&self.limit, verdict.into_us);
@@ -117,17 +112,12 @@ pub(crate) fn decide(
 /// end of time.
 #[inline]
 pub(crate) fn time_to_live(limit: &SlidingWindow, verdict: &SlidingVerdict, now: Timestamp) -> Option<Duration> {
-    let left = Duration::from_micros(verdict.skew_us + (limit.window_us() - verdict.into_us) + limit.window_us());
-    now.checked_add(left).map(|_| left)
+    life(now, verdict.skew_us + (limit.window_us() - verdict.into_us) + limit.window_us())
 }
 
 const NAME: &str = "sliding_window";
 
 static SCRIPT: Script = Script { name: NAME, source: include_str!("sliding_window.lua") };
-
-fn undecodable(what: &'static str) -> Undecodable {
-    Undecodable { procedure: NAME, what }
-}
 
 impl Procedure for TakeSliding {
     type Output = SlidingVerdict;
@@ -138,19 +128,12 @@ impl Procedure for TakeSliding {
 
     #[inline]
     fn apply(&self, state: Option<&[u8]>, now: Timestamp) -> Result<Step<SlidingVerdict>, Undecodable> {
-        let state = match state {
-            None => None,
-            Some(bytes) => Some(schema::decode_state(bytes).ok_or_else(|| undecodable("state"))?),
-        };
-        let (output, state) = decide(&self.limit, state, now, self.cost);
-        let change = match state {
-            None => StateChange::Keep,
-            Some(state) => StateChange::Put {
-                state: StateBytes::from_slice(&schema::encode_state(&state)),
-                ttl: time_to_live(&self.limit, &output, now),
-            },
-        };
-        Ok(Step { change, output })
+        step(NAME, state, schema::decode_state, |state| {
+            let (verdict, state) = decide(&self.limit, state, now, self.cost);
+            let encode = |state| StateBytes::from_slice(&schema::encode_state(&state));
+            let written = state.map(|state| (encode(state), time_to_live(&self.limit, &verdict, now)));
+            (verdict, written)
+        })
     }
 
     #[inline]
@@ -161,7 +144,7 @@ impl Procedure for TakeSliding {
     #[inline]
     fn decode_output(&self, bytes: &[u8]) -> Result<SlidingVerdict, Undecodable> {
         let verdict = schema::decode_verdict(bytes).filter(|verdict| verdict.into_us < self.limit.window_us());
-        verdict.ok_or_else(|| undecodable("output"))
+        verdict.ok_or(Undecodable { procedure: NAME, what: "output" })
     }
 
     fn script(&self) -> Option<&'static Script> {

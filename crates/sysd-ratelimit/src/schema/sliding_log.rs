@@ -26,12 +26,14 @@ pub(crate) struct Entry {
 /// The log, the oldest first.
 pub(crate) type Entries = Vec<Entry>;
 
-pub(crate) fn encode_state(log: &[Entry], bytes: &mut StateBytes) {
+pub(crate) fn encode_state(log: &[Entry]) -> StateBytes {
+    let mut bytes = StateBytes::new();
     bytes.push(VERSION);
     for entry in log {
         bytes.extend_from_slice(&seven(entry.at_us));
         bytes.extend_from_slice(&entry.cost.to_be_bytes());
     }
+    bytes
 }
 
 /// `None` if no version of this crate can have written it.
@@ -87,9 +89,7 @@ mod tests {
         let log =
             [Entry { at_us: 0x0001_0203_0405_0607, cost: 1 }, Entry { at_us: 0x0001_0203_0405_0608, cost: 1_000 }];
         let golden = [1, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 8, 0, 0, 3, 0xE8];
-        let mut bytes = StateBytes::new();
-        encode_state(&log, &mut bytes);
-        assert_eq!(bytes[..], golden);
+        assert_eq!(encode_state(&log)[..], golden);
         assert_eq!(decode_state(&golden).as_deref(), Some(&log[..]));
         for length in [0, 1, 11, 13, 22] {
             assert_eq!(decode_state(&golden[..length]), None);
@@ -103,8 +103,7 @@ mod tests {
         for (at, byte) in [(18, 6), (18, 7), (11, 0), (8, 1), (0, 2), (12, 0x20)] {
             assert_eq!(decode_state(&broken(at, byte)), None, "byte {at}");
         }
-        let mut overlong = StateBytes::new();
-        encode_state(&(0..1_001).map(|at_us| Entry { at_us, cost: 1 }).collect::<Vec<_>>(), &mut overlong);
+        let overlong = encode_state(&(0..1_001).map(|at_us| Entry { at_us, cost: 1 }).collect::<Vec<_>>());
         assert_eq!(decode_state(&overlong), None);
     }
 }

@@ -80,7 +80,15 @@ impl<C: Clock> Codec<C> {
         (!self.is_server_time()).then(|| self.clock.now())
     }
 
-    /// A script with its keys and the time, which is empty where the server's counts.
+    /// The time as scripts take it: empty where the server's counts.
+    fn add_time(&self, call: &mut Call) {
+        match self.now() {
+            Some(now) => call.command.arg(layout::time(Some(now)).as_slice()),
+            None => call.command.arg(b""),
+        };
+    }
+
+    /// A script with its keys and the time.
     fn script(&self, script: &Arc<LuaScript>, key: Key<'_>, arguments: usize, bytes: usize) -> Call {
         let (names, name_bytes) = if key.is_lone() { (1, 48) } else { (2, 96) };
         let bytes = bytes + (self.prefix.len() + key.partition().len()) * names + name_bytes;
@@ -90,10 +98,7 @@ impl<C: Clock> Codec<C> {
         } else {
             call.command.arg(Name::rows(&self.prefix, key)).arg(Name::order(&self.prefix, key));
         }
-        match self.now() {
-            Some(now) => call.command.arg(layout::time(Some(now)).as_slice()),
-            None => call.command.arg(b""),
-        };
+        self.add_time(&mut call);
         call
     }
 
@@ -345,10 +350,7 @@ impl<C: Clock> Codec<C> {
                 call.command.arg(update.order());
             }
         }
-        match self.now() {
-            Some(now) => call.command.arg(layout::time(Some(now)).as_slice()),
-            None => call.command.arg(b""),
-        };
+        self.add_time(&mut call);
         call.command.arg(&Version::random().to_bytes()[..14]);
         for update in updates {
             call.command.arg(update.arguments());

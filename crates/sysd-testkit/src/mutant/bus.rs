@@ -13,34 +13,11 @@ use sysd_core::Result;
 use sysd_core::bus::{Bus, BusLimits, Channel, Delivery, Lost, Subscription};
 use sysd_storage::bus::{Listener, MemoryBus};
 
-/// One deliberate fault of a bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BusFault {
-    /// The clause of `docs/bus.md` that it breaks.
-    pub clause: &'static str,
-    mutation: Mutation,
-}
-
-impl BusFault {
-    /// What it is called.
-    pub fn name(&self) -> String {
-        format!("{:?}", self.mutation)
-    }
-}
-
-macro_rules! faults {
-    ($($clause:literal $name:ident: $doc:literal;)+) => {
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        enum Mutation {
-            $(#[doc = $doc] $name,)+
-        }
-
-        /// Every fault of a bus, in the order of the clauses.
-        pub const BUS_FAULTS: &[BusFault] = &[$(BusFault { clause: $clause, mutation: Mutation::$name },)+];
-    };
-}
-
 faults! {
+    /// One deliberate fault of a bus, which breaks a clause of `docs/bus.md`.
+    BusFault,
+    /// Every fault of a bus, in the order of the clauses.
+    BUS_FAULTS;
     "N1" Reorders: "Hands out the second of two messages first, where two are there.";
     "N2" SharesOut: "Hands each message to one of the subscriptions, as a queue does.";
     "N2" Repeats: "Hands every fifth message out twice.";

@@ -11,34 +11,11 @@ use sysd_core::{Effect, Error, ErrorKind, KeyBytes, Result};
 use sysd_storage::events::MemoryMember;
 use sysd_storage::{MemoryEvents, MemoryEventsConfig};
 
-/// One deliberate fault of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogFault {
-    /// The clause that it breaks.
-    pub clause: &'static str,
-    mutation: Mutation,
-}
-
-impl LogFault {
-    /// What it is called.
-    pub fn name(&self) -> String {
-        format!("{:?}", self.mutation)
-    }
-}
-
-macro_rules! faults {
-    ($($clause:literal $name:ident: $doc:literal;)+) => {
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        enum Mutation {
-            $(#[doc = $doc] $name,)+
-        }
-
-        /// Every fault, in the order of `docs/events.md`.
-        pub const LOG_FAULTS: &[LogFault] = &[$(LogFault { clause: $clause, mutation: Mutation::$name },)+];
-    };
-}
-
 faults! {
+    /// One deliberate fault of a log, which breaks a clause of `docs/events.md`.
+    LogFault,
+    /// Every fault of a log, in the order of the clauses.
+    LOG_FAULTS;
     "L1" ForgetsEmptyEvents: "Takes an event without bytes for none.";
     "L2" ScattersKeys: "Places events by more than their key.";
     "L3" CutsLongEvents: "Appends the beginning of what is too large.";

@@ -2,6 +2,37 @@
 //!
 //! They are what backends get wrong in practice. A suite that lets one pass can't fail.
 
+/// The faults of one contract: each with the clause that it breaks, in the order of the clauses.
+macro_rules! faults {
+    (
+        $(#[$about:meta])* $fault:ident, $(#[$every:meta])* $all:ident;
+        $($clause:literal $name:ident: $doc:literal;)+
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $fault {
+            /// The clause that it breaks.
+            pub clause: &'static str,
+            pub(crate) mutation: Mutation,
+        }
+
+        impl $fault {
+            /// What it is called.
+            pub fn name(&self) -> String {
+                format!("{:?}", self.mutation)
+            }
+        }
+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Mutation {
+            $(#[doc = $doc] $name,)+
+        }
+
+        $(#[$every])*
+        pub const $all: &[$fault] = &[$($fault { clause: $clause, mutation: Mutation::$name },)+];
+    };
+}
+
 mod bus;
 mod log;
 mod store;
@@ -10,34 +41,11 @@ pub use bus::{BUS_FAULTS, BusFault, BusMutant};
 pub use log::{LOG_FAULTS, LogFault, MutantLog};
 pub use store::Mutant;
 
-/// One deliberate fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The clause that it breaks.
-    pub clause: &'static str,
-    pub(crate) mutation: Mutation,
-}
-
-impl Fault {
-    /// What it is called.
-    pub fn name(&self) -> String {
-        format!("{:?}", self.mutation)
-    }
-}
-
-macro_rules! faults {
-    ($($clause:literal $name:ident: $doc:literal;)+) => {
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Mutation {
-            $(#[doc = $doc] $name,)+
-        }
-
-        /// Every fault, in the order of the contract.
-        pub const FAULTS: &[Fault] = &[$(Fault { clause: $clause, mutation: Mutation::$name },)+];
-    };
-}
-
 faults! {
+    /// One deliberate fault.
+    Fault,
+    /// Every fault, in the order of the contract.
+    FAULTS;
     "R1" TearsRecords: "Writes the value first, and the rest a moment later.";
     "R2" ReadsStale: "Now and then answers the record before the last write.";
     "R2" CachesReads: "Answers what it read before, though others have written since.";
