@@ -18,8 +18,10 @@ use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, Re
 
 use super::slots::Address;
 
-/// Room for that many calls before callers wait their turn.
-const QUEUE_CALLS: usize = 1_024;
+/// Room for that many calls before callers wait their turn. Where the queue has room for all callers they go out in one write
+/// and are answered in one, and client and server take turns; half of 64 callers keep both at work, and 1,024 lose nothing
+/// by it.
+const QUEUE_CALLS: usize = 32;
 /// Bytes gathered before they are written.
 const WRITE_BYTES: usize = 32 << 10;
 
