@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use futures::FutureExt as _;
 use scylla::statement::batch::{Batch, BatchStatement, BatchType};
 use sysd_core::{
     Change, Clock, Effect, Error, ErrorKind, Expect, Key, Outcome, Record, Result, Space, Timestamp, Write,
 };
 
+use super::carry::{OwnedWrite, carried};
 use super::error::map;
 use super::layout::{Answer, Values, read_answer};
 use super::{ScyllaStore, access, bounded};
@@ -90,12 +92,12 @@ impl<C: Clock> ScyllaStore<C> {
         }
         let mut jobs = Vec::with_capacity(members.len());
         for members in members.into_values() {
-            let groups = group(writes, &members);
             // Paxos takes the groups of a partition one by one; without it they need not wait for each other.
             if writes[members[0]].key.space().is_conditional() {
-                jobs.push(self.write_in_turn(writes, groups, now));
+                jobs.push(self.write_partition(writes, members, now).boxed());
             } else {
-                jobs.extend(groups.into_iter().map(|group| self.write_in_turn(writes, vec![group], now)));
+                let groups = group(writes, &members);
+                jobs.extend(groups.into_iter().map(|group| self.write_in_turn(writes, vec![group], now).boxed()));
             }
         }
         let done = bounded(jobs, self.shared.config.batch_in_flight_max).await;
@@ -104,6 +106,26 @@ impl<C: Clock> ScyllaStore<C> {
         }
         let missing = || Err(Error::new(ErrorKind::Internal, Effect::Unknown, "an answer is missing"));
         answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect()
+    }
+
+    /// Writes of one partition of a conditional space.
+    async fn write_partition(
+        &self,
+        writes: &[Write<'_>],
+        members: Vec<usize>,
+        now: Timestamp,
+    ) -> Vec<(usize, Result<Outcome>)> {
+        let owned: Vec<_> = members.iter().map(|&at| OwnedWrite::of(&writes[at])).collect();
+        let store = self.clone();
+        let done = carried(async move {
+            let writes: Vec<_> = owned.iter().map(OwnedWrite::as_write).collect();
+            let all: Vec<_> = (0..writes.len()).collect();
+            store.write_in_turn(&writes, group(&writes, &all), now).await
+        });
+        match done.await {
+            Ok(answers) => answers.into_iter().map(|(nth, answer)| (members[nth], answer)).collect(),
+            Err(error) => members.into_iter().map(|at| (at, Err(error.share().with_key(writes[at].key)))).collect(),
+        }
     }
 
     async fn write_in_turn(

@@ -32,7 +32,8 @@
 //! | `trim` | a read of the sort keys that stay and go, one LWT |
 //!
 //! Paxos works on a partition, not on a row: rivals on rows of one partition are rivals. Callers of one store take turns
-//! ([`ScyllaConfig::partition_in_flight_max`]); spread what is written from many processes over partitions.
+//! ([`ScyllaConfig::partition_in_flight_max`]); spread what is written from many processes over partitions. Writes and trims of
+//! conditional spaces run in tasks of the runtime: one whose caller is gone keeps its turn until it has ended.
 //!
 //! # Plain spaces
 //! Unconditional writes with the client's timestamps, reads and writes by [`ScyllaConfig::consistency`]; writes of rows of
@@ -68,6 +69,7 @@
 //! they end with the last clone.
 
 mod batch;
+mod carry;
 mod config;
 mod error;
 mod gate;
@@ -99,6 +101,7 @@ use sysd_core::{
 pub use config::{ScyllaConfig, ScyllaConsistency, ScyllaSerial};
 pub use schema::ScyllaSchema;
 
+use carry::{OwnedWrite, carried};
 use error::{Access, map, map_connect, overdue};
 use gate::Gates;
 use layout::{Answer, Columns, Values, read_answer, read_row, stored_expiry, unexpected};
@@ -116,12 +119,18 @@ const ROUNDS_MAX: usize = 16;
 /// Records on Cassandra or ScyllaDB. Clones share the connections.
 ///
 /// # Cancel safety
-/// A write whose future is dropped may happen, as if its reply was lost.
-#[derive(Clone)]
+/// A write whose future is dropped may happen, as if its reply was lost. In a conditional space it is carried to its end all the
+/// same, and calls of this store and its clones at that partition come after it.
 pub struct ScyllaStore<C = SystemClock> {
     shared: Arc<Shared>,
-    clock: C,
+    clock: Arc<C>,
     limits: Limits,
+}
+
+impl<C> Clone for ScyllaStore<C> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), clock: Arc::clone(&self.clock), limits: self.limits }
+    }
 }
 
 struct Shared {
@@ -183,12 +192,12 @@ impl<C: Clock> ScyllaStore<C> {
         limits.ttl_grain = Duration::from_secs(1);
         limits.durability = config.durability;
         limits.clock = ClockAuthority::Client;
-        Ok(Self { shared: Arc::new(Shared { session, statements, gates, config }), clock, limits })
+        Ok(Self { shared: Arc::new(Shared { session, statements, gates, config }), clock: Arc::new(clock), limits })
     }
 
     /// The same records over the same connections by another clock: for replays, in which each caller has its own time.
     pub fn with_clock<D: Clock>(&self, clock: D) -> ScyllaStore<D> {
-        ScyllaStore { shared: Arc::clone(&self.shared), clock, limits: self.limits }
+        ScyllaStore { shared: Arc::clone(&self.shared), clock: Arc::new(clock), limits: self.limits }
     }
 }
 
@@ -375,7 +384,11 @@ impl<C: Clock> Store for ScyllaStore<C> {
     async fn write(&self, write: Write<'_>) -> Result<Outcome> {
         let now = self.clock.now();
         self.limits.check_write(&write, now)?;
-        self.write_checked(&write, now).await
+        if !write.key.space().is_conditional() {
+            return self.write_checked(&write, now).await;
+        }
+        let (store, write) = (self.clone(), OwnedWrite::of(&write));
+        carried(async move { store.write_checked(&write.as_write(), now).await }).await?
     }
 
     async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
@@ -389,11 +402,15 @@ impl<C: Clock> Store for ScyllaStore<C> {
 
     async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
         self.limits.check_trim(&trim)?;
-        self.remove_beyond(&trim).await
+        if !trim.space.is_conditional() {
+            return self.remove_beyond(&trim).await;
+        }
+        let (store, partition, Trim { space, keep, .. }) = (self.clone(), trim.partition.to_vec(), trim);
+        carried(async move { store.remove_beyond(&Trim { space, partition: &partition, keep }).await }).await?
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
-        crate::cas::update(self, &self.clock, key, procedure).await
+        crate::cas::update(self, &*self.clock, key, procedure).await
     }
 }
 
