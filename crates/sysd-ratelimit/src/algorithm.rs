@@ -120,7 +120,7 @@ pub struct AnyVerdict(Found);
 
 /// Writes out what is the same for all of them.
 macro_rules! each {
-    ($($name:ident: $limit:ident $take:ident $verdict:ident;)+) => {
+    ($($code:literal $name:ident: $limit:ident $take:ident $verdict:ident;)+) => {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         enum Taking {
             $($name($take),)+
@@ -129,6 +129,23 @@ macro_rules! each {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         enum Found {
             $($name($verdict),)+
+        }
+
+        impl Limit {
+            /// Which algorithm, in what is stored.
+            pub(crate) const fn code(&self) -> u8 {
+                match self {
+                    $(Self::$name(_) => $code,)+
+                }
+            }
+        }
+
+        impl AnyVerdict {
+            pub(crate) const fn is_allowed(&self) -> bool {
+                match &self.0 {
+                    $(Found::$name(found) => found.allowed,)+
+                }
+            }
         }
 
         $(impl From<$limit> for Limit {
@@ -215,9 +232,9 @@ macro_rules! each {
 }
 
 each! {
-    TokenBucket: TokenBucket Take Verdict;
-    LeakyBucket: LeakyBucket Take Verdict;
-    FixedWindow: FixedWindow TakeFixed FixedVerdict;
-    SlidingWindow: SlidingWindow TakeSliding SlidingVerdict;
-    SlidingLog: SlidingLog TakeLogged LoggedVerdict;
+    1 TokenBucket: TokenBucket Take Verdict;
+    2 LeakyBucket: LeakyBucket Take Verdict;
+    3 FixedWindow: FixedWindow TakeFixed FixedVerdict;
+    4 SlidingWindow: SlidingWindow TakeSliding SlidingVerdict;
+    5 SlidingLog: SlidingLog TakeLogged LoggedVerdict;
 }

@@ -33,6 +33,26 @@ pub enum RateLimitError {
         /// The limit that was given.
         limit: u32,
     },
+    /// A rule's name that no header could carry.
+    #[error("rule: {name:?} is no name; give 1 to 64 printable ASCII characters other than \" and \\")]
+    RuleName {
+        /// The name that was given, shortened.
+        name: String,
+    },
+    /// A set of no rules, or of too many.
+    #[error("rules: {count} rules in one set; give at least 1 and at most 16")]
+    RuleCount {
+        /// How many were given.
+        count: usize,
+    },
+    /// Two rules of one set that can't be told apart.
+    #[error("rules: {name:?} can't be told from {other:?}; give each rule of a set a name of its own")]
+    RuleTwice {
+        /// The later one.
+        name: String,
+        /// The earlier one.
+        other: String,
+    },
     /// A bucket that would need longer than [`MAX_REFILL`](crate::MAX_REFILL) to fill.
     #[error("burst: {burst} tokens need more than 100 years to refill at this rate; lower the burst or raise the rate")]
     BurstTooLarge {

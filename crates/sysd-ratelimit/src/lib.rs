@@ -11,8 +11,11 @@ pub mod service;
 pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
 pub use model::{
-    Decision, FixedWindow, LeakyBucket, MAX_REFILL, Outcome, Rate, SLIDING_LOG_MAX, SlidingLog, SlidingWindow,
-    TokenBucket,
+    Decision, FixedWindow, JointDecision, LeakyBucket, MAX_REFILL, Outcome, RULE_NAME_MAX, RULES_MAX, Rate, Rule,
+    RuleSet, SLIDING_LOG_MAX, SlidingLog, SlidingWindow, TokenBucket,
 };
-pub use procedure::{FixedVerdict, LoggedVerdict, SlidingVerdict, Take, TakeFixed, TakeLogged, TakeSliding, Verdict};
-pub use service::RateLimiter;
+pub use procedure::{
+    FixedVerdict, JointVerdict, LoggedVerdict, SlidingVerdict, Take, TakeAll, TakeFixed, TakeLogged, TakeSliding,
+    Verdict,
+};
+pub use service::{RateLimiter, RuleLimiter};

@@ -3,6 +3,7 @@
 pub(crate) mod fixed_window;
 #[cfg(test)]
 mod laws;
+pub(crate) mod rules;
 pub(crate) mod sliding_log;
 pub(crate) mod sliding_window;
 pub(crate) mod token_bucket;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use sysd_core::{StateBytes, StateChange, Step, Timestamp, Undecodable};
 
 pub use fixed_window::{FixedVerdict, TakeFixed};
+pub use rules::{JointVerdict, TakeAll};
 pub use sliding_log::{LoggedVerdict, TakeLogged};
 pub use sliding_window::{SlidingVerdict, TakeSliding};
 pub use token_bucket::{Take, Verdict};

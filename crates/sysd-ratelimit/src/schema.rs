@@ -1,6 +1,7 @@
 //! The only place where keys and stored formats are built. All numbers are big-endian; each state begins with its version.
 
 pub(crate) mod fixed_window;
+pub(crate) mod rules;
 pub(crate) mod sliding_log;
 pub(crate) mod sliding_window;
 pub(crate) mod token_bucket;
@@ -17,6 +18,8 @@ pub const FIXED_WINDOWS: Space = Space::conditional("ratelimit_fixed");
 pub const SLIDING_WINDOWS: Space = Space::conditional("ratelimit_sliding");
 /// Where sliding logs lie.
 pub const SLIDING_LOGS: Space = Space::conditional("ratelimit_log");
+/// Where the states of several rules of one key lie.
+pub const RULES: Space = Space::conditional("ratelimit_rules");
 
 const SEVEN_BYTES: u64 = (1 << 56) - 1;
 

@@ -4,7 +4,9 @@ use sysd_core::tuple::{self, Element, KeyBytes};
 use sysd_core::{Key, Result, Store, StoreExt};
 
 use crate::algorithm::Algorithm;
-use crate::model::{Decision, TokenBucket};
+use crate::model::{Decision, JointDecision, RuleSet, TokenBucket};
+use crate::procedure::TakeAll;
+use crate::schema;
 
 /// A limit for every key, by any [`Algorithm`], kept in a store.
 ///
@@ -56,11 +58,77 @@ impl<S: Store, A: Algorithm> RateLimiter<S, A> {
     /// # Cancel safety
     /// A future that is dropped has taken the cost or not; never a part of it.
     pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
-        let mut partition = self.prefix.clone();
-        key.as_ref().encode_to(&mut partition);
-        drop(key);
+        let partition = partition(&self.prefix, key);
         let take = self.algorithm.take(cost);
         let output = self.store.run(Key::lone(self.algorithm.space(), &partition), &take).await?;
         Ok(self.algorithm.decision(&take, &output))
     }
+}
+
+/// Several limits for every key, which a request must all pass; kept in a store, all those of a key in one record.
+///
+/// ```
+/// use sysd_ratelimit::{FixedWindow, RuleLimiter, Rule, RuleSet, TokenBucket};
+/// use sysd_storage::Memory;
+///
+/// # futures::executor::block_on(async {
+/// let rules = RuleSet::new([
+///     Rule::new("bursts", TokenBucket::new("10/s".parse()?, 2)?)?,
+///     Rule::new("daily", FixedWindow::new("1000/d".parse()?))?,
+/// ])?;
+/// let limiter = RuleLimiter::new(Memory::new(), "api", rules);
+/// assert!(limiter.check("ann", 2).await?.is_allowed());
+///
+/// let denied = limiter.check("ann", 1).await?;
+/// assert_eq!(limiter.rules().rules()[denied.bound_by()].name(), "bursts");
+/// // Nothing was taken of the day's.
+/// assert_eq!(denied.each()[1].remaining(), 998);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Guarantees
+/// Those of a [`RateLimiter`], for each rule; and what one rule denies takes nothing from the others, at no moment and for no
+/// other caller.
+#[derive(Debug, Clone)]
+pub struct RuleLimiter<S> {
+    store: S,
+    prefix: KeyBytes,
+    rules: RuleSet,
+}
+
+impl<S: Store> RuleLimiter<S> {
+    /// The limiter `name` on `store`.
+    pub fn new(store: S, name: &str, rules: RuleSet) -> Self {
+        Self { store, prefix: tuple::encode(&(name,)), rules }
+    }
+
+    /// What it decides by.
+    pub fn rules(&self) -> &RuleSet {
+        &self.rules
+    }
+
+    /// Takes `cost` for `key` from every rule, or from none; a cost of zero only looks.
+    ///
+    /// # Errors
+    /// As [`RateLimiter::check`].
+    ///
+    /// # Cost
+    /// One update: a lock on memory, a round trip on Redis.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped has taken the cost from all or from none.
+    pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<JointDecision> {
+        let partition = partition(&self.prefix, key);
+        let take = TakeAll::new(self.rules.rules().iter().map(|rule| (rule, cost)));
+        let output = self.store.run(Key::lone(schema::RULES, &partition), &take).await?;
+        Ok(take.decision(&output))
+    }
+}
+
+/// Where the states of a limiter's key lie.
+fn partition(prefix: &KeyBytes, key: impl AsRef<[u8]>) -> KeyBytes {
+    let mut partition = prefix.clone();
+    key.as_ref().encode_to(&mut partition);
+    partition
 }

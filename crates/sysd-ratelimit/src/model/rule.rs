@@ -1,0 +1,205 @@
+//! Several limits that a request must pass.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::decision::{Decision, Outcome};
+use crate::algorithm::Limit;
+use crate::error::RateLimitError;
+
+/// The most rules of a set.
+pub const RULES_MAX: usize = 16;
+/// The longest name of a rule, bytes.
+pub const RULE_NAME_MAX: usize = 64;
+
+/// By what a rule's state is known in a record of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RuleId(pub(crate) u32);
+
+impl RuleId {
+    /// The name's hash, FNV-1a of 32 bits (Fowler, Noll, Vo).
+    fn of(name: &str) -> Self {
+        Self(name.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)))
+    }
+}
+
+/// A limit with a name.
+///
+/// The name is what its states are known by: a rule whose numbers change under the same name keeps them, one that gets
+/// another name or another algorithm begins anew.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Rule {
+    name: Arc<str>,
+    id: RuleId,
+    limit: Limit,
+}
+
+impl Rule {
+    /// The rule `name`.
+    ///
+    /// # Errors
+    /// [`RateLimitError::RuleName`] for a name that is empty, longer than [`RULE_NAME_MAX`] bytes, or has other characters than
+    /// those a header can quote: printable ASCII but `"` and `\`.
+    pub fn new(name: &str, limit: impl Into<Limit>) -> Result<Self, RateLimitError> {
+        let is_quotable = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+        if name.is_empty() || name.len() > RULE_NAME_MAX || !name.bytes().all(is_quotable) {
+            return Err(RateLimitError::RuleName { name: name.chars().take(RULE_NAME_MAX).collect() });
+        }
+        Ok(Self { name: name.into(), id: RuleId::of(name), limit: limit.into() })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The limit.
+    pub fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
+    pub(crate) fn id(&self) -> RuleId {
+        self.id
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Rules that are decided together, at least one and at most [`RULES_MAX`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleSet {
+    rules: Arc<[Rule]>,
+}
+
+impl RuleSet {
+    /// The set of `rules`.
+    ///
+    /// # Errors
+    /// [`RateLimitError::RuleCount`] for none or too many, [`RateLimitError::RuleTwice`] for two that can't be told apart: of one
+    /// name, or, which is one in four billion, of names with the same hash.
+    pub fn new(rules: impl IntoIterator<Item = Rule>) -> Result<Self, RateLimitError> {
+        let rules: Arc<[Rule]> = rules.into_iter().collect();
+        if rules.is_empty() || rules.len() > RULES_MAX {
+            return Err(RateLimitError::RuleCount { count: rules.len() });
+        }
+        for (at, rule) in rules.iter().enumerate() {
+            if let Some(other) = rules[..at].iter().find(|other| other.id == rule.id) {
+                let (name, other) = (rule.name.to_string(), other.name.to_string());
+                return Err(RateLimitError::RuleTwice { name, other });
+            }
+        }
+        Ok(Self { rules })
+    }
+
+    /// The rules, in their order.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+}
+
+/// What several rules decided on one request: it goes on only if all of them let it, and if one does not, none has taken
+/// anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JointDecision {
+    each: Vec<Decision>,
+    bound_by: usize,
+}
+
+impl JointDecision {
+    /// From the rules' own decisions, at least one.
+    pub(crate) fn of(each: Vec<Decision>) -> Self {
+        // Never, then the longest wait; where all allow, the smallest share that is left. The first of equals.
+        let weight = |decision: &Decision| match decision.outcome() {
+            Outcome::NeverAllowed => (2, u128::MAX),
+            Outcome::Denied { retry_after } => (1, retry_after.as_micros()),
+            Outcome::Allowed => {
+                let share = (u128::from(decision.remaining()) << 32) / u128::from(decision.limit().max(1));
+                (0, u128::MAX - share)
+            }
+        };
+        let heavier = |best: usize, at: usize| if weight(&each[at]) > weight(&each[best]) { at } else { best };
+        let bound_by = (1..each.len()).fold(0, heavier);
+        Self { each, bound_by }
+    }
+
+    /// Whether the request may go on.
+    pub fn is_allowed(&self) -> bool {
+        self.decision().is_allowed()
+    }
+
+    /// The decision of the rule that bound it: what the client is told. Its `retry_after` is the longest of all, so who waits
+    /// it out is admitted by all, if nobody else took anything meanwhile.
+    pub fn decision(&self) -> &Decision {
+        &self.each[self.bound_by]
+    }
+
+    /// Which rule bound it, by its place: the one that denies it longest; if all allow it, the one with the smallest share left.
+    pub fn bound_by(&self) -> usize {
+        self.bound_by
+    }
+
+    /// Each rule's own decision, in the order in which they were asked. Of a denied request they say what is there, and a rule
+    /// that would have allowed it says so.
+    pub fn each(&self) -> &[Decision] {
+        &self.each
+    }
+
+    /// How long an allowed request must wait before it goes on: as long as the longest queue says. Zero for a denied one.
+    pub fn wait(&self) -> Duration {
+        if self.is_allowed() { self.each.iter().map(Decision::wait).max().unwrap_or_default() } else { Duration::ZERO }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::model::{Rate, TokenBucket};
+
+    fn rule(name: &str) -> Result<Rule, RateLimitError> {
+        Rule::new(name, TokenBucket::new(Rate::per_second(1).unwrap(), 1).unwrap())
+    }
+
+    #[test]
+    fn a_name_can_stand_in_a_header() {
+        let long = "x".repeat(RULE_NAME_MAX + 1);
+        for name in ["", "a\"b", "a\\b", "a\nb", "é", &long] {
+            assert!(matches!(rule(name), Err(RateLimitError::RuleName { .. })), "{name}");
+        }
+        assert_eq!(rule("per ip, a minute").unwrap().name(), "per ip, a minute");
+        // The hash is stored: it must never change.
+        assert_eq!(rule("foobar").unwrap().id(), RuleId(0xBF9C_F968));
+    }
+
+    #[test]
+    fn a_set_has_some_rules_each_once() {
+        assert_eq!(RuleSet::new([]), Err(RateLimitError::RuleCount { count: 0 }));
+        let many = (0..=RULES_MAX).map(|at| rule(&at.to_string()).unwrap());
+        assert_eq!(RuleSet::new(many), Err(RateLimitError::RuleCount { count: RULES_MAX + 1 }));
+        let twice = RuleSet::new(["a", "b", "a"].map(|name| rule(name).unwrap()));
+        assert_eq!(twice, Err(RateLimitError::RuleTwice { name: "a".to_owned(), other: "a".to_owned() }));
+    }
+
+    #[test]
+    fn the_rule_that_binds_is_the_one_to_wait_for() {
+        let denied = |seconds| {
+            let outcome = Outcome::Denied { retry_after: Duration::from_secs(seconds) };
+            Decision::new(outcome, 10, 0, 0)
+        };
+        let allowed = |limit, remaining| Decision::new(Outcome::Allowed, limit, remaining, 0);
+        let never = Decision::new(Outcome::NeverAllowed, 1, 1, 0);
+        for (each, bound_by) in [
+            (vec![allowed(10, 5), allowed(1_000, 400)], 1),
+            (vec![allowed(10, 5), allowed(100, 50)], 0),
+            (vec![allowed(10, 0), denied(1), denied(3), denied(2)], 2),
+            (vec![denied(3), never, denied(5)], 1),
+        ] {
+            assert_eq!(JointDecision::of(each.clone()).bound_by(), bound_by, "{each:?}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+-- Takes from several rules, all or none: the twin of rules.rs. Before it stand the algorithms as functions. Every number here is
+-- an integer below 2^53, where a double is exact.
+local LAST_TIME, ENTRIES_MAX, HEADER = 9007199254740991, 64, 14
+local ALGORITHMS = {token_bucket, token_bucket, fixed_window, sliding_window, sliding_log}
+-- The last bytes of an algorithm's arguments are the cost.
+local COST_BYTES = {12, 12, 4, 4, 4}
+local byte, sub, pack, unpack = string.byte, string.sub, struct.pack, struct.unpack
+
+-- An entry is its number, its algorithm, when it expires, its state, and whether it was written now.
+local entries, count, by_id = {}, 0, {}
+if state then
+  local at, size = 2, #state
+  if size < 2 or byte(state) ~= 1 then return 'undecodable', 'state' end
+  while at <= size do
+    if size - at + 1 < HEADER then return 'undecodable', 'state' end
+    local id, code, expires, length = unpack('>I4BI7I2', state, at)
+    at = at + HEADER
+    if length == 0 or length > size - at + 1 or expires > LAST_TIME or count == ENTRIES_MAX then
+      return 'undecodable', 'state'
+    end
+    count = count + 1
+    entries[count] = {id, code, expires, sub(state, at, at + length - 1), false}
+    by_id[id] = by_id[id] or entries[count]
+    at = at + length
+  end
+end
+
+local function state_of(id, code)
+  local entry = by_id[id]
+  if entry and entry[2] == code and (entry[3] == 0 or entry[3] > now) then return entry[4] end
+end
+
+local asked, denied, at = {}, false, 1
+while at <= #arguments do
+  local id, code, length = unpack('>I4BB', arguments, at)
+  local own = sub(arguments, at + 6, at + 5 + length)
+  at = at + 6 + length
+  local action, output, new_state, ttl = ALGORITHMS[code](state_of(id, code), now, own)
+  if action == 'undecodable' then return action, output end
+  if byte(output) == 0 then denied = true end
+  asked[#asked + 1] = {id, code, own, output, action == 'put' and new_state, ttl}
+end
+
+local answer, writes = {}, false
+for index, rule in ipairs(asked) do
+  local id, code, own, output = rule[1], rule[2], rule[3], rule[4]
+  if denied and byte(output) == 1 then
+    -- Nothing is taken: those that had enough tell what is there.
+    local look = sub(own, 1, -COST_BYTES[code] - 1) .. string.rep('\0', COST_BYTES[code])
+    local _
+    _, output = ALGORITHMS[code](state_of(id, code), now, look)
+  end
+  answer[index] = pack('>B', #output) .. output
+  writes = writes or rule[5]
+end
+answer = table.concat(answer)
+if denied or not writes then return 'keep', answer end
+
+-- In the place of what it replaces, or at the end.
+for _, rule in ipairs(asked) do
+  if rule[5] then
+    local entry = by_id[rule[1]]
+    if not entry then
+      entry = {rule[1]}
+      count = count + 1
+      entries[count] = entry
+    end
+    entry[2], entry[3], entry[4], entry[5] = rule[2], rule[6] and now + rule[6] or 0, rule[5], true
+  end
+end
+-- What says nothing any more is dropped, and of too many those that have been there longest.
+local kept, live = {}, 0
+for _, entry in ipairs(entries) do
+  if entry[5] or entry[3] == 0 or entry[3] > now then
+    live = live + 1
+    kept[live] = entry
+  end
+end
+local excess, record, last = live - ENTRIES_MAX, {pack('>B', 1)}, 0
+for _, entry in ipairs(kept) do
+  if excess > 0 and not entry[5] then
+    excess = excess - 1
+  else
+    record[#record + 1] = pack('>I4BI7I2', entry[1], entry[2], entry[3], #entry[4]) .. entry[4]
+    last = last and entry[3] ~= 0 and math.max(last, entry[3])
+  end
+end
+return 'put', answer, table.concat(record), last and last - now or nil

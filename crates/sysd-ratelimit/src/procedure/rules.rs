@@ -1,0 +1,199 @@
+//! Several rules as one [`Procedure`]; `rules.lua` beside it is its twin.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable};
+
+use crate::algorithm::{Algorithm as _, AnyVerdict, Limit};
+use crate::model::{JointDecision, Rule, RuleId};
+use crate::schema::rules::{self as schema, ENTRIES_MAX, Entry};
+
+/// Takes a cost from each of several rules whose states lie in one record: from all, or from none if one of them has too
+/// little. A cost of zero only looks.
+///
+/// A refusal, and a look, leave the stored state as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakeAll {
+    asked: SmallVec<[Asked; 4]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Asked {
+    id: RuleId,
+    limit: Limit,
+    cost: u32,
+}
+
+/// What [`TakeAll`] found: what each rule did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JointVerdict {
+    each: SmallVec<[AnyVerdict; 4]>,
+}
+
+impl TakeAll {
+    /// Takes each rule's cost. The rules are those of one [`RuleSet`](crate::RuleSet), some or all of them, each once.
+    pub fn new<'a>(rules: impl IntoIterator<Item = (&'a Rule, u32)>) -> Self {
+        let asked = rules.into_iter().map(|(rule, cost)| Asked { id: rule.id(), limit: *rule.limit(), cost });
+        Self { asked: asked.collect() }
+    }
+
+    /// The answer that `verdict`, the output of this very procedure, amounts to.
+    pub fn decision(&self, verdict: &JointVerdict) -> JointDecision {
+        let is_allowed = verdict.each.iter().all(AnyVerdict::is_allowed);
+        let decide = |(asked, verdict): (&Asked, &AnyVerdict)| {
+            // Of a denied request, those that had enough only looked.
+            let cost = if is_allowed || !verdict.is_allowed() { asked.cost } else { 0 };
+            asked.limit.decision(&asked.limit.take(cost), verdict)
+        };
+        JointDecision::of(self.asked.iter().zip(&verdict.each).map(decide).collect())
+    }
+}
+
+const NAME: &str = "rules";
+
+fn undecodable(what: &'static str) -> Undecodable {
+    Undecodable { procedure: NAME, what }
+}
+
+static SCRIPT: Script = Script {
+    name: NAME,
+    source: concat!(
+        "local function token_bucket(state, now, arguments)\n",
+        include_str!("token_bucket.lua"),
+        "\nend\nlocal function fixed_window(state, now, arguments)\n",
+        include_str!("fixed_window.lua"),
+        "\nend\nlocal function sliding_window(state, now, arguments)\n",
+        include_str!("sliding_window.lua"),
+        "\nend\nlocal function sliding_log(state, now, arguments)\n",
+        include_str!("sliding_log.lua"),
+        "\nend\n",
+        include_str!("rules.lua"),
+    ),
+};
+
+/// What a rule wants to write.
+struct Written {
+    id: RuleId,
+    code: u8,
+    expires_us: u64,
+    state: StateBytes,
+}
+
+impl Written {
+    fn entry(&self) -> Entry<'_> {
+        Entry { id: self.id, code: self.code, expires_us: self.expires_us, state: &self.state }
+    }
+}
+
+/// The record with what was written: in the place of what it replaces, or at the end. What says nothing any more is dropped,
+/// and of too many rules those that have been there longest and are not asked for.
+fn record(stored: &[Entry<'_>], written: &[Written], now: Timestamp) -> StateChange {
+    let by_id = |id| written.iter().find(|written| written.id == id);
+    let kept = stored.iter().enumerate().filter_map(|(at, entry)| {
+        let is_first = stored[..at].iter().all(|before| before.id != entry.id);
+        match by_id(entry.id).filter(|_| is_first) {
+            Some(written) => Some((written.entry(), true)),
+            None => entry.is_live(now.as_micros()).then_some((*entry, false)),
+        }
+    });
+    let is_new = |written: &&Written| stored.iter().all(|entry| entry.id != written.id);
+    let new = written.iter().filter(is_new).map(|written| (written.entry(), true));
+    let mut entries: Vec<_> = kept.chain(new).collect();
+    while entries.len() > ENTRIES_MAX {
+        let Some(oldest) = entries.iter().position(|(_, is_written)| !is_written) else { break };
+        entries.remove(oldest);
+    }
+    let ends = entries.iter().try_fold(0, |last, (entry, _)| match entry.expires_us {
+        0 => None,
+        us => Some(last.max(us)),
+    });
+    let ttl = ends.map(|us| Duration::from_micros(us - now.as_micros()));
+    StateChange::Put { state: schema::encode_state(entries.into_iter().map(|(entry, _)| entry)), ttl }
+}
+
+impl Procedure for TakeAll {
+    type Output = JointVerdict;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn apply(&self, state: Option<&[u8]>, now: Timestamp) -> Result<Step<JointVerdict>, Undecodable> {
+        let now_us = now.as_micros();
+        let stored = match state {
+            None => Vec::new(),
+            Some(bytes) => schema::decode_state(bytes).ok_or_else(|| undecodable("state"))?,
+        };
+        let state_of = |asked: &Asked| {
+            let entry = stored.iter().find(|entry| entry.id == asked.id)?;
+            (entry.code == asked.limit.code() && entry.is_live(now_us)).then_some(entry.state)
+        };
+        let mut each: SmallVec<[AnyVerdict; 4]> = SmallVec::new();
+        let mut written = Vec::new();
+        for asked in &self.asked {
+            let take = asked.limit.take(asked.cost);
+            let step = take.apply(state_of(asked), now).map_err(|_| undecodable("state"))?;
+            each.push(step.output);
+            if let StateChange::Put { state, ttl } = step.change {
+                let expires_us = match ttl {
+                    None => 0,
+                    Some(ttl) => now.checked_add(ttl).map_or(0, Timestamp::as_micros),
+                };
+                written.push(Written { id: asked.id, code: asked.limit.code(), expires_us, state });
+            }
+        }
+        if !each.iter().all(AnyVerdict::is_allowed) {
+            // Nothing is taken: those that had enough tell what is there.
+            for (asked, verdict) in self.asked.iter().zip(&mut each) {
+                if verdict.is_allowed() {
+                    let look = asked.limit.take(0).apply(state_of(asked), now);
+                    *verdict = look.map_err(|_| undecodable("state"))?.output;
+                }
+            }
+            return Ok(Step { change: StateChange::Keep, output: JointVerdict { each } });
+        }
+        let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, now) };
+        Ok(Step { change, output: JointVerdict { each } })
+    }
+
+    fn encode_output(&self, output: &JointVerdict, out: &mut OutputBytes) {
+        for (asked, verdict) in self.asked.iter().zip(&output.each) {
+            let mut bytes = OutputBytes::new();
+            asked.limit.take(asked.cost).encode_output(verdict, &mut bytes);
+            out.push(u8::try_from(bytes.len()).unwrap_or(u8::MAX));
+            out.extend_from_slice(&bytes);
+        }
+    }
+
+    fn decode_output(&self, bytes: &[u8]) -> Result<JointVerdict, Undecodable> {
+        let mut rest = bytes;
+        let mut each: SmallVec<[AnyVerdict; 4]> = SmallVec::new();
+        for asked in &self.asked {
+            let (&length, behind) = rest.split_first().ok_or_else(|| undecodable("output"))?;
+            let (output, behind) = behind.split_at_checked(usize::from(length)).ok_or_else(|| undecodable("output"))?;
+            each.push(asked.limit.take(asked.cost).decode_output(output)?);
+            rest = behind;
+        }
+        if rest.is_empty() { Ok(JointVerdict { each }) } else { Err(undecodable("output")) }
+    }
+
+    fn script(&self) -> Option<&'static Script> {
+        Some(&SCRIPT)
+    }
+
+    fn encode_arguments(&self, out: &mut ArgumentBytes) {
+        for asked in &self.asked {
+            let mut arguments = ArgumentBytes::new();
+            asked.limit.take(asked.cost).encode_arguments(&mut arguments);
+            out.extend_from_slice(&asked.id.0.to_be_bytes());
+            out.push(asked.limit.code());
+            out.push(u8::try_from(arguments.len()).unwrap_or(u8::MAX));
+            out.extend_from_slice(&arguments);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "rules_tests.rs"]
+mod tests;

@@ -1,0 +1,86 @@
+//! Several rules on a store.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::sync::Arc;
+
+use sysd_core::{ErrorKind, Key, ManualClock, Store, StoreExt as _, SystemEntropy, Timestamp, random_base62, tuple};
+use sysd_ratelimit::schema::RULES;
+use sysd_ratelimit::{FixedWindow, LeakyBucket, Rule, RuleLimiter, RuleSet, SlidingLog, SlidingWindow, TokenBucket};
+use sysd_storage::{Memory, RedisConfig, RedisStore};
+
+fn rules() -> RuleSet {
+    let bucket = TokenBucket::new("40/s".parse().unwrap(), 40).unwrap();
+    RuleSet::new([
+        Rule::new("a bucket", bucket).unwrap(),
+        Rule::new("a queue", LeakyBucket::new("40/s".parse().unwrap(), 70).unwrap()).unwrap(),
+        Rule::new("a window", FixedWindow::new("60/s".parse().unwrap())).unwrap(),
+        Rule::new("two counters", SlidingWindow::new("50/s".parse().unwrap())).unwrap(),
+        Rule::new("a log", SlidingLog::new("45/s".parse().unwrap()).unwrap()).unwrap(),
+    ])
+    .unwrap()
+}
+
+fn clock() -> ManualClock {
+    ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000))
+}
+
+async fn on_redis(variable: &str) -> RedisStore<ManualClock> {
+    let url = std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run `cargo xtask servers up` and export what it prints"));
+    let config = RedisConfig { prefix: random_base62(12, &SystemEntropy), ..RedisConfig::default() };
+    RedisStore::connect_with(&url, config, clock()).await.unwrap()
+}
+
+/// However many ask at once, as many are admitted as the tightest rule lets, and the others have taken nothing more.
+async fn exactly_the_limit<S: Store + Clone>(store: S) {
+    let limiter = Arc::new(RuleLimiter::new(store, "api", rules()));
+    let tasks: Vec<_> = (0..300)
+        .map(|_| {
+            let limiter = Arc::clone(&limiter);
+            tokio::spawn(async move { limiter.check("ann", 1).await.unwrap() })
+        })
+        .collect();
+    let mut admitted = 0;
+    for task in tasks {
+        let decision = task.await.unwrap();
+        admitted += u32::from(decision.is_allowed());
+        assert_eq!(decision.decision().is_allowed(), decision.is_allowed());
+    }
+    assert_eq!(admitted, 40);
+    let look = limiter.check("ann", 0).await.unwrap();
+    assert!(look.is_allowed());
+    let left: Vec<_> = look.each().iter().map(|decision| decision.limit() - decision.remaining()).collect();
+    assert_eq!(left, [40; 5], "each rule has given what was admitted");
+    let denied = limiter.check("ann", 1).await.unwrap();
+    assert_eq!(limiter.rules().rules()[denied.bound_by()].name(), "a bucket");
+    assert!(limiter.check("bob", 40).await.unwrap().is_allowed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_admits_exactly_the_limit() {
+    exactly_the_limit(Memory::with_clock(clock())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_admits_exactly_the_limit() {
+    exactly_the_limit(on_redis("SYSD_TEST_REDIS_URL").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_cluster_admits_exactly_the_limit() {
+    exactly_the_limit(on_redis("SYSD_TEST_REDIS_CLUSTER_URL").await).await;
+}
+
+#[tokio::test]
+async fn bad_input_is_named() {
+    let store = Memory::with_clock(clock());
+    let limiter = RuleLimiter::new(store.clone(), "api", rules());
+    let too_long = limiter.check(vec![0_u8; 100_000], 1).await.unwrap_err();
+    assert_eq!((too_long.kind(), too_long.field()), (ErrorKind::TooLarge, Some("partition")));
+    let partition = tuple::encode(&("api", &b"bob"[..]));
+    store.put(Key::lone(RULES, &partition), "no state").await.unwrap();
+    assert_eq!(limiter.check("bob", 1).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let never = limiter.check("ann", 46).await.unwrap();
+    assert_eq!(never.decision().outcome(), sysd_ratelimit::Outcome::NeverAllowed);
+    assert!(limiter.check("ann", 40).await.unwrap().is_allowed(), "nothing was taken");
+}
