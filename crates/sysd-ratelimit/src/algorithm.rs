@@ -141,6 +141,12 @@ macro_rules! each {
         }
 
         impl AnyVerdict {
+            pub(crate) const fn skew_us(&self) -> u64 {
+                match &self.0 {
+                    $(Found::$name(found) => found.skew_us,)+
+                }
+            }
+
             pub(crate) const fn is_allowed(&self) -> bool {
                 match &self.0 {
                     $(Found::$name(found) => found.allowed,)+

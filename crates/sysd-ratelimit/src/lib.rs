@@ -15,7 +15,7 @@ pub use model::{
     RuleSet, SLIDING_LOG_MAX, SlidingLog, SlidingWindow, TokenBucket,
 };
 pub use procedure::{
-    FixedVerdict, JointVerdict, LoggedVerdict, SlidingVerdict, Take, TakeAll, TakeFixed, TakeLogged, TakeSliding,
-    Verdict,
+    FixedVerdict, GiveAll, JointVerdict, LoggedVerdict, SlidingVerdict, Take, TakeAll, TakeFixed, TakeLogged,
+    TakeSliding, Verdict,
 };
 pub use service::{RateLimiter, RuleLimiter};

@@ -1,6 +1,7 @@
 //! The decisions, pure: they are given the state, the time and the cost.
 
 pub(crate) mod fixed_window;
+pub(crate) mod give;
 #[cfg(test)]
 mod laws;
 pub(crate) mod rules;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use sysd_core::{StateBytes, StateChange, Step, Timestamp, Undecodable};
 
 pub use fixed_window::{FixedVerdict, TakeFixed};
+pub use give::GiveAll;
 pub use rules::{JointVerdict, TakeAll};
 pub use sliding_log::{LoggedVerdict, TakeLogged};
 pub use sliding_window::{SlidingVerdict, TakeSliding};

@@ -53,7 +53,7 @@ for index, rule in ipairs(asked) do
   answer[index] = pack('>B', #output) .. output
   writes = writes or rule[5]
 end
-answer = table.concat(answer)
+answer = pack('>I8', now) .. table.concat(answer)
 if denied or not writes then return 'keep', answer end
 
 -- In the place of what it replaces, or at the end.

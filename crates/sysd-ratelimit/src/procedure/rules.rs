@@ -15,20 +15,29 @@ use crate::schema::rules::{self as schema, ENTRIES_MAX, Entry};
 /// A refusal, and a look, leave the stored state as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakeAll {
-    asked: SmallVec<[Asked; 4]>,
+    pub(super) asked: SmallVec<[Asked; 4]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Asked {
-    id: RuleId,
-    limit: Limit,
-    cost: u32,
+pub(super) struct Asked {
+    pub(super) id: RuleId,
+    pub(super) limit: Limit,
+    pub(super) cost: u32,
 }
 
-/// What [`TakeAll`] found: what each rule did.
+/// What [`TakeAll`] found: what each rule did, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JointVerdict {
-    each: SmallVec<[AnyVerdict; 4]>,
+    /// By the clock that decided.
+    pub(super) now_us: u64,
+    pub(super) each: SmallVec<[AnyVerdict; 4]>,
+}
+
+impl JointVerdict {
+    /// Whether all rules allowed it.
+    pub fn is_allowed(&self) -> bool {
+        self.each.iter().all(AnyVerdict::is_allowed)
+    }
 }
 
 impl TakeAll {
@@ -40,7 +49,7 @@ impl TakeAll {
 
     /// The answer that `verdict`, the output of this very procedure, amounts to.
     pub fn decision(&self, verdict: &JointVerdict) -> JointDecision {
-        let is_allowed = verdict.each.iter().all(AnyVerdict::is_allowed);
+        let is_allowed = verdict.is_allowed();
         let decide = |(asked, verdict): (&Asked, &AnyVerdict)| {
             // Of a denied request, those that had enough only looked.
             let cost = if is_allowed || !verdict.is_allowed() { asked.cost } else { 0 };
@@ -73,11 +82,13 @@ static SCRIPT: Script = Script {
 };
 
 /// What a rule wants to write.
-struct Written {
-    id: RuleId,
-    code: u8,
-    expires_us: u64,
-    state: StateBytes,
+pub(super) struct Written {
+    pub(super) id: RuleId,
+    pub(super) code: u8,
+    /// Zero: never.
+    pub(super) expires_us: u64,
+    /// Empty: it says nothing any more.
+    pub(super) state: StateBytes,
 }
 
 impl Written {
@@ -88,12 +99,12 @@ impl Written {
 
 /// The record with what was written: in the place of what it replaces, or at the end. What says nothing any more is dropped,
 /// and of too many rules those that have been there longest and are not asked for.
-fn record(stored: &[Entry<'_>], written: &[Written], now: Timestamp) -> StateChange {
+pub(super) fn record(stored: &[Entry<'_>], written: &[Written], now: Timestamp) -> StateChange {
     let by_id = |id| written.iter().find(|written| written.id == id);
     let kept = stored.iter().enumerate().filter_map(|(at, entry)| {
         let is_first = stored[..at].iter().all(|before| before.id != entry.id);
         match by_id(entry.id).filter(|_| is_first) {
-            Some(written) => Some((written.entry(), true)),
+            Some(written) => (!written.state.is_empty()).then_some((written.entry(), true)),
             None => entry.is_live(now.as_micros()).then_some((*entry, false)),
         }
     });
@@ -103,6 +114,9 @@ fn record(stored: &[Entry<'_>], written: &[Written], now: Timestamp) -> StateCha
     while entries.len() > ENTRIES_MAX {
         let Some(oldest) = entries.iter().position(|(_, is_written)| !is_written) else { break };
         entries.remove(oldest);
+    }
+    if entries.is_empty() {
+        return StateChange::Delete;
     }
     let ends = entries.iter().try_fold(0, |last, (entry, _)| match entry.expires_us {
         0 => None,
@@ -151,13 +165,14 @@ impl Procedure for TakeAll {
                     *verdict = look.map_err(|_| undecodable("state"))?.output;
                 }
             }
-            return Ok(Step { change: StateChange::Keep, output: JointVerdict { each } });
+            return Ok(Step { change: StateChange::Keep, output: JointVerdict { now_us, each } });
         }
         let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, now) };
-        Ok(Step { change, output: JointVerdict { each } })
+        Ok(Step { change, output: JointVerdict { now_us, each } })
     }
 
     fn encode_output(&self, output: &JointVerdict, out: &mut OutputBytes) {
+        out.extend_from_slice(&output.now_us.to_be_bytes());
         for (asked, verdict) in self.asked.iter().zip(&output.each) {
             let mut bytes = OutputBytes::new();
             asked.limit.take(asked.cost).encode_output(verdict, &mut bytes);
@@ -167,7 +182,8 @@ impl Procedure for TakeAll {
     }
 
     fn decode_output(&self, bytes: &[u8]) -> Result<JointVerdict, Undecodable> {
-        let mut rest = bytes;
+        let (now, mut rest) = bytes.split_first_chunk().ok_or_else(|| undecodable("output"))?;
+        let now_us = u64::from_be_bytes(*now);
         let mut each: SmallVec<[AnyVerdict; 4]> = SmallVec::new();
         for asked in &self.asked {
             let (&length, behind) = rest.split_first().ok_or_else(|| undecodable("output"))?;
@@ -175,7 +191,8 @@ impl Procedure for TakeAll {
             each.push(asked.limit.take(asked.cost).decode_output(output)?);
             rest = behind;
         }
-        if rest.is_empty() { Ok(JointVerdict { each }) } else { Err(undecodable("output")) }
+        let is_whole = rest.is_empty() && now_us <= Timestamp::MAX.as_micros();
+        if is_whole { Ok(JointVerdict { now_us, each }) } else { Err(undecodable("output")) }
     }
 
     fn script(&self) -> Option<&'static Script> {

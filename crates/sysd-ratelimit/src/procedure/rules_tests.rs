@@ -215,7 +215,7 @@ fn bytes_that_are_no_record_are_refused() {
     for bytes in [&b""[..], b"\x01", b"\x02abc", &schema::encode_state([entry].into_iter())] {
         assert_eq!(take.apply(Some(bytes), now), Err(undecodable("state")), "{bytes:?}");
     }
-    for bytes in [&b""[..], b"\x01", b"\x14", &[20; 22]] {
+    for bytes in [&b""[..], b"\x01", &[0; 8], b"\0\0\0\0\0\0\0\0\x14", &[20; 22], &[&[0; 8][..], &[20; 22]].concat()] {
         assert!(take.decode_output(bytes).is_err(), "{bytes:?}");
     }
 }

@@ -14,7 +14,7 @@ local answers = {}
 for i = 2, #ARGV, 2 do
   local now = struct.unpack('>I8', ARGV[i])
   local action, output, new_state, ttl = twin(state, now, ARGV[i + 1])
-  if action == 'put' then state = new_state end
+  if action == 'put' then state = new_state elseif action == 'delete' then state = nil end
   answers[#answers + 1] = {action, output, new_state or '', ttl and struct.pack('>I8', ttl) or ''}
 end
 return answers
@@ -68,7 +68,10 @@ fn fold_in_rust<P: Procedure>(history: &History<P>) -> Vec<Answer> {
                 let output = output.to_vec();
                 match step.change {
                     StateChange::Keep => ("keep".to_owned(), output, vec![], vec![]),
-                    StateChange::Delete => panic!("a bucket never deletes"),
+                    StateChange::Delete => {
+                        state = None;
+                        ("delete".to_owned(), output, vec![], vec![])
+                    }
                     StateChange::Put { state: new, ttl } => {
                         let ttl = ttl.map(|ttl| u64::try_from(ttl.as_micros()).unwrap().to_be_bytes().to_vec());
                         state = Some(new.to_vec());

@@ -1,0 +1,190 @@
+//! Gives back what was taken, as a [`Procedure`]; `give.lua` beside it is its twin.
+//!
+//! The rule: what is left when something was given back must admit nothing that would have been denied had it never been
+//! taken. What a take still weighs lessens while time goes by, and only that is given back:
+//!
+//! - A bucket that was full without the take had nothing to gain from the time that passed since, so of the take's price
+//!   at least what exceeds that time is still owed, and no more than that is certain.
+//! - A window's count is lowered if it is still the count of the window in which it was taken.
+//! - A log has the very entry, or has forgotten it.
+//!
+//! A state that begins before the take is not the one that was taken from: the store has lost it, and there is nothing to give.
+
+use smallvec::SmallVec;
+use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable};
+
+use super::rules::{Asked, JointVerdict, TakeAll, Written, record};
+use crate::algorithm::{Algorithm as _, Limit};
+use crate::model::{FixedWindow, SlidingWindow, TokenBucket};
+use crate::schema::rules::{self as schema, Entry};
+use crate::schema::{fixed_window, sliding_log, sliding_window, token_bucket};
+
+/// Gives back what a [`TakeAll`] took from its rules, as far as it still weighs.
+///
+/// The output is how many rules it was given back to. It must be run at most once for each take: whoever doubts whether it has
+/// run must not run it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GiveAll {
+    taken: SmallVec<[Taken; 4]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Taken {
+    asked: Asked,
+    /// When, as the rule's state has it.
+    at_us: u64,
+}
+
+impl GiveAll {
+    /// Of what `take` took, if it took anything.
+    pub fn of(take: &TakeAll, verdict: &JointVerdict) -> Option<Self> {
+        if !verdict.is_allowed() {
+            return None;
+        }
+        let taken = take.asked.iter().zip(&verdict.each).filter(|(asked, _)| asked.cost > 0);
+        let taken = taken.map(|(asked, own)| Taken { asked: *asked, at_us: verdict.now_us + own.skew_us() });
+        let taken: SmallVec<_> = taken.collect();
+        (!taken.is_empty()).then_some(Self { taken })
+    }
+}
+
+/// A state after something was given back to it, and when it expires (zero: never); `None` if nothing is changed.
+type Given = Option<(StateBytes, u64)>;
+
+const GONE: Given = Some((StateBytes::new_const(), 0));
+
+fn to_bucket(bucket: &TokenBucket, entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
+    let state = token_bucket::decode_state(entry.state)?;
+    let denominator = bucket.denominator();
+    let passed_us = state.at_us.max(now_us).saturating_sub(taken.at_us);
+    let price = bucket.price(taken.asked.cost).filter(|_| state.at_us >= taken.at_us);
+    let owed = price.map_or(crate::model::Span::ZERO, |price| price.minus_us(passed_us));
+    if owed == crate::model::Span::ZERO {
+        return Some(None);
+    }
+    let debt = state.debt_in(denominator).minus(owed, denominator);
+    if debt == crate::model::Span::ZERO {
+        return Some(GONE);
+    }
+    let full_us = state.at_us.saturating_add(debt.ceil_us());
+    let expires_us = if full_us <= Timestamp::MAX.as_micros() { full_us } else { 0 };
+    let state = token_bucket::BucketState { debt, denominator, ..state };
+    Some(Some((StateBytes::from_slice(&token_bucket::encode_state(&state)), expires_us)))
+}
+
+fn to_fixed(limit: &FixedWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
+    let state = fixed_window::decode_state(entry.state)?;
+    let into_us = state.at_us % limit.window_us();
+    if state.at_us.checked_sub(taken.at_us).is_none_or(|since_us| since_us > into_us) {
+        return Some(None);
+    }
+    let count = state.count.saturating_sub(taken.asked.cost);
+    if count == 0 {
+        return Some(GONE);
+    }
+    let state = fixed_window::State { count, ..state };
+    Some(Some((StateBytes::from_slice(&fixed_window::encode_state(&state)), entry.expires_us)))
+}
+
+fn to_sliding(limit: &SlidingWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
+    let mut state = sliding_window::decode_state(entry.state)?;
+    let into_us = state.at_us % limit.window_us();
+    match state.at_us.checked_sub(taken.at_us) {
+        Some(since_us) if since_us <= into_us => state.current = state.current.saturating_sub(taken.asked.cost),
+        Some(since_us) if since_us <= into_us + limit.window_us() => {
+            state.previous = state.previous.saturating_sub(taken.asked.cost);
+        }
+        _ => return Some(None),
+    }
+    if state.current == 0 && state.previous == 0 {
+        return Some(GONE);
+    }
+    Some(Some((StateBytes::from_slice(&sliding_window::encode_state(&state)), entry.expires_us)))
+}
+
+fn to_log(entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
+    let mut log = sliding_log::decode_state(entry.state)?;
+    let Ok(at) = log.binary_search_by_key(&taken.at_us, |noted| noted.at_us) else { return Some(None) };
+    match log[at].cost.checked_sub(taken.asked.cost) {
+        None | Some(0) => drop(log.remove(at)),
+        Some(cost) => log[at].cost = cost,
+    }
+    if log.is_empty() {
+        return Some(GONE);
+    }
+    Some(Some((sliding_log::encode_state(&log), entry.expires_us)))
+}
+
+/// `None` if the state is undecodable.
+fn give(entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
+    match &taken.asked.limit {
+        Limit::TokenBucket(bucket) => to_bucket(bucket, entry, taken, now_us),
+        Limit::LeakyBucket(queue) => to_bucket(queue.bucket(), entry, taken, now_us),
+        Limit::FixedWindow(limit) => to_fixed(limit, entry, taken),
+        Limit::SlidingWindow(limit) => to_sliding(limit, entry, taken),
+        Limit::SlidingLog(_) => to_log(entry, taken),
+    }
+}
+
+const NAME: &str = "give";
+
+static SCRIPT: Script = Script { name: NAME, source: include_str!("give.lua") };
+
+impl Procedure for GiveAll {
+    type Output = u8;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn apply(&self, state: Option<&[u8]>, now: Timestamp) -> Result<Step<u8>, Undecodable> {
+        let (now_us, undecodable) = (now.as_micros(), || Undecodable { procedure: NAME, what: "state" });
+        let Some(bytes) = state else { return Ok(Step { change: StateChange::Keep, output: 0 }) };
+        let stored = schema::decode_state(bytes).ok_or_else(undecodable)?;
+        let mut written: Vec<Written> = Vec::new();
+        for taken in &self.taken {
+            let (id, code) = (taken.asked.id, taken.asked.limit.code());
+            let entry = stored.iter().find(|entry| entry.id == id);
+            let Some(entry) = entry.filter(|entry| entry.code == code && entry.is_live(now_us)) else { continue };
+            let Some((mut state, expires_us)) = give(entry, taken, now_us).ok_or_else(undecodable)? else { continue };
+            if expires_us != 0 && expires_us <= now_us {
+                state = StateBytes::new();
+            }
+            written.push(Written { id, code, expires_us, state });
+        }
+        let output = u8::try_from(written.len()).unwrap_or(u8::MAX);
+        let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, now) };
+        Ok(Step { change, output })
+    }
+
+    fn encode_output(&self, output: &u8, out: &mut OutputBytes) {
+        out.push(*output);
+    }
+
+    fn decode_output(&self, bytes: &[u8]) -> Result<u8, Undecodable> {
+        match bytes {
+            [given] => Ok(*given),
+            _ => Err(Undecodable { procedure: NAME, what: "output" }),
+        }
+    }
+
+    fn script(&self) -> Option<&'static Script> {
+        Some(&SCRIPT)
+    }
+
+    fn encode_arguments(&self, out: &mut ArgumentBytes) {
+        for taken in &self.taken {
+            let mut arguments = ArgumentBytes::new();
+            taken.asked.limit.take(taken.asked.cost).encode_arguments(&mut arguments);
+            out.extend_from_slice(&taken.asked.id.0.to_be_bytes());
+            out.push(taken.asked.limit.code());
+            out.push(u8::try_from(arguments.len()).unwrap_or(u8::MAX));
+            out.extend_from_slice(&taken.at_us.to_be_bytes());
+            out.extend_from_slice(&arguments);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "give_tests.rs"]
+mod tests;

@@ -1,0 +1,167 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+
+use super::*;
+use crate::model::{LeakyBucket, Rate, Rule, SlidingLog};
+
+fn limit(algorithm: usize, count: u32, period_us: u64) -> Limit {
+    let rate = Rate::new(count, Duration::from_micros(period_us)).unwrap();
+    match algorithm {
+        0 => TokenBucket::new(rate, count).unwrap().into(),
+        1 => LeakyBucket::new(rate, count).unwrap().into(),
+        2 => FixedWindow::new(rate).into(),
+        3 => SlidingWindow::new(rate).into(),
+        _ => SlidingLog::new(rate).unwrap().into(),
+    }
+}
+
+/// A limit, and requests: how far the clock moves, the cost, and after how many requests it is given back, if ever.
+#[derive(Debug, Clone)]
+struct Sample {
+    limit: Limit,
+    requests: Vec<(u64, u32, Option<usize>)>,
+}
+
+fn samples() -> impl Strategy<Value = Sample> {
+    let limits = (0..5_usize, 1_u32..=6, 1_u64..=20).prop_map(|(at, count, period_us)| limit(at, count, period_us));
+    let steps = prop_oneof![4 => Just(0_u64), 4 => 0..=4_u64, 1 => 0..=40_u64];
+    let given = prop_oneof![2 => Just(None), 3 => (0..6_usize).prop_map(Some)];
+    let requests = proptest::collection::vec((steps, 0..=4_u32, given), 1..40);
+    (limits, requests).prop_map(|(limit, requests)| Sample { limit, requests })
+}
+
+type State = Option<(StateBytes, u64)>;
+
+/// What a store does with a procedure.
+fn run<P: Procedure>(state: &mut State, procedure: &P, now: Timestamp) -> P::Output {
+    if state.as_ref().is_some_and(|&(_, expires_us)| expires_us <= now.as_micros()) {
+        *state = None;
+    }
+    let step = procedure.apply(state.as_ref().map(|(bytes, _)| &bytes[..]), now).unwrap();
+    match step.change {
+        StateChange::Keep => {}
+        StateChange::Delete => *state = None,
+        StateChange::Put { state: new, ttl } => {
+            let expires_us = ttl.map_or(u64::MAX, |ttl| now.checked_add(ttl).unwrap().as_micros());
+            assert!(expires_us > now.as_micros());
+            *state = Some((new, expires_us));
+        }
+    }
+    step.output
+}
+
+/// Gives back.
+type Give = fn(&mut State, &GiveAll, Timestamp);
+
+/// What stays taken would have been admitted had nothing else ever been taken.
+fn admits_no_more(sample: &Sample, give: Give) -> Result<(), TestCaseError> {
+    let rule = Rule::new("rule", sample.limit).unwrap();
+    let mut state: State = None;
+    let mut now_us = 1_700_000_000_000_000_u64;
+    let mut kept = Vec::new();
+    let mut due: Vec<(usize, GiveAll)> = Vec::new();
+    for (at, &(step, cost, given)) in sample.requests.iter().enumerate() {
+        now_us += step;
+        let now = Timestamp::from_micros(now_us).unwrap();
+        let take = TakeAll::new([(&rule, cost)]);
+        let verdict = run(&mut state, &take, now);
+        if let Some(back) = GiveAll::of(&take, &verdict) {
+            match given {
+                Some(later) => due.push((at + later, back)),
+                None => kept.push((now, cost)),
+            }
+        }
+        for (_, back) in due.extract_if(.., |(when, _)| *when <= at) {
+            give(&mut state, &back, now);
+        }
+    }
+    let mut alone: State = None;
+    for (now, cost) in kept {
+        let take = TakeAll::new([(&rule, cost)]);
+        prop_assert!(run(&mut alone, &take, now).is_allowed(), "{} at {}", cost, now.as_micros());
+    }
+    Ok(())
+}
+
+fn certify(give: Give) -> Result<(), String> {
+    let mut runner = TestRunner::new(Config { cases: 6_000, failure_persistence: None, ..Config::default() });
+    runner.run(&samples(), |sample| admits_no_more(&sample, give)).map_err(|error| error.to_string())
+}
+
+fn honest(state: &mut State, give: &GiveAll, now: Timestamp) {
+    run(state, give, now);
+}
+
+#[test]
+fn what_is_given_back_admits_no_more() {
+    if let Err(error) = certify(honest) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn giving_too_much_is_found() {
+    let broken: [(&str, Give); 3] = [
+        ("gives twice", |state, give, now| {
+            honest(state, give, now);
+            honest(state, give, now);
+        }),
+        ("gives as if it had been taken just now", |state, give, now| {
+            let mut give = give.clone();
+            for taken in &mut give.taken {
+                taken.at_us = now.as_micros();
+            }
+            honest(state, &give, now);
+        }),
+        ("gives all that was ever taken", |state, _, _| *state = None),
+    ];
+    for (name, broken) in broken {
+        assert!(certify(broken).is_err(), "one that {name} passed");
+    }
+}
+
+#[test]
+fn what_is_given_back_at_once_was_never_taken() {
+    let mut runner = TestRunner::new(Config { cases: 3_000, failure_persistence: None, ..Config::default() });
+    let outcome = runner.run(&samples(), |sample| {
+        let rule = Rule::new("rule", sample.limit).unwrap();
+        let mut state: State = None;
+        let mut now = Timestamp::from_micros(1_700_000_000_000_000).unwrap();
+        for (step, cost, given) in sample.requests {
+            now = now.checked_add(Duration::from_micros(step)).unwrap();
+            let look = TakeAll::new([(&rule, 0)]);
+            let before = look.decision(&run(&mut state, &look, now));
+            let take = TakeAll::new([(&rule, cost)]);
+            let verdict = run(&mut state, &take, now);
+            if let Some(back) = GiveAll::of(&take, &verdict).filter(|_| given.is_some()) {
+                prop_assert_eq!(run(&mut state, &back, now), 1);
+                let after = look.decision(&run(&mut state, &look, now));
+                prop_assert_eq!(after.decision().remaining(), before.decision().remaining());
+            }
+        }
+        Ok(())
+    });
+    outcome.unwrap();
+}
+
+#[test]
+fn what_was_not_taken_is_not_given() {
+    let rule = Rule::new("rule", limit(2, 5, 1_000_000)).unwrap();
+    let now = Timestamp::from_micros(1_700_000_000_000_000).unwrap();
+    for cost in [0, 6] {
+        let take = TakeAll::new([(&rule, cost)]);
+        assert_eq!(GiveAll::of(&take, &run(&mut None, &take, now)), None);
+    }
+    let take = TakeAll::new([(&rule, 5)]);
+    let give = GiveAll::of(&take, &run(&mut None, &take, now)).unwrap();
+    assert_eq!(run(&mut None, &give, now), 0, "the store has lost it");
+    let mut other: State = None;
+    let earlier = Timestamp::from_micros(now.as_micros() - 9).unwrap();
+    run(&mut other, &take, earlier);
+    assert_eq!(run(&mut other.clone(), &give, now), 0, "the store has another");
+    assert!(give.apply(Some(b"no record"), now).is_err());
+}

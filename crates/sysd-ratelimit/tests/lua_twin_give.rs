@@ -1,0 +1,120 @@
+//! The Lua twin of giving back against the Rust one, as in `lua_twin.rs`.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use sysd_core::{Procedure as _, StateChange, Timestamp};
+use sysd_ratelimit::{
+    FixedWindow, GiveAll, LeakyBucket, Limit, Rate, Rule, SlidingLog, SlidingWindow, TakeAll, TokenBucket,
+};
+
+mod twin;
+
+use twin::{History, Twin, compare, reject_slips, starts};
+
+fn rule(at: usize, count: u32, period_us: u64) -> Rule {
+    let rate = Rate::new(count, Duration::from_micros(period_us)).unwrap();
+    let limit: Limit = match at % 5 {
+        0 => TokenBucket::new(rate, count).unwrap().into(),
+        1 => LeakyBucket::new(rate, count).unwrap().into(),
+        2 => FixedWindow::new(rate).into(),
+        3 => SlidingWindow::new(rate).into(),
+        _ => SlidingLog::new(rate).unwrap().into(),
+    };
+    Rule::new(&format!("rule {at}"), limit).unwrap()
+}
+
+/// How far the clock moves; for each rule that is asked its place, limit, window and cost.
+type Call = (i64, Vec<(usize, u32, u64, u32)>);
+
+fn call() -> impl Strategy<Value = Call> {
+    let steps = prop_oneof![4 => Just(0_i64), 4 => 0..=4_i64, 1 => 0..=40_i64, 1 => -10..=0_i64];
+    let windows = prop_oneof![Just(7_u64), 1_u64..=20, Just(500_000_000_000_000)];
+    let some = proptest::sample::subsequence((0..6_usize).collect::<Vec<_>>(), 1..=4);
+    let asked = some.prop_flat_map(move |places| {
+        let each = proptest::collection::vec((2_u32..=5, windows.clone(), 0..=3_u32), places.len());
+        each.prop_map(move |each| {
+            places.iter().zip(each).map(|(&at, (count, us, cost))| (at, count, us, cost)).collect::<Vec<_>>()
+        })
+    });
+    (steps, asked)
+}
+
+/// Takes are made by the Rust twin; what they took is given back later, in another order, some of it twice, some by bytes that
+/// are nearly the state.
+fn histories() -> impl Strategy<Value = History<GiveAll>> {
+    let broken = prop_oneof![8 => Just(None), 2 => (any::<prop::sample::Index>(), any::<u8>()).prop_map(Some)];
+    let back = proptest::collection::vec((any::<prop::sample::Index>(), 0..=30_i64), 1..8);
+    (starts(), proptest::collection::vec(call(), 1..12), back, broken).prop_map(|(start_us, calls, back, broken)| {
+        let time = |us: u64| Timestamp::from_micros(us.min(Timestamp::MAX.as_micros())).unwrap();
+        let mut now_us = start_us;
+        let (mut state, mut taken): (Option<Vec<u8>>, Vec<GiveAll>) = (None, Vec::new());
+        for (step, asked) in calls {
+            now_us = now_us.saturating_add_signed(step).min(Timestamp::MAX.as_micros());
+            let rules: Vec<_> = asked.into_iter().map(|(at, count, us, cost)| (rule(at, count, us), cost)).collect();
+            let take = TakeAll::new(rules.iter().map(|(rule, cost)| (rule, *cost)));
+            let done = take.apply(state.as_deref(), time(now_us)).unwrap();
+            if let StateChange::Put { state: new, .. } = done.change {
+                state = Some(new.to_vec());
+            }
+            taken.extend(GiveAll::of(&take, &done.output));
+        }
+        let mut state = state.unwrap_or_default();
+        if let Some((at, byte)) = broken.filter(|_| !state.is_empty()) {
+            let at = at.index(state.len());
+            state[at] = byte;
+        }
+        if taken.is_empty() {
+            let rule = rule(0, 5, 7);
+            let take = TakeAll::new([(&rule, 1)]);
+            taken.extend(GiveAll::of(&take, &take.apply(None, time(now_us)).unwrap().output));
+        }
+        let calls = back
+            .into_iter()
+            .map(|(which, later)| {
+                now_us = now_us.saturating_add_signed(later - 4).min(Timestamp::MAX.as_micros());
+                (time(now_us), which.get(&taken).clone())
+            })
+            .collect();
+        History { state, calls }
+    })
+}
+
+fn any_give() -> GiveAll {
+    let rule = rule(0, 5, 7);
+    let take = TakeAll::new([(&rule, 1)]);
+    GiveAll::of(&take, &take.apply(None, Timestamp::UNIX_EPOCH).unwrap().output).unwrap()
+}
+
+#[test]
+fn twins_agree() {
+    if let Err(error) = compare(Twin::of(&any_give()), &histories(), 4_000, 2_000) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn slips_are_found() {
+    reject_slips(
+        &any_give(),
+        &histories(),
+        &[
+            ("math.max(at, now) - taken", "now - taken"),
+            ("if at < taken or passed > price then", "if passed > price then"),
+            ("if owed == 0 and owed_part == 0 then", "if owed == 0 then"),
+            ("(debt == owed and part <= owed_part)", "(debt == owed and part < owed_part)"),
+            ("part + denominator end", "part end"),
+            ("at - taken > at % window", "at - taken >= at % window"),
+            ("if count <= cost then", "if count < cost then"),
+            ("at - taken > into + window", "at - taken > into"),
+            ("previous = math.max(previous - cost, 0)", "previous = 0"),
+            ("if noted > cost then return", "if noted >= cost then return"),
+            ("if time == taken then", "if time >= taken then"),
+            ("entry[2] == code and ", ""),
+            ("if entry[5] then is_kept = entry[4] ~= '' end", ""),
+            ("if expires ~= 0 and expires <= now then new_state = '' end", ""),
+            ("if #record == 1 then", "if false then"),
+        ],
+    );
+}
