@@ -3,6 +3,7 @@
 
 pub mod algorithm;
 pub mod error;
+pub mod joint;
 pub mod model;
 pub mod procedure;
 pub mod schema;
@@ -10,6 +11,7 @@ pub mod service;
 
 pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
+pub use joint::{Ask, JointLimiter, JointOutcome, OnError};
 pub use model::{
     Decision, FixedWindow, JointDecision, LeakyBucket, MAX_REFILL, Outcome, RULE_NAME_MAX, RULES_MAX, Rate, Rule,
     RuleSet, SLIDING_LOG_MAX, SlidingLog, SlidingWindow, TokenBucket,

@@ -127,7 +127,7 @@ impl<S: Store> RuleLimiter<S> {
 }
 
 /// Where the states of a limiter's key lie.
-fn partition(prefix: &KeyBytes, key: impl AsRef<[u8]>) -> KeyBytes {
+pub(crate) fn partition(prefix: &KeyBytes, key: impl AsRef<[u8]>) -> KeyBytes {
     let mut partition = prefix.clone();
     key.as_ref().encode_to(&mut partition);
     partition

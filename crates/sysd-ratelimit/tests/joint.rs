@@ -1,0 +1,187 @@
+//! Rules of several keys, under faults and crashes, in simulations: `SYSD_SIM_SEED=7` runs only that seed.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sysd_core::entropy::below;
+use sysd_core::{
+    Effect, ErasedProcedure, Error, ErrorKind, Key, Limits, Outcome, OutputBytes, Page, Record, Result, Scan, Store,
+    Trim, Trimmed, Write,
+};
+use sysd_ratelimit::{Ask, FixedWindow, JointLimiter, OnError, Rule, SlidingLog, TokenBucket};
+use sysd_testkit::sim::{Faults, Node, SimStore, Simulation};
+
+const LIMIT: u32 = 12;
+
+/// Windows and refills longer than any run: what is admitted is admitted for good.
+fn rules() -> [Rule; 3] {
+    [
+        Rule::new("each", TokenBucket::new("1/d".parse().unwrap(), LIMIT).unwrap()).unwrap(),
+        Rule::new("each, logged", SlidingLog::new(format!("{}/d", LIMIT + 2).parse().unwrap()).unwrap()).unwrap(),
+        Rule::new("all", FixedWindow::new(format!("{}/d", LIMIT + LIMIT / 2).parse().unwrap())).unwrap(),
+    ]
+}
+
+const KEYS: [&[u8]; 2] = [b"ann", b"bob"];
+
+fn asks<'a>(rules: &'a [Rule; 3], key: &'a [u8], cost: u32) -> [Ask<'a>; 2] {
+    [
+        Ask { key, rules: vec![(&rules[0], cost), (&rules[1], cost)] },
+        Ask { key: b"all", rules: vec![(&rules[2], cost)] },
+    ]
+}
+
+/// How a store may be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    No,
+    /// Sends again what may have happened.
+    SendsAgain,
+}
+
+/// The simulated store, or a broken one.
+#[derive(Clone)]
+struct Through(SimStore, Broken);
+
+impl Store for Through {
+    fn limits(&self) -> &Limits {
+        self.0.limits()
+    }
+
+    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
+        self.0.get(key).await
+    }
+
+    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
+        self.0.get_many(keys).await
+    }
+
+    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
+        self.0.write(write).await
+    }
+
+    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
+        self.0.write_many(writes).await
+    }
+
+    async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
+        self.0.scan(scan).await
+    }
+
+    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
+        self.0.trim(trim).await
+    }
+
+    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        loop {
+            match self.0.update(key, procedure).await {
+                Err(error) if error.effect() == Effect::Unknown && self.1 == Broken::SendsAgain => {}
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// What callers were told.
+#[derive(Debug, Default)]
+struct Told {
+    admitted: [u32; 2],
+    errors: u32,
+}
+
+/// Three processes ask for two keys, under faults; one crashes. What is wrong with it.
+fn run(seed: u64, faults: Faults, broken: Broken) -> std::result::Result<(), String> {
+    let simulation = Simulation::new(seed);
+    simulation.set_faults(faults);
+    let told = Arc::new(Mutex::new(Told::default()));
+    for node in 0..3 {
+        let limiter = JointLimiter::new(Through(simulation.store(Node(node)), broken), "api");
+        let (entropy, told) = (simulation.entropy(), Arc::clone(&told));
+        simulation.spawn(Node(node), async move {
+            let rules = rules();
+            for _ in 0..12 {
+                let key = usize::try_from(below(&entropy, 2)).unwrap();
+                let cost = u32::try_from(below(&entropy, 4)).unwrap();
+                let outcome = limiter.check_or(&asks(&rules, KEYS[key], cost), |_, _| OnError::Deny).await;
+                let mut told = told.lock().unwrap();
+                told.admitted[key] += if outcome.is_allowed { cost } else { 0 };
+                told.errors += u32::try_from(outcome.errors.len()).unwrap();
+            }
+        });
+    }
+    if faults != Faults::NONE {
+        let _ = simulation.run_for(Duration::from_millis(1 + seed % 20));
+        simulation.crash(Node(2));
+    }
+    simulation.run().map_err(|error| format!("{error}"))?;
+    let told = told.lock().unwrap();
+    let ensure = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("seed {seed}: {what}: {told:?}")) };
+    ensure(told.admitted.iter().all(|&admitted| admitted <= LIMIT), "a key had more than its limit")?;
+    ensure(told.admitted.iter().sum::<u32>() <= LIMIT + LIMIT / 2, "all had more than their limit")?;
+    // What is left, by the store itself.
+    let truth = JointLimiter::new(simulation.truth(), "api");
+    let rules = rules();
+    for (key, &admitted) in KEYS.iter().zip(&told.admitted) {
+        let look = futures::executor::block_on(truth.check(&asks(&rules, key, 0))).unwrap();
+        let used: Vec<_> = look.each().iter().map(|decision| decision.limit() - decision.remaining()).collect();
+        ensure(used[0] >= admitted && used[1] >= admitted, "what was admitted is not counted")?;
+        ensure(used[2] >= told.admitted.iter().sum(), "what was admitted is not counted for all")?;
+        if faults == Faults::NONE {
+            // Of the bucket all but the time between: less than a token.
+            ensure(used[0] <= admitted + 1 && used[1] == admitted, "what was denied was not given back")?;
+        }
+    }
+    Ok(())
+}
+
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    match std::env::var("SYSD_SIM_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().unwrap();
+            seed..seed + 1
+        }
+        Err(_) => 0..count,
+    }
+}
+
+const FAULTY: Faults = Faults { reply_lost: 150, ..Faults::MANY };
+
+#[test]
+fn without_faults_a_denied_request_takes_nothing() {
+    for seed in seeds(500) {
+        run(seed, Faults::NONE, Broken::No).unwrap();
+    }
+}
+
+#[test]
+fn with_faults_and_a_crash_nothing_is_ever_given() {
+    for seed in seeds(4_000) {
+        run(seed, FAULTY, Broken::No).unwrap();
+    }
+}
+
+#[test]
+fn giving_back_again_after_a_lost_reply_is_found() {
+    assert!((0..4_000).any(|seed| run(seed, FAULTY, Broken::SendsAgain).is_err()), "nobody noticed");
+}
+
+#[tokio::test]
+async fn an_error_is_open_or_closed_as_chosen_and_what_was_taken_before_is_given_back() {
+    let store = sysd_storage::Memory::new();
+    let limiter = JointLimiter::new(store.clone(), "api");
+    let rules = rules();
+    let long = vec![b'x'; 100_000];
+    let asks = |cost| {
+        [Ask { key: b"ann", rules: vec![(&rules[0], cost)] }, Ask { key: &long, rules: vec![(&rules[2], cost)] }]
+    };
+    let error = limiter.check(&asks(1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::TooLarge, Effect::None));
+    let left = async || limiter.check(&asks(0)[..1]).await.unwrap().decision().remaining();
+    assert_eq!(left().await, LIMIT);
+    let open = limiter.check_or(&asks(1), |at, _| if at == 1 { OnError::Allow } else { OnError::Deny }).await;
+    assert!(open.is_allowed && open.errors.len() == 1 && open.decision.unwrap().is_allowed());
+    assert_eq!(left().await, LIMIT - 1);
+    let nothing: Result<_, Error> = limiter.check(&[]).await;
+    assert_eq!(nothing.unwrap_err().kind(), ErrorKind::Invalid);
+}
