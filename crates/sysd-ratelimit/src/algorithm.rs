@@ -2,14 +2,17 @@
 
 use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, Space, Step, Timestamp, Undecodable};
 
-use crate::model::{Decision, FixedWindow, LeakyBucket, SlidingLog, SlidingWindow, TokenBucket};
+#[cfg(feature = "calendar")]
+use crate::model::CalendarWindow;
+use crate::model::{CalendarSpan, Decision, FixedWindow, LeakyBucket, SlidingLog, SlidingWindow, TokenBucket};
 use crate::procedure::{
-    FixedVerdict, LoggedVerdict, SlidingVerdict, Take, TakeFixed, TakeLogged, TakeSliding, Verdict,
+    CalendarVerdict, FixedVerdict, LoggedVerdict, SlidingVerdict, Take, TakeCalendar, TakeFixed, TakeLogged,
+    TakeSliding, Verdict,
 };
 use crate::schema;
 
-/// An algorithm with its numbers: [`TokenBucket`], [`LeakyBucket`], [`FixedWindow`], [`SlidingWindow`] or [`SlidingLog`]; or
-/// [`Limit`], which is one of them, chosen at run time.
+/// An algorithm with its numbers: [`TokenBucket`], [`LeakyBucket`], [`FixedWindow`], [`SlidingWindow`], [`SlidingLog`] or
+/// `CalendarWindow` (feature `calendar`); or [`Limit`], which is one of them, chosen at run time.
 ///
 /// It says which procedure decides on a request, and what that procedure's output means. Sealed: their states lie in stores.
 pub trait Algorithm: sealed::Sealed + Clone + Send + Sync + 'static {
@@ -70,6 +73,31 @@ algorithm!(TokenBucket, Take, schema::BUCKETS, burst);
 algorithm!(FixedWindow, TakeFixed, schema::FIXED_WINDOWS, limit);
 algorithm!(SlidingWindow, TakeSliding, schema::SLIDING_WINDOWS, limit);
 algorithm!(SlidingLog, TakeLogged, schema::SLIDING_LOGS, limit);
+algorithm!(CalendarSpan, TakeCalendar, schema::CALENDAR_WINDOWS, limit);
+
+#[cfg(feature = "calendar")]
+impl sealed::Sealed for CalendarWindow {}
+
+#[cfg(feature = "calendar")]
+impl Algorithm for CalendarWindow {
+    type Take = TakeCalendar;
+
+    fn space(&self) -> Space {
+        schema::CALENDAR_WINDOWS
+    }
+
+    fn take(&self, cost: u32) -> TakeCalendar {
+        TakeCalendar::new(self.span(), cost)
+    }
+
+    fn decision(&self, take: &TakeCalendar, output: &CalendarVerdict) -> Decision {
+        take.decision(output)
+    }
+
+    fn limit(&self) -> u32 {
+        self.limit()
+    }
+}
 
 impl sealed::Sealed for LeakyBucket {}
 
@@ -108,6 +136,8 @@ pub enum Limit {
     SlidingWindow(SlidingWindow),
     /// See [`SlidingLog`].
     SlidingLog(SlidingLog),
+    /// See [`CalendarSpan`].
+    Calendar(CalendarSpan),
 }
 
 /// The decision of a [`Limit`].
@@ -243,4 +273,5 @@ each! {
     3 FixedWindow: FixedWindow TakeFixed FixedVerdict;
     4 SlidingWindow: SlidingWindow TakeSliding SlidingVerdict;
     5 SlidingLog: SlidingLog TakeLogged LoggedVerdict;
+    6 Calendar: CalendarSpan TakeCalendar CalendarVerdict;
 }

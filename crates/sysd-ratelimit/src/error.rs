@@ -33,6 +33,12 @@ pub enum RateLimitError {
         /// The limit that was given.
         limit: u32,
     },
+    /// A time zone that is not in the database.
+    #[error("zone: {name:?} is no time zone; give a name of the IANA database, like Europe/Berlin, or UTC")]
+    UnknownZone {
+        /// The name that was given, shortened.
+        name: String,
+    },
     /// A rule's name that no header could carry.
     #[error("rule: {name:?} is no name; give 1 to 64 printable ASCII characters other than \" and \\")]
     RuleName {

@@ -13,11 +13,13 @@ pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
 pub use joint::{Ask, JointLimiter, JointOutcome, OnError};
 pub use model::{
-    Decision, FixedWindow, JointDecision, LeakyBucket, MAX_REFILL, Outcome, RULE_NAME_MAX, RULES_MAX, Rate, Rule,
-    RuleSet, SLIDING_LOG_MAX, SlidingLog, SlidingWindow, TokenBucket,
+    CalendarSpan, Decision, FixedWindow, JointDecision, LeakyBucket, MAX_REFILL, Outcome, RULE_NAME_MAX, RULES_MAX,
+    Rate, Rule, RuleLimit, RuleSet, SLIDING_LOG_MAX, SlidingLog, SlidingWindow, TokenBucket,
 };
+#[cfg(feature = "calendar")]
+pub use model::{CalendarUnit, CalendarWindow};
 pub use procedure::{
-    FixedVerdict, GiveAll, JointVerdict, LoggedVerdict, SlidingVerdict, Take, TakeAll, TakeFixed, TakeLogged,
-    TakeSliding, Verdict,
+    CalendarVerdict, FixedVerdict, GiveAll, JointVerdict, LoggedVerdict, SlidingVerdict, Take, TakeAll, TakeCalendar,
+    TakeFixed, TakeLogged, TakeSliding, Verdict,
 };
 pub use service::{RateLimiter, RuleLimiter};

@@ -1,5 +1,6 @@
 //! Validated types: what a limit is, and what it answers.
 
+mod calendar;
 mod decision;
 mod fixed_window;
 mod leaky_bucket;
@@ -10,12 +11,17 @@ mod sliding_window;
 mod span;
 mod token_bucket;
 
+#[cfg(test)]
+pub(crate) use calendar::BOUNDS;
+pub use calendar::CalendarSpan;
+#[cfg(feature = "calendar")]
+pub use calendar::{CalendarUnit, CalendarWindow};
 pub use decision::{Decision, Outcome};
 pub use fixed_window::FixedWindow;
 pub use leaky_bucket::LeakyBucket;
 pub use rate::{MAX_REFILL, Rate};
 pub(crate) use rule::RuleId;
-pub use rule::{JointDecision, RULE_NAME_MAX, RULES_MAX, Rule, RuleSet};
+pub use rule::{JointDecision, RULE_NAME_MAX, RULES_MAX, Rule, RuleLimit, RuleSet};
 pub use sliding_log::{SLIDING_LOG_MAX, SlidingLog};
 pub use sliding_window::SlidingWindow;
 pub(crate) use span::Span;

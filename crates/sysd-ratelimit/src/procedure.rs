@@ -1,5 +1,6 @@
 //! The decisions, pure: they are given the state, the time and the cost.
 
+pub(crate) mod calendar;
 pub(crate) mod fixed_window;
 pub(crate) mod give;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use sysd_core::{StateBytes, StateChange, Step, Timestamp, Undecodable};
 
+pub use calendar::{CalendarVerdict, TakeCalendar};
 pub use fixed_window::{FixedVerdict, TakeFixed};
 pub use give::GiveAll;
 pub use rules::{JointVerdict, TakeAll};

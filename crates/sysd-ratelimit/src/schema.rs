@@ -14,6 +14,8 @@ pub const BUCKETS: Space = Space::conditional("ratelimit");
 pub const QUEUES: Space = Space::conditional("ratelimit_queue");
 /// Where fixed windows lie.
 pub const FIXED_WINDOWS: Space = Space::conditional("ratelimit_fixed");
+/// Where windows of the calendar lie, in the format of fixed windows.
+pub const CALENDAR_WINDOWS: Space = Space::conditional("ratelimit_calendar");
 /// Where the counters of sliding windows lie.
 pub const SLIDING_WINDOWS: Space = Space::conditional("ratelimit_sliding");
 /// Where sliding logs lie.

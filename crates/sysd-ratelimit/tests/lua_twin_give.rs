@@ -1,26 +1,32 @@
 //! The Lua twin of giving back against the Rust one, as in `lua_twin.rs`.
+#![cfg(feature = "calendar")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sysd_core::{Procedure as _, StateChange, Timestamp};
+use sysd_core::{ManualClock, Procedure as _, StateChange, Timestamp};
 use sysd_ratelimit::{
-    FixedWindow, GiveAll, LeakyBucket, Limit, Rate, Rule, SlidingLog, SlidingWindow, TakeAll, TokenBucket,
+    CalendarUnit, CalendarWindow, FixedWindow, GiveAll, LeakyBucket, Rate, Rule, RuleLimit, SlidingLog, SlidingWindow,
+    TakeAll, TokenBucket,
 };
 
 mod twin;
 
 use twin::{History, Twin, compare, reject_slips, starts};
 
-fn rule(at: usize, count: u32, period_us: u64) -> Rule {
+fn rule(at: usize, count: u32, period_us: u64, now_us: u64) -> Rule {
     let rate = Rate::new(count, Duration::from_micros(period_us)).unwrap();
-    let limit: Limit = match at % 5 {
+    let limit: RuleLimit = match at % 6 {
         0 => TokenBucket::new(rate, count).unwrap().into(),
         1 => LeakyBucket::new(rate, count).unwrap().into(),
         2 => FixedWindow::new(rate).into(),
         3 => SlidingWindow::new(rate).into(),
-        _ => SlidingLog::new(rate).unwrap().into(),
+        4 => SlidingLog::new(rate).unwrap().into(),
+        _ => {
+            let clock = ManualClock::new(Timestamp::from_micros(now_us).unwrap());
+            CalendarWindow::new(count, CalendarUnit::Minute, "UTC", clock).unwrap().into()
+        }
     };
     Rule::new(&format!("rule {at}"), limit).unwrap()
 }
@@ -29,7 +35,8 @@ fn rule(at: usize, count: u32, period_us: u64) -> Rule {
 type Call = (i64, Vec<(usize, u32, u64, u32)>);
 
 fn call() -> impl Strategy<Value = Call> {
-    let steps = prop_oneof![4 => Just(0_i64), 4 => 0..=4_i64, 1 => 0..=40_i64, 1 => -10..=0_i64];
+    let steps =
+        prop_oneof![4 => Just(0_i64), 4 => 0..=4_i64, 1 => 0..=40_i64, 1 => 0..=70_000_000_i64, 1 => -10..=0_i64];
     let windows = prop_oneof![Just(7_u64), 1_u64..=20, Just(500_000_000_000_000)];
     let some = proptest::sample::subsequence((0..6_usize).collect::<Vec<_>>(), 1..=4);
     let asked = some.prop_flat_map(move |places| {
@@ -52,7 +59,8 @@ fn histories() -> impl Strategy<Value = History<GiveAll>> {
         let (mut state, mut taken): (Option<Vec<u8>>, Vec<GiveAll>) = (None, Vec::new());
         for (step, asked) in calls {
             now_us = now_us.saturating_add_signed(step).min(Timestamp::MAX.as_micros());
-            let rules: Vec<_> = asked.into_iter().map(|(at, count, us, cost)| (rule(at, count, us), cost)).collect();
+            let rules: Vec<_> =
+                asked.into_iter().map(|(at, count, us, cost)| (rule(at, count, us, now_us), cost)).collect();
             let take = TakeAll::new(rules.iter().map(|(rule, cost)| (rule, *cost)));
             let done = take.apply(state.as_deref(), time(now_us)).unwrap();
             if let StateChange::Put { state: new, .. } = done.change {
@@ -66,7 +74,7 @@ fn histories() -> impl Strategy<Value = History<GiveAll>> {
             state[at] = byte;
         }
         if taken.is_empty() {
-            let rule = rule(0, 5, 7);
+            let rule = rule(0, 5, 7, 0);
             let take = TakeAll::new([(&rule, 1)]);
             taken.extend(GiveAll::of(&take, &take.apply(None, time(now_us)).unwrap().output));
         }
@@ -82,7 +90,7 @@ fn histories() -> impl Strategy<Value = History<GiveAll>> {
 }
 
 fn any_give() -> GiveAll {
-    let rule = rule(0, 5, 7);
+    let rule = rule(0, 5, 7, 0);
     let take = TakeAll::new([(&rule, 1)]);
     GiveAll::of(&take, &take.apply(None, Timestamp::UNIX_EPOCH).unwrap().output).unwrap()
 }
@@ -110,6 +118,9 @@ fn slips_are_found() {
             ("at - taken > into + window", "at - taken > into"),
             ("previous = math.max(previous - cost, 0)", "previous = 0"),
             ("if noted > cost then return", "if noted >= cost then return"),
+            ("or taken < begin or", "or"),
+            ("or taken > at then", "then"),
+            ("for index = 1, 7 do", "for index = 1, 3 do"),
             ("if time == taken then", "if time >= taken then"),
             ("entry[2] == code and ", ""),
             ("if entry[5] then is_kept = entry[4] ~= '' end", ""),

@@ -1,11 +1,15 @@
 //! The Lua twin of several rules against the Rust one, as in `lua_twin.rs`.
+#![cfg(feature = "calendar")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sysd_core::{Procedure as _, StateChange, Timestamp};
-use sysd_ratelimit::{FixedWindow, LeakyBucket, Limit, Rate, Rule, SlidingLog, SlidingWindow, TakeAll, TokenBucket};
+use sysd_core::{ManualClock, Procedure as _, StateChange, Timestamp};
+use sysd_ratelimit::{
+    CalendarUnit, CalendarWindow, FixedWindow, LeakyBucket, Rate, Rule, RuleLimit, SlidingLog, SlidingWindow, TakeAll,
+    TokenBucket,
+};
 
 mod twin;
 
@@ -14,19 +18,20 @@ use twin::{History, Twin, compare, reject_slips, starts};
 /// So long that a bucket of six still refills in time.
 const LONG_US: u64 = 500_000_000_000_000;
 
-fn limit(algorithm: usize, count: u32, period_us: u64) -> Limit {
+fn rule(at: usize, algorithm: usize, count: u32, period_us: u64, now_us: u64) -> Rule {
     let rate = Rate::new(count, Duration::from_micros(period_us)).unwrap();
-    match algorithm {
+    let limit: RuleLimit = match algorithm {
         0 => TokenBucket::new(rate, count).unwrap().into(),
         1 => LeakyBucket::new(rate, count).unwrap().into(),
         2 => FixedWindow::new(rate).into(),
         3 => SlidingWindow::new(rate).into(),
-        _ => SlidingLog::new(rate).unwrap().into(),
-    }
-}
-
-fn rule(at: usize, algorithm: usize, count: u32, period_us: u64) -> Rule {
-    Rule::new(&format!("rule {at}"), limit(algorithm, count, period_us)).unwrap()
+        4 => SlidingLog::new(rate).unwrap().into(),
+        _ => {
+            let clock = ManualClock::new(Timestamp::from_micros(now_us).unwrap());
+            CalendarWindow::new(count, CalendarUnit::Month, "UTC", clock).unwrap().into()
+        }
+    };
+    Rule::new(&format!("rule {at}"), limit).unwrap()
 }
 
 /// A call: how far the clock moves; for each rule that is asked its place, algorithm, limit, window and cost.
@@ -35,13 +40,13 @@ type Call = (i64, Vec<(usize, usize, u32, u64, u32)>);
 fn calls() -> impl Strategy<Value = Vec<Call>> {
     let costs = prop_oneof![1 => Just(0_u32), 6 => Just(1_u32), 2 => 0..=6_u32];
     // Mostly the algorithm that a rule of this place has.
-    let kinds = prop_oneof![12 => Just(None), 1 => (0..5_usize).prop_map(Some)];
+    let kinds = prop_oneof![12 => Just(None), 1 => (0..6_usize).prop_map(Some)];
     let asked = (proptest::sample::subsequence((0..6_usize).collect::<Vec<_>>(), 1..=4), any::<bool>()).prop_flat_map(
         move |(places, is_back)| {
             let each = (kinds.clone(), 1_u32..=5, prop_oneof![1_u64..=20, Just(LONG_US)], costs.clone());
             proptest::collection::vec(each, places.len()).prop_map(move |each| {
                 let ask = |(&at, (kind, count, period_us, cost)): (&usize, (Option<usize>, u32, u64, u32))| {
-                    (at, kind.unwrap_or(at % 5), count, period_us, cost)
+                    (at, kind.unwrap_or(at % 6), count, period_us, cost)
                 };
                 let mut asked: Vec<_> = places.iter().zip(each).map(ask).collect();
                 if is_back {
@@ -55,10 +60,10 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     proptest::collection::vec((steps, asked), 1..25)
 }
 
-fn take(asked: &[(usize, usize, u32, u64, u32)]) -> TakeAll {
+fn take(asked: &[(usize, usize, u32, u64, u32)], now_us: u64) -> TakeAll {
     let rules: Vec<_> = asked
         .iter()
-        .map(|&(at, algorithm, count, period_us, cost)| (rule(at, algorithm, count, period_us), cost))
+        .map(|&(at, algorithm, count, period_us, cost)| (rule(at, algorithm, count, period_us, now_us), cost))
         .collect();
     TakeAll::new(rules.iter().map(|(rule, cost)| (rule, *cost)))
 }
@@ -68,7 +73,7 @@ fn states() -> impl Strategy<Value = Vec<u8>> {
     let whole = |rules: usize| {
         let mut state: Option<Vec<u8>> = None;
         for at in (0..rules).chain(0..rules.min(2)) {
-            let take = take(&[(at, at % 5, 5, LONG_US, 1)]);
+            let take = take(&[(at, at % 6, 5, LONG_US, 1)], 1_700_000_000_000_000);
             let now = Timestamp::from_micros(1_700_000_000_000_000).unwrap();
             if let StateChange::Put { state: new, .. } = take.apply(state.as_deref(), now).unwrap().change {
                 state = Some(new.to_vec());
@@ -103,7 +108,7 @@ fn histories() -> impl Strategy<Value = History<TakeAll>> {
             .into_iter()
             .map(|(step, asked)| {
                 now_us = now_us.saturating_add_signed(step).min(Timestamp::MAX.as_micros());
-                (Timestamp::from_micros(now_us).unwrap(), take(&asked))
+                (Timestamp::from_micros(now_us).unwrap(), take(&asked, now_us))
             })
             .collect();
         History { state, calls }
@@ -111,7 +116,7 @@ fn histories() -> impl Strategy<Value = History<TakeAll>> {
 }
 
 fn any_take() -> TakeAll {
-    take(&[(0, 0, 1, 1, 1)])
+    take(&[(0, 0, 1, 1, 1)], 0)
 }
 
 #[test]

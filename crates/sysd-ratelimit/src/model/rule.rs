@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "calendar")]
+use super::calendar::CalendarWindow;
 use super::decision::{Decision, Outcome};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
@@ -28,11 +30,35 @@ impl RuleId {
 ///
 /// The name is what its states are known by: a rule whose numbers change under the same name keeps them, one that gets
 /// another name or another algorithm begins anew.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     name: Arc<str>,
     id: RuleId,
-    limit: Limit,
+    limit: RuleLimit,
+}
+
+/// What a rule decides by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RuleLimit {
+    /// The same at any time.
+    Limit(Limit),
+    /// The calendar's windows.
+    #[cfg(feature = "calendar")]
+    Calendar(CalendarWindow),
+}
+
+impl<L: Into<Limit>> From<L> for RuleLimit {
+    fn from(limit: L) -> Self {
+        Self::Limit(limit.into())
+    }
+}
+
+#[cfg(feature = "calendar")]
+impl From<CalendarWindow> for RuleLimit {
+    fn from(window: CalendarWindow) -> Self {
+        Self::Calendar(window)
+    }
 }
 
 impl Rule {
@@ -41,7 +67,7 @@ impl Rule {
     /// # Errors
     /// [`RateLimitError::RuleName`] for a name that is empty, longer than [`RULE_NAME_MAX`] bytes, or has other characters than
     /// those a header can quote: printable ASCII but `"` and `\`.
-    pub fn new(name: &str, limit: impl Into<Limit>) -> Result<Self, RateLimitError> {
+    pub fn new(name: &str, limit: impl Into<RuleLimit>) -> Result<Self, RateLimitError> {
         let is_quotable = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
         if name.is_empty() || name.len() > RULE_NAME_MAX || !name.bytes().all(is_quotable) {
             return Err(RateLimitError::RuleName { name: name.chars().take(RULE_NAME_MAX).collect() });
@@ -54,9 +80,18 @@ impl Rule {
         &self.name
     }
 
-    /// The limit.
-    pub fn limit(&self) -> &Limit {
+    /// What it decides by.
+    pub fn by(&self) -> &RuleLimit {
         &self.limit
+    }
+
+    /// The limit as it is now.
+    pub fn limit(&self) -> Limit {
+        match &self.limit {
+            RuleLimit::Limit(limit) => *limit,
+            #[cfg(feature = "calendar")]
+            RuleLimit::Calendar(window) => window.span().into(),
+        }
     }
 
     pub(crate) fn id(&self) -> RuleId {

@@ -33,6 +33,20 @@ local function to_fixed(state, expires, taken, arguments)
   return pack('>BI7I4', 1, at, count - cost), expires
 end
 
+local function to_calendar(state, expires, taken, arguments)
+  if #state ~= 12 then return nil end
+  local version, at, count = unpack('>BI7I4', state)
+  if version ~= 1 or at > LAST_TIME then return nil end
+  local cost, begin = unpack('>I4', arguments, 69), nil
+  for index = 1, 7 do
+    local bound, next_bound = unpack('>I8I8', arguments, 8 * index - 7)
+    if bound <= at and at < next_bound then begin = bound end
+  end
+  if not begin or taken < begin or taken > at then return false end
+  if count <= cost then return '', 0 end
+  return pack('>BI7I4', 1, at, count - cost), expires
+end
+
 local function to_sliding(state, expires, taken, arguments)
   if #state ~= 16 then return nil end
   local version, at, current, previous = unpack('>BI7I4I4', state)
@@ -70,7 +84,7 @@ local function to_log(state, expires, taken, arguments)
 end
 
 if not state then return 'keep', pack('>B', 0) end
-local GIVE = {to_bucket, to_bucket, to_fixed, to_sliding, to_log}
+local GIVE = {to_bucket, to_bucket, to_fixed, to_sliding, to_log, to_calendar}
 local entries, count, by_id, position, size = {}, 0, {}, 2, #state
 if size < 2 or byte(state) ~= 1 then return 'undecodable', 'state' end
 while position <= size do

@@ -15,7 +15,7 @@ use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, State
 
 use super::rules::{Asked, JointVerdict, TakeAll, Written, record};
 use crate::algorithm::{Algorithm as _, Limit};
-use crate::model::{FixedWindow, SlidingWindow, TokenBucket};
+use crate::model::{CalendarSpan, FixedWindow, SlidingWindow, TokenBucket};
 use crate::schema::rules::{self as schema, Entry};
 use crate::schema::{fixed_window, sliding_log, sliding_window, token_bucket};
 
@@ -78,12 +78,23 @@ fn to_fixed(limit: &FixedWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Giv
     if state.at_us.checked_sub(taken.at_us).is_none_or(|since_us| since_us > into_us) {
         return Some(None);
     }
+    Some(less(state, entry, taken))
+}
+
+fn to_calendar(span: &CalendarSpan, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
+    let state = fixed_window::decode_state(entry.state)?;
+    let is_in = |(begin_us, _)| begin_us <= taken.at_us && taken.at_us <= state.at_us;
+    Some(if span.around(state.at_us).is_some_and(is_in) { less(state, entry, taken) } else { None })
+}
+
+/// A window's count without what was taken.
+fn less(state: fixed_window::State, entry: &Entry<'_>, taken: &Taken) -> Given {
     let count = state.count.saturating_sub(taken.asked.cost);
     if count == 0 {
-        return Some(GONE);
+        return GONE;
     }
     let state = fixed_window::State { count, ..state };
-    Some(Some((StateBytes::from_slice(&fixed_window::encode_state(&state)), entry.expires_us)))
+    Some((StateBytes::from_slice(&fixed_window::encode_state(&state)), entry.expires_us))
 }
 
 fn to_sliding(limit: &SlidingWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
@@ -123,6 +134,7 @@ fn give(entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
         Limit::FixedWindow(limit) => to_fixed(limit, entry, taken),
         Limit::SlidingWindow(limit) => to_sliding(limit, entry, taken),
         Limit::SlidingLog(_) => to_log(entry, taken),
+        Limit::Calendar(span) => to_calendar(span, entry, taken),
     }
 }
 

@@ -1,9 +1,9 @@
 -- Takes from several rules, all or none: the twin of rules.rs. Before it stand the algorithms as functions. Every number here is
 -- an integer below 2^53, where a double is exact.
 local LAST_TIME, ENTRIES_MAX, HEADER = 9007199254740991, 64, 14
-local ALGORITHMS = {token_bucket, token_bucket, fixed_window, sliding_window, sliding_log}
+local ALGORITHMS = {token_bucket, token_bucket, fixed_window, sliding_window, sliding_log, calendar}
 -- The last bytes of an algorithm's arguments are the cost.
-local COST_BYTES = {12, 12, 4, 4, 4}
+local COST_BYTES = {12, 12, 4, 4, 4, 4}
 local byte, sub, pack, unpack = string.byte, string.sub, struct.pack, struct.unpack
 
 -- An entry is its number, its algorithm, when it expires, its state, and whether it was written now.

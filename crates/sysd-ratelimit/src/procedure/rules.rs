@@ -43,7 +43,7 @@ impl JointVerdict {
 impl TakeAll {
     /// Takes each rule's cost. The rules are those of one [`RuleSet`](crate::RuleSet), some or all of them, each once.
     pub fn new<'a>(rules: impl IntoIterator<Item = (&'a Rule, u32)>) -> Self {
-        let asked = rules.into_iter().map(|(rule, cost)| Asked { id: rule.id(), limit: *rule.limit(), cost });
+        let asked = rules.into_iter().map(|(rule, cost)| Asked { id: rule.id(), limit: rule.limit(), cost });
         Self { asked: asked.collect() }
     }
 
@@ -76,6 +76,8 @@ static SCRIPT: Script = Script {
         include_str!("sliding_window.lua"),
         "\nend\nlocal function sliding_log(state, now, arguments)\n",
         include_str!("sliding_log.lua"),
+        "\nend\nlocal function calendar(state, now, arguments)\n",
+        include_str!("calendar.lua"),
         "\nend\n",
         include_str!("rules.lua"),
     ),

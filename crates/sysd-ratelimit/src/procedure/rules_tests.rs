@@ -84,7 +84,7 @@ fn as_apart(sample: &Sample, joint: Joint) -> Result<(), TestCaseError> {
         now_us += step;
         let now = Timestamp::from_micros(now_us).unwrap();
         let mut ask = |at: usize, cost: u32, takes: bool| {
-            let limit = sample.rules[at].limit();
+            let limit = &sample.rules[at].limit();
             let take = limit.take(cost);
             let mut state = apart[at].clone();
             let output = run(&mut state, &take, now);

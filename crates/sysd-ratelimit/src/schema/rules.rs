@@ -3,7 +3,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 4 | the rule's number, the hash of its name |
-//! | 1 | the algorithm: 1 token bucket, 2 leaky bucket, 3 fixed window, 4 sliding window, 5 sliding log |
+//! | 1 | the algorithm: 1 token bucket, 2 leaky bucket, 3 fixed window, 4 sliding window, 5 sliding log, 6 calendar |
 //! | 7 | when the state says nothing any more, microseconds since 1970; zero: never |
 //! | 2 | the state's length |
 //! | | the state, as the algorithm stores it alone |
