@@ -1,0 +1,298 @@
+//! Decisions of a token bucket beside what one would use instead, in turns: `cargo bench -p sysd-benches --bench ratelimit`.
+//!
+//! In process: beside `governor` keyed by String, over 1, 100 thousand and 1 million keys, evenly and by Zipf's law (exponent 1.1),
+//! on one thread and on two. `decide_rules_3` are three rules on a key, all or nothing, beside three calls of governor, which
+//! are not.
+//!
+//! On Redis: 64 callers, each waiting for one decision before the next, beside a script by hand that is called once for each
+//! decision; one caller alone, the same; and 50,000 decisions a second offered at even intervals whatever the answers do, with
+//! the quantiles of their latencies. It needs a server: `cargo xtask servers up` prints the variable to export. An argument
+//! chooses rows by a part of their name.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::future_not_send)]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts of a bench"
+)]
+
+#[path = "support/callers.rs"]
+mod callers;
+#[path = "support/pairs.rs"]
+mod pairs;
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+use rand_distr::{Distribution as _, Zipf};
+use rand_pcg::Pcg64Mcg;
+use redis::aio::MultiplexedConnection;
+use sysd_core::{FastClock, SystemClock, SystemEntropy, random_base62};
+use sysd_ratelimit::{FixedWindow, RateLimiter, Rule, RuleLimiter, RuleSet, SlidingWindow, TokenBucket};
+use sysd_storage::{Memory, RedisConfig, RedisStore};
+
+use callers::timed;
+
+/// Calls visit so many places before they repeat.
+const VISITS: usize = 1 << 20;
+const CALLERS: u64 = 64;
+const REDIS_KEYS: u64 = 100_000;
+
+/// The memory store's futures are ready at once.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("the memory store never waits"),
+    }
+}
+
+/// Pseudo-random, so that no prefetcher sees a pattern.
+fn name(index: usize) -> String {
+    format!("{:016x}", (index as u128 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835) >> 64)
+}
+
+fn bucket() -> TokenBucket {
+    TokenBucket::new("4000000000/s".parse().unwrap(), 4_000_000_000).unwrap()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Law {
+    Uniform,
+    Zipf,
+}
+
+/// Names in the order in which they are visited.
+fn visits(keys: usize, law: Law) -> Vec<u32> {
+    let mut generator = Pcg64Mcg::new(7);
+    let zipf = Zipf::new(keys as f64, 1.1).unwrap();
+    let place = |at: usize| match law {
+        Law::Uniform => (at * 611_953) % keys,
+        Law::Zipf => zipf.sample(&mut generator) as usize - 1,
+    };
+    (0..VISITS).map(place).map(|place| u32::try_from(place).unwrap()).collect()
+}
+
+/// How long `calls` take, shared by `threads`.
+fn on_threads(
+    calls: u64,
+    threads: usize,
+    names: &[String],
+    visits: &[u32],
+    call: &(impl Fn(&String) + Sync),
+) -> Duration {
+    let each = usize::try_from(calls).unwrap().div_ceil(threads);
+    let barrier = Barrier::new(threads);
+    let times = std::thread::scope(|scope| {
+        let run = |thread: usize| {
+            let barrier = &barrier;
+            move || {
+                let mut at = thread * (VISITS / 2);
+                barrier.wait();
+                let start = Instant::now();
+                for _ in 0..each {
+                    at = (at + 1) % VISITS;
+                    call(&names[visits[at] as usize]);
+                }
+                start.elapsed()
+            }
+        };
+        let handles: Vec<_> = (0..threads).map(|thread| scope.spawn(run(thread))).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap()).collect::<Vec<_>>()
+    });
+    let share = calls as f64 / (each * threads) as f64;
+    times.into_iter().max().unwrap_or_default().mul_f64(share)
+}
+
+/// Whether the command line's filter has room for it.
+fn is_wanted(name: &str) -> bool {
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    filter.is_none_or(|filter| name.contains(&filter))
+}
+
+fn in_process() {
+    for (keys, size) in [(1, "1"), (100_000, "100k"), (1_000_000, "1m")] {
+        for law in [Law::Uniform, Law::Zipf] {
+            for threads in [1, 2] {
+                let row = format!("decide_{size}_{law:?}_t{threads}").to_lowercase();
+                if (keys == 1 && matches!(law, Law::Zipf)) || !is_wanted(&row) {
+                    continue;
+                }
+                let names: Vec<_> = (0..keys).map(name).collect();
+                let visits = visits(keys, law);
+                let limiter = RateLimiter::new(Memory::with_clock(FastClock::new()), "api", bucket());
+                let governor = governor::RateLimiter::keyed(governor::Quota::per_second(NonZeroU32::MAX));
+                let ours = |name: &String| assert!(now(limiter.check(name, 1)).unwrap().is_allowed());
+                let other = |name: &String| assert!(governor.check_key(name).is_ok());
+                names.iter().for_each(ours);
+                names.iter().for_each(other);
+                pairs::compare(
+                    &row,
+                    |calls| on_threads(calls, threads, &names, &visits, &ours),
+                    |calls| on_threads(calls, threads, &names, &visits, &other),
+                );
+            }
+        }
+    }
+}
+
+fn rules() {
+    let row = "decide_rules_3_100k";
+    if !is_wanted(row) {
+        return;
+    }
+    let names: Vec<_> = (0..100_000).map(name).collect();
+    let visits = visits(names.len(), Law::Uniform);
+    let rules = RuleSet::new([
+        Rule::new("second", bucket()).unwrap(),
+        Rule::new("minute", SlidingWindow::new("4000000000/m".parse().unwrap())).unwrap(),
+        Rule::new("day", FixedWindow::new("4000000000/d".parse().unwrap())).unwrap(),
+    ]);
+    let limiter = RuleLimiter::new(Memory::with_clock(FastClock::new()), "api", rules.unwrap());
+    let governors = [(); 3].map(|()| governor::RateLimiter::keyed(governor::Quota::per_second(NonZeroU32::MAX)));
+    let ours = |name: &String| assert!(now(limiter.check(name, 1)).unwrap().is_allowed());
+    let other = |name: &String| assert!(governors.iter().all(|governor| governor.check_key(name).is_ok()));
+    names.iter().for_each(ours);
+    names.iter().for_each(other);
+    pairs::compare(
+        row,
+        |calls| on_threads(calls, 1, &names, &visits, &ours),
+        |calls| on_threads(calls, 1, &names, &visits, &other),
+    );
+}
+
+/// What one would write by hand: tokens and a time in a string, refilled and taken.
+const BY_HAND: &str = r"
+    local state = redis.call('GET', KEYS[1])
+    local now, rate, burst, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+    local tokens, at = burst, now
+    if state then tokens, at = struct.unpack('>dI8', state) end
+    tokens = math.min(burst, tokens + math.max(now - at, 0) * rate / 1000000)
+    local allowed = tokens >= cost
+    if allowed then tokens = tokens - cost end
+    redis.call('SET', KEYS[1], struct.pack('>dI8', tokens, now), 'PX', 3600000)
+    return {allowed and 1 or 0, tostring(tokens)}";
+
+fn micros() -> u64 {
+    u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_micros()).unwrap()
+}
+
+struct Redis {
+    runtime: tokio::runtime::Runtime,
+    limiter: RateLimiter<RedisStore>,
+    bare: MultiplexedConnection,
+    hash: String,
+    prefix: String,
+    next: Arc<AtomicU64>,
+}
+
+impl Redis {
+    fn connect(url: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let prefix = format!("{}:", random_base62(12, &SystemEntropy));
+        let config = RedisConfig { prefix: prefix.clone(), ..RedisConfig::default() };
+        let store = runtime.block_on(RedisStore::connect_with(url, config, SystemClock)).unwrap();
+        let client = redis::Client::open(url).unwrap();
+        let mut bare = runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
+        let load = redis::cmd("SCRIPT").arg("LOAD").arg(BY_HAND).to_owned();
+        let hash = runtime.block_on(load.query_async(&mut bare)).unwrap();
+        let limiter = RateLimiter::new(store, "api", bucket());
+        let redis = Self { runtime, limiter, bare, hash, prefix, next: Arc::new(AtomicU64::new(0)) };
+        // All states are there before anything is measured.
+        redis.ours(2 * REDIS_KEYS, CALLERS);
+        redis.by_hand(2 * REDIS_KEYS, CALLERS);
+        redis
+    }
+
+    fn ours(&self, calls: u64, callers: u64) -> Duration {
+        let (limiter, next) = (self.limiter.clone(), Arc::clone(&self.next));
+        self.runtime.block_on(timed(calls, callers, move |_| {
+            let (limiter, at) = (limiter.clone(), next.fetch_add(1, Ordering::Relaxed));
+            async move { assert!(limiter.check(key(at), 1).await.unwrap().is_allowed()) }
+        }))
+    }
+
+    fn by_hand(&self, calls: u64, callers: u64) -> Duration {
+        let (bare, hash, prefix, next) =
+            (self.bare.clone(), self.hash.clone(), self.prefix.clone(), Arc::clone(&self.next));
+        self.runtime.block_on(timed(calls, callers, move |_| {
+            let (mut bare, at) = (bare.clone(), next.fetch_add(1, Ordering::Relaxed));
+            let mut command = redis::cmd("EVALSHA");
+            command.arg(&hash).arg(1).arg(format!("{prefix}by hand:{}", key(at)));
+            command.arg(micros()).arg(1_000_000).arg(1_000_000).arg(1);
+            async move {
+                let (allowed, _): (u8, String) = command.query_async(&mut bare).await.unwrap();
+                assert_eq!(allowed, 1);
+            }
+        }))
+    }
+
+    /// Offers so many a second, at even intervals, and says how long each took from when it was due.
+    fn offered(&self, per_second: u64, seconds: u64) {
+        let times = Arc::new(Mutex::new(Histogram::<u64>::new(3).unwrap()));
+        self.runtime.block_on(async {
+            let start = Instant::now();
+            let total = per_second * seconds;
+            let mut tasks = tokio::task::JoinSet::new();
+            let mut sent = 0;
+            while sent < total {
+                let due = u64::try_from(start.elapsed().as_nanos()).unwrap() * per_second / 1_000_000_000;
+                while sent < due.min(total) {
+                    let (limiter, next, times) = (self.limiter.clone(), Arc::clone(&self.next), Arc::clone(&times));
+                    let due = start + Duration::from_nanos(sent * 1_000_000_000 / per_second);
+                    tasks.spawn(async move {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        assert!(limiter.check(key(at), 1).await.unwrap().is_allowed());
+                        times.lock().record(u64::try_from(due.elapsed().as_micros()).unwrap()).unwrap();
+                    });
+                    sent += 1;
+                }
+                while tasks.try_join_next().is_some() {}
+                // Others run; the next are due when this comes round again.
+                tokio::task::yield_now().await;
+            }
+            while tasks.join_next().await.is_some() {}
+        });
+        let times = times.lock();
+        println!(
+            "redis_offered_{per_second}           p50 {} us, p99 {} us, p99.9 {} us, longest {} us",
+            times.value_at_quantile(0.5),
+            times.value_at_quantile(0.99),
+            times.value_at_quantile(0.999),
+            times.max()
+        );
+    }
+}
+
+fn key(at: u64) -> String {
+    format!("{:016x}", (at.wrapping_mul(61_153) % REDIS_KEYS + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
+fn on_redis() {
+    if !["redis_decide_c64", "redis_decide_c1", "redis_offered_50000"].iter().any(|row| is_wanted(row)) {
+        return;
+    }
+    let url = std::env::var("SYSD_TEST_REDIS_URL")
+        .expect("SYSD_TEST_REDIS_URL is not set: run `cargo xtask servers up` and export what it prints");
+    let redis = Redis::connect(&url);
+    for (row, callers) in [("redis_decide_c64", CALLERS), ("redis_decide_c1", 1)] {
+        if is_wanted(row) {
+            pairs::compare(row, |calls| redis.ours(calls, callers), |calls| redis.by_hand(calls, callers));
+        }
+    }
+    if is_wanted("redis_offered_50000") {
+        for _ in 0..3 {
+            redis.offered(50_000, 5);
+        }
+    }
+}
+
+fn main() {
+    in_process();
+    rules();
+    on_redis();
+}
