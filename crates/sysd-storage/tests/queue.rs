@@ -1,0 +1,142 @@
+//! A queue on memory, by a clock that is moved by hand: how many jobs are in flight
+#![cfg(all(feature = "memory", feature = "seeded-bugs"))]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseResult, TestRunner};
+use sysd_core::queue::{Held, JobId, LeasedJob, NewJob, Queue as _, QueueExt as _, Settlement};
+use sysd_core::{Clock as _, ErrorKind, ManualClock, SeededEntropy, Timestamp};
+use sysd_storage::queue::Bug;
+use sysd_storage::{Memory, QueueConfig, RecordQueue};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Enqueue { lane: u8, count: usize },
+    Lease { jobs_max: usize, hold_ms: u64, is_other: bool },
+    Settle { which: usize, is_release: bool },
+    Wait { by_ms: u64 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        2 => (0..2_u8, 1..4_usize).prop_map(|(lane, count)| Step::Enqueue { lane, count }),
+        4 => (1..5_usize, 1..40_u64, any::<bool>())
+            .prop_map(|(jobs_max, hold_ms, is_other)| Step::Lease { jobs_max, hold_ms, is_other }),
+        2 => (0..8_usize, any::<bool>()).prop_map(|(which, is_release)| Step::Settle { which, is_release }),
+        2 => (1..30_u64).prop_map(|by_ms| Step::Wait { by_ms }),
+    ];
+    proptest::collection::vec(step, 1..40)
+}
+
+/// Two processes at one queue. At every moment, so many leases at most; and what has expired is handed out again though the
+/// lower lane never runs dry and nobody settles anything.
+fn in_flight_is_bounded(steps: Vec<Step>, in_flight_max: usize, bug: Option<Bug>) -> TestCaseResult {
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_000_000_000));
+    let store = Memory::with_clock(clock.clone());
+    let open = |seed| {
+        let config = QueueConfig {
+            shards: 1,
+            lanes: 2,
+            attempts_max: u32::MAX,
+            in_flight_max,
+            late_max: Duration::from_millis(20),
+            clock: Arc::new(clock.clone()),
+            entropy: Arc::new(SeededEntropy::new(seed)),
+            bug,
+            ..QueueConfig::default()
+        };
+        block_on(RecordQueue::open(store.clone(), "q", config)).unwrap()
+    };
+    // One remembers what the other changes.
+    let queues = [open(1), open(2)];
+    let mut held: BTreeMap<JobId, LeasedJob> = BTreeMap::new();
+    let add = |lane: u8, count: usize| {
+        let jobs = vec![NewJob::new("x").lane(lane); count];
+        block_on(queues[0].enqueue_many(&jobs)).into_iter().for_each(|answer| drop(answer.unwrap()));
+    };
+    let lease = |held: &mut BTreeMap<_, _>, which: usize, jobs_max: usize, hold_ms: u64| {
+        let jobs = block_on(queues[which].lease(jobs_max, Duration::from_millis(hold_ms))).unwrap();
+        held.extend(jobs.iter().map(|job| (job.lease.id.clone(), job.clone())));
+        let live = held.values().filter(|job: &&LeasedJob| job.until > clock.now()).count();
+        prop_assert!(live <= in_flight_max, "{live} jobs are in flight, and {in_flight_max} may be");
+        Ok(jobs)
+    };
+    for step in steps {
+        match step {
+            Step::Enqueue { lane, count } => add(lane, count),
+            Step::Lease { jobs_max, hold_ms, is_other } => {
+                lease(&mut held, usize::from(is_other), jobs_max, hold_ms)?;
+            }
+            Step::Settle { which, is_release } => {
+                let Some(job) = held.values().nth(which).cloned() else { continue };
+                let settlement = if is_release { Settlement::Release(Duration::ZERO) } else { Settlement::Ack };
+                let _ = block_on(queues[0].settle(&job.lease, settlement)).unwrap();
+                held.remove(&job.lease.id);
+            }
+            Step::Wait { by_ms } => clock.advance(Duration::from_millis(by_ms)),
+        }
+    }
+    // All leases run out, new jobs of the lower lane keep coming, and nobody who takes one lets go of it.
+    clock.advance(Duration::from_millis(100));
+    let mut waiting: Vec<JobId> = held.keys().cloned().collect();
+    for turn in 0..20 {
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        add(0, 2);
+        let jobs = lease(&mut held, turn % 2, 2, 3_600_000)?;
+        waiting.retain(|id| jobs.iter().all(|job| job.lease.id != *id));
+    }
+    Err(TestCaseError::fail(format!("{waiting:?} expired, and nobody took them over")))
+}
+
+fn run(bug: Option<Bug>) -> Result<(), String> {
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(256) });
+    let cases = (steps(), 1..5_usize);
+    let answer = runner.run(&cases, |(steps, in_flight_max)| in_flight_is_bounded(steps, in_flight_max, bug));
+    answer.map_err(|error| error.to_string())
+}
+
+#[test]
+fn no_more_are_in_flight_than_there_may_be_and_expired_leases_are_taken_over() {
+    run(None).unwrap();
+}
+
+#[test]
+fn one_job_too_many_is_seen() {
+    let seen = run(Some(Bug::Overfill)).unwrap_err();
+    assert!(seen.contains("jobs are in flight"), "{seen}");
+}
+
+#[test]
+fn an_expired_lease_that_nobody_takes_over_is_seen() {
+    let seen = run(Some(Bug::LeaveExpired)).unwrap_err();
+    assert!(seen.contains("nobody took them over"), "{seen}");
+}
+
+/// A full record that is remembered says nothing of the one that is stored: before it says "nothing", it is read again.
+#[test]
+fn a_process_that_remembers_a_full_record_looks_again() {
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_000_000_000));
+    let store = Memory::with_clock(clock.clone());
+    let config =
+        || QueueConfig { shards: 1, in_flight_max: 1, clock: Arc::new(clock.clone()), ..QueueConfig::default() };
+    let queues = [0, 1].map(|_| block_on(RecordQueue::open(store.clone(), "q", config())).unwrap());
+    block_on(queues[0].enqueue_many(&[NewJob::new("a"), NewJob::new("b")]));
+    let first = block_on(queues[0].lease(1, Duration::from_secs(60))).unwrap();
+    assert!(block_on(queues[1].lease(1, Duration::from_secs(60))).unwrap().is_empty(), "there is no room");
+    assert_eq!(block_on(queues[1].ack(&first[0].lease)).unwrap(), Held::Held);
+    assert_eq!(block_on(queues[0].lease(1, Duration::from_secs(60))).unwrap().len(), 1);
+}
+
+#[test]
+fn a_queue_that_could_hand_nothing_out_is_refused() {
+    let config = QueueConfig { in_flight_max: 0, ..QueueConfig::default() };
+    let error = block_on(RecordQueue::open(Memory::new(), "q", config)).map(drop).unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Invalid, Some("in_flight_max")));
+}
