@@ -1,18 +1,70 @@
-//! A queue on memory, by a clock that is moved by hand: how many jobs are in flight
+//! A queue on memory, by a clock that is moved by hand: how many jobs are in flight, what is found, how writes are tried again.
 #![cfg(all(feature = "memory", feature = "seeded-bugs"))]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::executor::block_on;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 use sysd_core::queue::{Held, JobId, LeasedJob, NewJob, Queue as _, QueueExt as _, Settlement};
-use sysd_core::{Clock as _, ErrorKind, ManualClock, SeededEntropy, Timestamp};
+use sysd_core::{Clock as _, Effect, Error, ErrorKind, ManualClock, SeededEntropy, Timestamp};
+use sysd_storage::layer::{Answer, Interceptor, LayerExt as _, Layered, Method, Operation};
 use sysd_storage::queue::Bug;
 use sysd_storage::{Memory, QueueConfig, RecordQueue};
+
+type TestQueue = RecordQueue<Layered<Memory<ManualClock>, Arc<Watch>>>;
+
+/// What happens beside the calls.
+#[derive(Default)]
+struct Watch {
+    /// How far the clock moves during the next scan.
+    scan_takes: Mutex<Option<Duration>>,
+    /// Of each batch of writes to come, the places that fail.
+    failing: Mutex<Vec<Vec<usize>>>,
+    /// The writes that came: how many in each call.
+    writes: Mutex<Vec<usize>>,
+    clock: Mutex<Option<ManualClock>>,
+}
+
+impl Interceptor for Watch {
+    async fn around<A: Answer, F: Future<Output = A> + Send>(&self, operation: Operation, call: F) -> A {
+        let mut answer = call.await;
+        if operation.method == Method::Scan
+            && let (Some(by), Some(clock)) = (self.scan_takes.lock().unwrap().take(), &*self.clock.lock().unwrap())
+        {
+            clock.advance(by);
+        }
+        if matches!(operation.method, Method::Write | Method::WriteMany) {
+            self.writes.lock().unwrap().push(operation.answers);
+            let mut failing = self.failing.lock().unwrap();
+            let places = if failing.is_empty() { Vec::new() } else { failing.remove(0) };
+            for at in places {
+                answer.spoil(at, Error::new(ErrorKind::Throttled, Effect::Unknown, "scripted"));
+            }
+        }
+        answer
+    }
+}
+
+fn open(change: impl FnOnce(&mut QueueConfig)) -> (TestQueue, ManualClock, Arc<Watch>) {
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_000_000_000));
+    let mut config = QueueConfig {
+        shards: 1,
+        attempts_max: u32::MAX,
+        clock: Arc::new(clock.clone()),
+        entropy: Arc::new(SeededEntropy::new(1)),
+        ..QueueConfig::default()
+    };
+    change(&mut config);
+    let watch = Arc::new(Watch { clock: Mutex::new(Some(clock.clone())), ..Watch::default() });
+    let store = Memory::with_clock(clock.clone()).layer(Arc::clone(&watch));
+    let queue = block_on(RecordQueue::open(store, "q", config)).unwrap();
+    watch.writes.lock().unwrap().clear();
+    (queue, clock, watch)
+}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -139,4 +191,18 @@ fn a_queue_that_could_hand_nothing_out_is_refused() {
     let config = QueueConfig { in_flight_max: 0, ..QueueConfig::default() };
     let error = block_on(RecordQueue::open(Memory::new(), "q", config)).map(drop).unwrap_err();
     assert_eq!((error.kind(), error.field()), (ErrorKind::Invalid, Some("in_flight_max")));
+}
+
+/// A look that takes long saw nothing of what fell due meanwhile: scans to come must not begin behind that.
+#[test]
+fn what_falls_due_while_others_look_is_found_at_once() {
+    let (queue, clock, watch) = open(|config| config.late_max = Duration::from_secs(1));
+    let hold = Duration::from_secs(60);
+    assert!(block_on(queue.lease(1, hold)).unwrap().is_empty());
+    block_on(queue.enqueue(NewJob::new("later").delay(Duration::from_secs(4)))).unwrap();
+    clock.advance(Duration::from_secs(2));
+    *watch.scan_takes.lock().unwrap() = Some(Duration::from_secs(10));
+    // A look at all rows, after which the record is written.
+    assert!(block_on(queue.lease(1, hold)).unwrap().is_empty());
+    assert_eq!(block_on(queue.lease(1, hold)).unwrap().len(), 1, "what fell due during the look is passed over");
 }

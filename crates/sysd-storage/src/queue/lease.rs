@@ -57,7 +57,8 @@ impl<S: Store> Shared<S> {
             let is_changed = state != *seen.state;
             if is_changed || found.is_full {
                 let (lanes, late_max) = (self.lanes, self.config.late_max);
-                state.raise_floors(&found.firsts, found.is_full, lanes, grant.now, late_max);
+                // By the time of the look: what fell due since was not looked for.
+                state.raise_floors(&found.firsts, found.is_full, lanes, looked_at, late_max);
             }
             if state == *seen.state {
                 self.remove_echoes(&found).await;
