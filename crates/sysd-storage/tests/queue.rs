@@ -10,7 +10,7 @@ use futures::executor::block_on;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 use sysd_core::queue::{Held, JobId, LeasedJob, NewJob, Queue as _, QueueExt as _, Settlement};
-use sysd_core::{Clock as _, Effect, Error, ErrorKind, ManualClock, SeededEntropy, Timestamp};
+use sysd_core::{Clock as _, Effect, Error, ErrorKind, ManualClock, RetryPolicy, SeededEntropy, Timestamp};
 use sysd_storage::layer::{Answer, Interceptor, LayerExt as _, Layered, Method, Operation};
 use sysd_storage::queue::Bug;
 use sysd_storage::{Memory, QueueConfig, RecordQueue};
@@ -205,4 +205,23 @@ fn what_falls_due_while_others_look_is_found_at_once() {
     // A look at all rows, after which the record is written.
     assert!(block_on(queue.lease(1, hold)).unwrap().is_empty());
     assert_eq!(block_on(queue.lease(1, hold)).unwrap().len(), 1, "what fell due during the look is passed over");
+}
+
+/// Rows that failed go together once more: a round for all of them, not one after the other, each with a wait of its own.
+#[test]
+fn writes_that_failed_are_sent_again_together() {
+    let jobs = vec![NewJob::new("x"); 64];
+    let retry = RetryPolicy { wait_base: Duration::ZERO, attempts_max: 3, ..RetryPolicy::default() };
+    let (queue, _, watch) = open(|config| config.retry = retry);
+    *watch.failing.lock().unwrap() = vec![(0..40).collect(), (0..7).collect()];
+    let answers = block_on(queue.enqueue_many(&jobs));
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(*watch.writes.lock().unwrap(), [64, 40, 7]);
+    // As often as the policy lets it, for all of them once; then what is left has failed, with the worst effect of all.
+    *watch.failing.lock().unwrap() = vec![(0..40).collect(), (0..20).collect(), (0..3).collect()];
+    watch.writes.lock().unwrap().clear();
+    let answers = block_on(queue.enqueue_many(&jobs));
+    assert_eq!(*watch.writes.lock().unwrap(), [64, 40, 20]);
+    let failed: Vec<_> = answers.iter().map(|answer| answer.as_ref().err().map(Error::effect)).collect();
+    assert_eq!(failed, [vec![Some(Effect::Unknown); 3], vec![None; 61]].concat());
 }
