@@ -109,7 +109,7 @@ fn in_flight_is_bounded(steps: Vec<Step>, in_flight_max: usize, bug: Option<Bug>
     let mut held: BTreeMap<JobId, LeasedJob> = BTreeMap::new();
     let add = |lane: u8, count: usize| {
         let jobs = vec![NewJob::new("x").lane(lane); count];
-        block_on(queues[0].enqueue_many(&jobs)).into_iter().for_each(|answer| drop(answer.unwrap()));
+        assert!(block_on(queues[0].enqueue_many(&jobs)).iter().all(Result::is_ok));
     };
     let lease = |held: &mut BTreeMap<_, _>, which: usize, jobs_max: usize, hold_ms: u64| {
         let jobs = block_on(queues[which].lease(jobs_max, Duration::from_millis(hold_ms))).unwrap();
