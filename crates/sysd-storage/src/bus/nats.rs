@@ -234,6 +234,11 @@ fn parse(url: &str) -> Result<Target> {
     }
     let rest = rest.trim_end_matches('/');
     let (credentials, hosts) = match rest.rsplit_once('@') {
+        Some((user, _)) if user.contains('@') => {
+            let message =
+                "the NATS URL has two credentials: one stands before all hosts, and an @ in it is written %40";
+            return Err(config(message));
+        }
         Some((user, hosts)) => {
             let (user, password) = user.split_once(':').ok_or_else(wrong)?;
             (Some((unescape(user).ok_or_else(wrong)?, unescape(password).ok_or_else(wrong)?)), hosts)
@@ -604,6 +609,17 @@ mod tests {
         for url in ["nats:a", "http://a", "nats://", "nats://a,,b", "nats://ann@a", "nats://ann:%4@a", "nats://a:none"]
         {
             assert_eq!(parse(url).map(drop).unwrap_err().kind(), ErrorKind::Config, "{url}");
+        }
+    }
+
+    /// Else all but the last `@` would be of the first one's password, which would be sent to whoever is there.
+    #[test]
+    fn a_url_with_two_credentials_is_refused_by_name_without_its_secrets() {
+        for url in ["nats://ann:hunter2@a,bob:hunter2@b", "nats://ann:hunter2@x@a"] {
+            let error = parse(url).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            let said = format!("{error} {error:?}");
+            assert!(said.contains("two credentials") && !said.contains("hunter2") && !said.contains("ann"), "{said}");
         }
     }
 
