@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sysd_core::event::{
-    AnyEventLog, AnyMember, Batch, Committed, Event, EventLog as _, EventSink as _, GroupMember as _, NewEvent, Start,
+    AnyEventLog, AnyMember, Batch, Committed, Event, EventLog as _, EventSink as _, GroupMember as _, NewEvent,
+    Position, Sought, Start,
 };
 use sysd_core::{Effect, ErrorKind, Expect, Key, Space, SystemEntropy, random_base62};
 use sysd_storage::{
@@ -288,6 +289,34 @@ async fn a_commit_of_what_a_failover_took_back_does_not_skip_what_came_in_its_pl
         }
         assert_eq!(texts(&read_count(&mut member, 4).await), [b"a", b"b", b"c", b"d"]);
     }
+}
+
+// As above, but the member reads on before it commits: what it was handed first, and what came in its place, have one number.
+#[tokio::test]
+async fn a_late_commit_of_what_a_failover_took_back_skips_nothing_though_the_member_has_read_on() {
+    let server = PrivateRedis::start(&[]);
+    let log = on_redis(&server.url(), Duration::from_secs(20)).await;
+    let append = async |text: &'static str| log.append(&Event::mint(&SystemEntropy, b"k", text)).await.unwrap();
+    for text in ["a", "b"] {
+        append(text).await;
+    }
+    let mut redis = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let names: Vec<String> = redis::cmd("KEYS").arg("*{events:faults:*}").query_async(&mut redis).await.unwrap();
+    let [stream] = names.as_slice() else { panic!("one partition has events: {names:?}") };
+    let before: Vec<u8> = redis::cmd("DUMP").arg(stream).query_async(&mut redis).await.unwrap();
+    append("taken back").await;
+    let mut member = join(&log).await;
+    let old = read_count(&mut member, 3).await;
+    let mut restore = redis::cmd("RESTORE");
+    let () = restore.arg(stream).arg(0).arg(before).arg("REPLACE").query_async(&mut redis).await.unwrap();
+    append("c").await;
+    assert_eq!(texts(&read_count(&mut member, 3).await), [b"a", b"b", b"c"]);
+    let partitions = vec![old.events[0].position.partition];
+    assert_eq!(member.commit(&old.ends()).await.unwrap(), Committed::Lost { partitions });
+    // Whoever comes next is handed what was not committed.
+    let new = read_count(&mut member, 3).await;
+    assert_eq!(texts(&new), [b"a", b"b", b"c"]);
+    assert_eq!(member.commit(&new.ends()).await.unwrap(), Committed::All);
 }
 
 #[tokio::test]
