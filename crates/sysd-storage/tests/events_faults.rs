@@ -319,6 +319,39 @@ async fn a_late_commit_of_what_a_failover_took_back_skips_nothing_though_the_mem
     assert_eq!(member.commit(&new.ends()).await.unwrap(), Committed::All);
 }
 
+// Numbers begin at 1 on Redis: below lies nothing that could be missing.
+#[tokio::test]
+async fn no_gap_is_told_below_the_first_number() {
+    let server = PrivateRedis::start(&[]);
+    let log = on_redis(&server.url(), Duration::from_secs(20)).await;
+    log.append(&Event::mint(&SystemEntropy, b"k", "a")).await.unwrap();
+    let first = read_count(&mut join(&log).await, 1).await.events[0].position;
+    let nought = Position { number: 0, ..first };
+    for (group, is_moved) in [("begun", false), ("moved", true)] {
+        let start = if is_moved { Start::Newest } else { Start::Positions(vec![nought]) };
+        let mut member = log.join(group, start).await.unwrap();
+        if is_moved {
+            member.leave().await.unwrap();
+            assert_eq!(log.seek(group, Start::Positions(vec![nought])).await.unwrap(), Sought::Moved);
+            member = log.join(group, Start::Newest).await.unwrap();
+        }
+        let batch = read_count(&mut member, 1).await;
+        assert_eq!((batch.gaps, batch.events[0].position), (Vec::new(), first), "{group}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_keeps_more_than_redis_can_count_keeps_all() {
+    let server = PrivateRedis::start(&[]);
+    let config = RedisEventsConfig { events_max: u64::MAX, ..RedisEventsConfig::default() };
+    let log = RedisEvents::connect(&server.url(), "all", config).await.unwrap();
+    let event = || Event::mint(&SystemEntropy, b"k", "a");
+    log.append(&event()).await.unwrap();
+    for answer in log.append_many(&[event(), event()]).await {
+        answer.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn what_redis_removed_before_it_was_read_is_told_as_gaps_and_counted() {
     let server = PrivateRedis::start(&[]);
