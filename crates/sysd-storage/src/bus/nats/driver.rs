@@ -250,7 +250,9 @@ impl Driver {
             // Without echoes nothing is ever certain.
             self.shared.signals.is_mute.store(true, Ordering::SeqCst);
             let asked: Vec<_> = self.asked.iter().map(|asked| asked.channel.clone()).collect();
-            asked.iter().for_each(|channel| self.refuse(channel, &mute(Effect::None)));
+            for channel in &asked {
+                self.refuse(channel, &mute(Effect::None));
+            }
             self.abandon_echoes();
             return;
         }
