@@ -306,6 +306,7 @@ impl Hub {
     }
 
     /// The server forbids a channel: who waits for it is told, and who listened to it.
+    #[cfg(feature = "nats")]
     pub(crate) fn set_refused(&self, channel: &Channel, error: &Error) {
         {
             let mut routes = self.routes.write();

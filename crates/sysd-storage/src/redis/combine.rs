@@ -249,7 +249,7 @@ async fn once_more() {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
     use std::pin::pin;
 
     use futures::channel::mpsc;
