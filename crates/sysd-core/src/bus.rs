@@ -190,6 +190,8 @@ pub trait Subscription: Send + 'static {
     ///
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) when the bus has ended (its driver was dropped): nothing more will come.
+    /// [`Denied`](crate::ErrorKind::Denied), once, when the server forbids a channel that was heard: that one is heard no more,
+    /// the others are.
     ///
     /// # Cancel safety
     /// Nothing is lost: what was not handed out is handed out next.

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sysd_core::{
-    Clock, Effect, Entropy, Error, ErrorKind, Idempotence, Key, Outcome, Page, Record, Result, RetryPolicy, Scan,
-    Store, Timestamp, Version, Write, timeout,
+    Clock, Effect, Entropy, Error, Key, Outcome, Page, Record, Result, RetryPolicy, Scan, Store, Timestamp, Version,
+    Write, timeout,
 };
+
+use crate::attempts::{Attempts, timed_out};
 
 /// A store, and how it is called.
 #[derive(Clone)]
@@ -24,15 +26,8 @@ pub(crate) struct Written {
     pub(crate) is_again: bool,
 }
 
-fn timed_out(effect: Effect) -> Error {
-    Error::new(ErrorKind::Timeout, effect, "the store gave no answer in time")
-}
-
-/// Counts the attempts of one call.
-struct Attempts {
-    count: u32,
-    start: Duration,
-    effect: Effect,
+fn effect_of(answer: &Result<Outcome>) -> Effect {
+    answer.as_ref().err().map_or(Effect::None, Error::effect)
 }
 
 impl<S: Store> Calls<S> {
@@ -44,24 +39,8 @@ impl<S: Store> Calls<S> {
         Version::mint(&self.entropy)
     }
 
-    fn attempts(&self) -> Attempts {
-        Attempts { count: 0, start: self.clock.steady(), effect: Effect::None }
-    }
-
-    /// Waits before the next attempt, or gives up with the worst effect of all.
-    async fn again(&self, attempts: &mut Attempts, error: Error) -> Result<()> {
-        attempts.count += 1;
-        if error.effect() == Effect::Unknown {
-            attempts.effect = Effect::Unknown;
-        }
-        let elapsed = self.clock.steady().saturating_sub(attempts.start);
-        match self.retry.decide(attempts.count, elapsed, &error, Idempotence::Idempotent, &self.entropy) {
-            Some(wait) => {
-                self.clock.sleep_until(self.now().saturating_add(wait)).await;
-                Ok(())
-            }
-            None => Err(error.with_effect(attempts.effect)),
-        }
+    fn attempts(&self) -> Attempts<'_> {
+        Attempts::new(&self.retry, &self.clock, &self.entropy)
     }
 
     /// Sends the same write, which recognises itself, until there is an answer.
@@ -70,36 +49,42 @@ impl<S: Store> Calls<S> {
         loop {
             let answer = timeout(&self.clock, self.wait_max, self.store.write(write.clone())).await;
             match answer.unwrap_or_else(|_| Err(timed_out(Effect::Unknown))) {
-                Ok(outcome) => return Ok(Written { outcome, is_again: attempts.effect == Effect::Unknown }),
-                Err(error) => self.again(&mut attempts, error).await?,
+                Ok(outcome) => return Ok(Written { outcome, is_again: attempts.effect() == Effect::Unknown }),
+                Err(error) => attempts.again(error).await?,
             }
         }
     }
 
-    /// As [`write`](Self::write), for many.
+    /// As [`write`](Self::write), for many: those that failed and may succeed go together once more, round by round.
     pub(crate) async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
+        let mut answers: Vec<Result<Outcome>> = self.write_round(writes).await;
+        let mut attempts = self.attempts();
+        let mut effects: Vec<Effect> = answers.iter().map(effect_of).collect();
+        loop {
+            let is_open = |at: &usize| answers[*at].as_ref().is_err_and(|error| error.kind().is_transient());
+            let open: Vec<usize> = (0..answers.len()).filter(is_open).collect();
+            let Some(Err(error)) = open.first().map(|&at| &answers[at]) else { break };
+            if attempts.again(error.share()).await.is_err() {
+                break;
+            }
+            let round: Vec<_> = open.iter().map(|&at| writes[at].clone()).collect();
+            for (at, answer) in open.into_iter().zip(self.write_round(&round).await) {
+                if effect_of(&answer) == Effect::Unknown {
+                    effects[at] = Effect::Unknown;
+                }
+                answers[at] = answer;
+            }
+        }
+        answers.into_iter().zip(effects).map(|(answer, effect)| answer.map_err(|it| it.with_effect(effect))).collect()
+    }
+
+    /// Writes each once.
+    async fn write_round(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
         if writes.is_empty() {
             return Vec::new();
         }
         let answers = timeout(&self.clock, self.wait_max, self.store.write_many(writes)).await;
-        let Ok(mut answers) = answers else {
-            return writes.iter().map(|_| Err(timed_out(Effect::Unknown))).collect();
-        };
-        for (write, answer) in writes.iter().zip(&mut answers) {
-            let error = match std::mem::replace(answer, Ok(Outcome::Applied)) {
-                Ok(outcome) => {
-                    *answer = Ok(outcome);
-                    continue;
-                }
-                Err(error) => error,
-            };
-            let mut attempts = self.attempts();
-            *answer = match self.again(&mut attempts, error).await {
-                Ok(()) => self.write(write).await.map(|written| written.outcome),
-                Err(error) => Err(error),
-            };
-        }
-        answers
+        answers.unwrap_or_else(|_| writes.iter().map(|_| Err(timed_out(Effect::Unknown))).collect())
     }
 
     pub(crate) async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
@@ -108,7 +93,7 @@ impl<S: Store> Calls<S> {
             let answer = timeout(&self.clock, self.wait_max, self.store.get(key)).await;
             match answer.unwrap_or_else(|_| Err(timed_out(Effect::None))) {
                 Ok(record) => return Ok(record),
-                Err(error) => self.again(&mut attempts, error).await?,
+                Err(error) => attempts.again(error).await?,
             }
         }
     }
@@ -123,7 +108,7 @@ impl<S: Store> Calls<S> {
             let answers = answers.unwrap_or_else(|_| vec![Err(timed_out(Effect::None))]);
             match answers.into_iter().collect::<Result<Vec<_>>>() {
                 Ok(records) => return Ok(records),
-                Err(error) => self.again(&mut attempts, error).await?,
+                Err(error) => attempts.again(error).await?,
             }
         }
     }
@@ -134,7 +119,7 @@ impl<S: Store> Calls<S> {
             let answer = timeout(&self.clock, self.wait_max, self.store.scan(scan)).await;
             match answer.unwrap_or_else(|_| Err(timed_out(Effect::None))) {
                 Ok(page) => return Ok(page),
-                Err(error) => self.again(&mut attempts, error).await?,
+                Err(error) => attempts.again(error).await?,
             }
         }
     }

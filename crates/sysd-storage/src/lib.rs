@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+mod attempts;
 pub mod bus;
 mod calls;
 #[cfg(any(feature = "dynamodb", feature = "scylla"))]

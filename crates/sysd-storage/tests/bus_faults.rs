@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sysd_core::bus::{AnyBus, AnySubscription, Bus as _, Channel, Delivery, Lost, Subscription as _};
-use sysd_core::{Effect, Error, ErrorKind};
+use sysd_core::{Effect, Error, ErrorKind, SystemEntropy, random_base62};
 use sysd_storage::bus::{NatsBus, NatsBusConfig, RedisBus, RedisBusConfig};
 use tokio::task::JoinHandle;
 
@@ -398,6 +398,122 @@ async fn a_bus_without_its_driver_says_so() {
         let error = bus.subscribe(&[channel("ended")]).await.map(drop).unwrap_err();
         assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
     }
+}
+
+/// What a user of NATS may do, in its server's words.
+fn permissions(denied: &str) -> String {
+    let rules = format!("{{ allow: [\"sysd.*\", \"_INBOX.>\"], deny: [{denied}] }}");
+    let user = format!("user: ann, password: secret, permissions: {{ publish: {rules}, subscribe: {rules} }}");
+    format!("authorization: {{ users: [ {{ {user} }} ] }}\n")
+}
+
+async fn guarded_nats(denied: &str) -> (PrivateNats, std::path::PathBuf, AnyBus, JoinHandle<()>) {
+    let name = format!("sysd-nats-{}-{}", std::process::id(), random_base62(12, &SystemEntropy));
+    let file = std::env::temp_dir().join(name);
+    std::fs::write(&file, permissions(denied)).unwrap();
+    let server = PrivateNats::start_with(&["-c", file.to_str().unwrap()]);
+    let (bus, driver) = nats(&format!("nats://ann:secret@127.0.0.1:{}", server.port)).await;
+    (server, file, bus, driver)
+}
+
+fn assert_denied<T>(answer: Result<T, Error>) {
+    let error = answer.map(drop).unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Denied, Effect::None), "{error}");
+}
+
+// The server says so by the way, and to nobody in particular: `Ok` would be a subscription that never hears anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nats_forbids_is_denied() {
+    let (_server, file, bus, _driver) = guarded_nats("\"sysd.vault\"").await;
+    let (open, vault) = (channel("open"), channel("vault"));
+    for _ in 0..50 {
+        match bus.subscribe(&[open.clone(), vault.clone()]).await {
+            // Word of it came late.
+            Ok(mut late) => {
+                assert_denied(tokio::time::timeout(RECOVERY, late.next()).await.expect("nobody told"));
+            }
+            denied => assert_denied(denied),
+        }
+    }
+    let mut subscription = bus.subscribe(std::slice::from_ref(&open)).await.unwrap();
+    match subscription.add(&vault).await {
+        Ok(()) => assert_denied(tokio::time::timeout(RECOVERY, subscription.next()).await.expect("nobody told")),
+        denied => assert_denied(denied),
+    }
+    let answers = [bus.publish(&vault, payload(1)).await, bus.publish(&vault, payload(2)).await];
+    let denied =
+        answers.into_iter().find(Result::is_err).expect("two publications, and no word that they are forbidden");
+    assert_denied(denied);
+    // The rest is as if nothing had been.
+    for number in 0..10 {
+        bus.publish(&open, payload(number)).await.unwrap();
+        assert_eq!(
+            next(&mut subscription).await,
+            Delivery::Message { channel: open.clone(), payload: payload(number) }
+        );
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_nats_forbids_while_it_is_heard_is_told_and_the_others_go_on() {
+    let (server, file, bus, _driver) = guarded_nats("").await;
+    let (open, vault) = (channel("open"), channel("vault"));
+    let mut subscription = bus.subscribe(&[open.clone(), vault.clone()]).await.unwrap();
+    std::fs::write(&file, permissions("\"sysd.vault\"")).unwrap();
+    server.signal("-HUP");
+    assert_denied(tokio::time::timeout(RECOVERY, subscription.next()).await.expect("nobody told"));
+    bus.publish(&open, payload(1)).await.unwrap();
+    assert_eq!(next(&mut subscription).await, Delivery::Message { channel: open, payload: payload(1) });
+    // Granted again, it is there for whoever asks.
+    std::fs::write(&file, permissions("")).unwrap();
+    server.signal("-HUP");
+    let start = Instant::now();
+    loop {
+        if let Ok(mut granted) = bus.subscribe(std::slice::from_ref(&vault)).await {
+            bus.publish(&vault, payload(1)).await.ok();
+            if let Ok(Ok(Delivery::Message { .. })) = tokio::time::timeout(RECOVERY, granted.next()).await {
+                break;
+            }
+        }
+        assert!(start.elapsed() < RECOVERY, "it is granted, and not heard");
+        // real-time: the server reads its file.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+// All answers are echoes of the inbox: without it, every call would time out.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inbox_that_nats_forbids_is_named() {
+    let (_server, file, bus, _driver) = guarded_nats("\"_INBOX.>\"").await;
+    let name = channel("a");
+    for error in [bus.subscribe(std::slice::from_ref(&name)).await.map(drop), bus.publish(&name, payload(1)).await] {
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert!(error.to_string().contains("_INBOX.>"), "{error}");
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+// The client has room for 128 events, and drops what comes beside that: here all of them.
+#[cfg(feature = "seeded-bugs")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_connection_is_seen_without_the_clients_word() {
+    let mut server = PrivateNats::start();
+    let config = NatsBusConfig {
+        response_timeout: RESPONSE,
+        ping_interval: PING,
+        drops_events: true,
+        ..NatsBusConfig::default()
+    };
+    let (bus, driver) = NatsBus::connect(&server.url(), config).await.unwrap();
+    let _driver = tokio::spawn(driver);
+    let quiet = channel("quiet");
+    let mut silent = AnyBus::new(bus).subscribe(std::slice::from_ref(&quiet)).await.unwrap();
+    server.kill();
+    tokio::task::block_in_place(|| server.restart());
+    assert_eq!(next(&mut silent).await, Delivery::Lost { channel: quiet, lost: Lost::Unknown });
 }
 
 #[tokio::test(flavor = "multi_thread")]

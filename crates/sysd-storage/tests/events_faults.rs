@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sysd_core::event::{
-    AnyEventLog, AnyMember, Batch, Committed, Event, EventLog as _, EventSink as _, GroupMember as _, NewEvent, Start,
+    AnyEventLog, AnyMember, Batch, Committed, Event, EventLog as _, EventSink as _, GroupMember as _, NewEvent,
+    Position, Sought, Start,
 };
 use sysd_core::{Effect, ErrorKind, Expect, Key, Space, SystemEntropy, random_base62};
 use sysd_storage::{
@@ -287,6 +288,67 @@ async fn a_commit_of_what_a_failover_took_back_does_not_skip_what_came_in_its_pl
             append("d").await;
         }
         assert_eq!(texts(&read_count(&mut member, 4).await), [b"a", b"b", b"c", b"d"]);
+    }
+}
+
+// As above, but the member reads on before it commits: what it was handed first, and what came in its place, have one number.
+#[tokio::test]
+async fn a_late_commit_of_what_a_failover_took_back_skips_nothing_though_the_member_has_read_on() {
+    let server = PrivateRedis::start(&[]);
+    let log = on_redis(&server.url(), Duration::from_secs(20)).await;
+    let append = async |text: &'static str| log.append(&Event::mint(&SystemEntropy, b"k", text)).await.unwrap();
+    for text in ["a", "b"] {
+        append(text).await;
+    }
+    let mut redis = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let names: Vec<String> = redis::cmd("KEYS").arg("*{events:faults:*}").query_async(&mut redis).await.unwrap();
+    let [stream] = names.as_slice() else { panic!("one partition has events: {names:?}") };
+    let before: Vec<u8> = redis::cmd("DUMP").arg(stream).query_async(&mut redis).await.unwrap();
+    append("taken back").await;
+    let mut member = join(&log).await;
+    let old = read_count(&mut member, 3).await;
+    let mut restore = redis::cmd("RESTORE");
+    let () = restore.arg(stream).arg(0).arg(before).arg("REPLACE").query_async(&mut redis).await.unwrap();
+    append("c").await;
+    assert_eq!(texts(&read_count(&mut member, 3).await), [b"a", b"b", b"c"]);
+    let partitions = vec![old.events[0].position.partition];
+    assert_eq!(member.commit(&old.ends()).await.unwrap(), Committed::Lost { partitions });
+    // Whoever comes next is handed what was not committed.
+    let new = read_count(&mut member, 3).await;
+    assert_eq!(texts(&new), [b"a", b"b", b"c"]);
+    assert_eq!(member.commit(&new.ends()).await.unwrap(), Committed::All);
+}
+
+// Numbers begin at 1 on Redis: below lies nothing that could be missing.
+#[tokio::test]
+async fn no_gap_is_told_below_the_first_number() {
+    let server = PrivateRedis::start(&[]);
+    let log = on_redis(&server.url(), Duration::from_secs(20)).await;
+    log.append(&Event::mint(&SystemEntropy, b"k", "a")).await.unwrap();
+    let first = read_count(&mut join(&log).await, 1).await.events[0].position;
+    let nought = Position { number: 0, ..first };
+    for (group, is_moved) in [("begun", false), ("moved", true)] {
+        let start = if is_moved { Start::Newest } else { Start::Positions(vec![nought]) };
+        let mut member = log.join(group, start).await.unwrap();
+        if is_moved {
+            member.leave().await.unwrap();
+            assert_eq!(log.seek(group, Start::Positions(vec![nought])).await.unwrap(), Sought::Moved);
+            member = log.join(group, Start::Newest).await.unwrap();
+        }
+        let batch = read_count(&mut member, 1).await;
+        assert_eq!((batch.gaps, batch.events[0].position), (Vec::new(), first), "{group}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_keeps_more_than_redis_can_count_keeps_all() {
+    let server = PrivateRedis::start(&[]);
+    let config = RedisEventsConfig { events_max: u64::MAX, ..RedisEventsConfig::default() };
+    let log = RedisEvents::connect(&server.url(), "all", config).await.unwrap();
+    let event = || Event::mint(&SystemEntropy, b"k", "a");
+    log.append(&event()).await.unwrap();
+    for answer in log.append_many(&[event(), event()]).await {
+        answer.unwrap();
     }
 }
 

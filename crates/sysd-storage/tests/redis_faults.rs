@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::poll;
 use sysd_core::{Effect, ErrorKind, Expect, Key, Space, Store as _, StoreExt as _, SystemClock, Write};
 use sysd_storage::{RedisConfig, RedisStore, TlsCa};
 
@@ -208,4 +209,46 @@ async fn a_certificate_that_is_not_to_be_trusted_is_a_matter_of_configuration() 
     let config = || RedisConfig { tls_ca: Some(TlsCa::from_file(&ca).unwrap()), ..support::config() };
     let error = RedisStore::connect_with(&plain, config(), SystemClock).await.unwrap_err();
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::None), "{error}");
+}
+
+// Callers share an attempt to connect. One may be dropped at the very moment in which it would go on with it, and another may
+// not be polled for long: the attempt waits for neither.
+#[tokio::test]
+async fn an_attempt_to_connect_goes_on_though_no_caller_is_polled() {
+    let mut server = Private::start(&[]);
+    let store = impatient(&server.url()).await;
+    let key = Key::lone(SPACE, b"k");
+    store.put(key, "before").await.unwrap();
+    server.kill();
+    assert!(store.get(key).await.is_err());
+    server.restart();
+    let (mut first, mut second) = (Box::pin(store.get(key)), Box::pin(store.get(key)));
+    assert!(poll!(first.as_mut()).is_pending() && poll!(second.as_mut()).is_pending());
+    drop(first);
+    let start = Instant::now();
+    // Who speaks RESP3 has shaken hands.
+    while !server.tell(&["CLIENT", "LIST"]).contains("resp=3") {
+        assert!(start.elapsed() < Duration::from_secs(10), "nobody goes on with the attempt");
+        // real-time: the server is waited for, while nobody polls the second caller.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(second.await.unwrap(), None);
+}
+
+// An attempt that failed while nobody waited for it says nothing of the server as it is now.
+#[tokio::test]
+async fn an_attempt_that_failed_unseen_is_not_taken_for_the_next() {
+    let mut server = Private::start(&[]);
+    let store = impatient(&server.url()).await;
+    let key = Key::lone(SPACE, b"k");
+    store.put(key, "before").await.unwrap();
+    server.kill();
+    assert!(store.get(key).await.is_err());
+    let mut left = Box::pin(store.get(key));
+    assert!(poll!(left.as_mut()).is_pending());
+    drop(left);
+    // real-time: the attempt fails meanwhile.
+    tokio::time::sleep(2 * PATIENCE).await;
+    server.restart();
+    assert_eq!(store.get(key).await.unwrap(), None);
 }

@@ -305,6 +305,26 @@ impl Hub {
         self.tell_waiting();
     }
 
+    /// The server forbids a channel: who waits for it is told, and who listened to it.
+    #[cfg(feature = "nats")]
+    pub(crate) fn set_refused(&self, channel: &Channel, error: &Error) {
+        {
+            let mut routes = self.routes.write();
+            let Some(route) = routes.by_channel.get_mut(channel) else { return };
+            match route.feed {
+                Feed::Heard(_) => route.readers.iter().for_each(|reader| reader.refuse(error.share())),
+                Feed::Asked => {}
+                _ => return,
+            }
+            if route.readers.is_empty() {
+                routes.by_channel.remove(channel);
+                return;
+            }
+            route.feed = Feed::Failed(error.share());
+        }
+        self.tell_waiting();
+    }
+
     /// Asks once more for a channel that failed; `false` if nobody wants it any more.
     pub(crate) fn try_again(&self, channel: &Channel) -> bool {
         {

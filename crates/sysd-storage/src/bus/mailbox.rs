@@ -23,6 +23,8 @@ struct Inner {
     items: VecDeque<Delivery>,
     bytes: usize,
     waker: Option<Waker>,
+    /// A channel that is heard no more: told once, and first, as more may come of others without end.
+    refused: Option<Error>,
     is_closed: bool,
 }
 
@@ -55,6 +57,19 @@ impl Mailbox {
         }
     }
 
+    /// Of a channel nothing more will come.
+    #[cfg(feature = "nats")]
+    pub(crate) fn refuse(&self, error: Error) {
+        let waker = {
+            let mut inner = self.inner.lock();
+            inner.refused = Some(error);
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// Nothing more will come.
     pub(crate) fn close(&self) {
         let waker = {
@@ -69,6 +84,9 @@ impl Mailbox {
 
     pub(crate) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Result<Delivery>> {
         let mut inner = self.inner.lock();
+        if let Some(error) = inner.refused.take() {
+            return Poll::Ready(Err(error));
+        }
         if let Some(item) = inner.pop() {
             return Poll::Ready(Ok(item));
         }

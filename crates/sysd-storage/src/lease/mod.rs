@@ -50,9 +50,11 @@ use std::time::Duration;
 
 use sysd_core::lease::{Acquired, HolderId, Lease, LeaseLost, Leases, Renewed};
 use sysd_core::{
-    Clock, Effect, Entropy, Error, ErrorKind, Idempotence, Key, KeyBytes, Result, RetryPolicy, Space, Store,
-    StoreExt as _, SystemClock, SystemEntropy, Timestamp, timeout, tuple,
+    Clock, Effect, Entropy, Error, ErrorKind, Key, KeyBytes, Result, RetryPolicy, Space, Store, StoreExt as _,
+    SystemClock, SystemEntropy, Timestamp, timeout, tuple,
 };
+
+use crate::attempts::{Attempts, timed_out};
 
 #[doc(hidden)]
 pub use procedure::{Answer, Ask, AskLease, Bug};
@@ -149,23 +151,14 @@ impl<S: Store> RecordLeases<S> {
             #[cfg(feature = "seeded-bugs")]
             bug: self.config.bug,
         };
-        let (config, start) = (&self.config, self.config.clock.steady());
-        let (mut attempts, mut effect) = (0, Effect::None);
+        let config = &self.config;
+        let mut attempts = Attempts::new(&config.retry, &config.clock, &config.entropy);
         loop {
             let call = self.store.run(Key::lone(SPACE, &partition), &procedure);
-            let error = match timeout(&config.clock, config.call_wait_max, call).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => error,
-                Err(_) => Error::new(ErrorKind::Timeout, Effect::Unknown, "the store gave no answer in time"),
-            };
-            attempts += 1;
-            if error.effect() == Effect::Unknown {
-                effect = Effect::Unknown;
-            }
-            let elapsed = config.clock.steady().saturating_sub(start);
-            match config.retry.decide(attempts, elapsed, &error, Idempotence::Idempotent, &config.entropy) {
-                Some(wait) => config.clock.sleep_until(self.now().saturating_add(wait)).await,
-                None => return Err(error.with_effect(effect)),
+            let answer = timeout(&config.clock, config.call_wait_max, call).await;
+            match answer.unwrap_or_else(|_| Err(timed_out(Effect::Unknown))) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => attempts.again(error).await?,
             }
         }
     }

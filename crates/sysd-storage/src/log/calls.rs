@@ -13,6 +13,7 @@ use sysd_core::{
 use super::config::ReplicaConfig;
 use super::entry::{self, Entry};
 use super::schema::{self, Place, Schema};
+use crate::attempts::{Attempts, timed_out};
 
 /// How many entries a page of the log holds at most.
 const PAGE_ENTRIES: usize = 64;
@@ -63,11 +64,6 @@ pub(super) struct Calls<S> {
     records: Pace,
 }
 
-/// An answer that did not come in time.
-fn timed_out() -> Error {
-    Error::new(ErrorKind::Timeout, Effect::Unknown, "the store gave no answer in time")
-}
-
 impl<S: Store> Calls<S> {
     pub(super) const fn new(store: S, schema: Schema, config: ReplicaConfig) -> Self {
         Self { store, schema, config, page: Pace::new(PAGE_ENTRIES), records: Pace::new(RECORDS_AT_ONCE) }
@@ -85,12 +81,12 @@ impl<S: Store> Calls<S> {
     /// Writes once.
     pub(super) async fn write_once(&self, write: Write<'_>) -> Result<Outcome> {
         let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.write(write)).await;
-        answer.unwrap_or_else(|_| Err(timed_out()))
+        answer.unwrap_or_else(|_| Err(timed_out(Effect::Unknown)))
     }
 
     /// Waits before attempt `attempts + 1`, whatever the policy thinks of how many there were.
     pub(super) async fn pause(&self, attempts: u32) {
-        let error = timed_out();
+        let error = timed_out(Effect::Unknown);
         let policy = sysd_core::RetryPolicy { attempts_max: u32::MAX, ..self.config.retry };
         let elapsed = Duration::ZERO;
         let wait = policy.decide(attempts, elapsed, &error, Idempotence::Idempotent, &self.config.entropy);
@@ -98,43 +94,28 @@ impl<S: Store> Calls<S> {
         self.config.clock.sleep_until(self.now().saturating_add(wait)).await;
     }
 
-    /// Waits before the next attempt, or gives up.
-    async fn retry(&self, attempts: u32, start: Duration, error: Error) -> Result<()> {
-        let elapsed = self.steady().saturating_sub(start);
-        let config = &self.config;
-        match config.retry.decide(attempts, elapsed, &error, Idempotence::Idempotent, &config.entropy) {
-            Some(wait) => {
-                config.clock.sleep_until(self.now().saturating_add(wait)).await;
-                Ok(())
-            }
-            None => Err(error),
-        }
+    fn attempts(&self) -> Attempts<'_> {
+        Attempts::new(&self.config.retry, &self.config.clock, &self.config.entropy)
     }
 
     /// Writes until there is an answer; sends the same write again, which recognises itself.
     pub(super) async fn write(&self, write: &Write<'_>) -> Result<Outcome> {
-        let (start, mut attempts) = (self.steady(), 0);
+        let mut attempts = self.attempts();
         loop {
             match self.write_once(write.clone()).await {
                 Ok(outcome) => return Ok(outcome),
-                Err(error) => {
-                    attempts += 1;
-                    self.retry(attempts, start, error).await?;
-                }
+                Err(error) => attempts.again(error).await?,
             }
         }
     }
 
     pub(super) async fn get(&self, place: &Place) -> Result<Option<Record>> {
-        let (start, mut attempts) = (self.steady(), 0);
+        let mut attempts = self.attempts();
         loop {
             let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.get(place.key())).await;
-            match answer.unwrap_or_else(|_| Err(timed_out().with_effect(Effect::None))) {
+            match answer.unwrap_or_else(|_| Err(timed_out(Effect::None))) {
                 Ok(record) => return Ok(record),
-                Err(error) => {
-                    attempts += 1;
-                    self.retry(attempts, start, error).await?;
-                }
+                Err(error) => attempts.again(error).await?,
             }
         }
     }
@@ -143,12 +124,12 @@ impl<S: Store> Calls<S> {
     pub(super) async fn get_many(&self, places: &[Place]) -> Result<Vec<Option<Record>>> {
         let keys: Vec<_> = places.iter().map(Place::key).collect();
         let mut records = Vec::with_capacity(keys.len());
-        let (mut start, mut attempts) = (self.steady(), 0);
+        let mut attempts = self.attempts();
         while records.len() < keys.len() {
             let rest = &keys[records.len()..];
             let asked = &rest[..rest.len().min(self.records.now())];
             let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.get_many(asked)).await;
-            let answer = answer.unwrap_or_else(|_| vec![Err(timed_out().with_effect(Effect::None))]);
+            let answer = answer.unwrap_or_else(|_| vec![Err(timed_out(Effect::None))]);
             match answer.into_iter().collect::<Result<Vec<_>>>() {
                 Ok(found) => {
                     if found.len() != asked.len() {
@@ -158,13 +139,10 @@ impl<S: Store> Calls<S> {
                     }
                     self.records.answered();
                     records.extend(found);
-                    (start, attempts) = (self.steady(), 0);
+                    attempts = self.attempts();
                 }
-                Err(error) if self.records.slow_down(asked.len(), &error) => start = self.steady(),
-                Err(error) => {
-                    attempts += 1;
-                    self.retry(attempts, start, error).await?;
-                }
+                Err(error) if self.records.slow_down(asked.len(), &error) => attempts.restart(),
+                Err(error) => attempts.again(error).await?,
             }
         }
         Ok(records)
@@ -172,20 +150,17 @@ impl<S: Store> Calls<S> {
 
     /// Scans a page of entries, of at most as many as the link carries.
     async fn scan(&self, mut scan: Scan<'_>) -> Result<Page> {
-        let (mut start, mut attempts) = (self.steady(), 0);
+        let mut attempts = self.attempts();
         loop {
             scan.limit = self.page.now();
             let answer = timeout(&self.config.clock, self.config.call_wait_max, self.store.scan(scan)).await;
-            match answer.unwrap_or_else(|_| Err(timed_out().with_effect(Effect::None))) {
+            match answer.unwrap_or_else(|_| Err(timed_out(Effect::None))) {
                 Ok(page) => {
                     self.page.answered();
                     return Ok(page);
                 }
-                Err(error) if self.page.slow_down(scan.limit, &error) => start = self.steady(),
-                Err(error) => {
-                    attempts += 1;
-                    self.retry(attempts, start, error).await?;
-                }
+                Err(error) if self.page.slow_down(scan.limit, &error) => attempts.restart(),
+                Err(error) => attempts.again(error).await?,
             }
         }
     }

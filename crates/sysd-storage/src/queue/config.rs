@@ -15,7 +15,8 @@ pub struct QueueConfig {
     pub lanes: u8,
     /// How often a job is handed out before it is given up.
     pub attempts_max: u32,
-    /// How many jobs of a shard are in flight at most; each costs about 50 bytes in the shard's record.
+    /// How many jobs of a shard are in flight at most; each costs about 50 bytes in the shard's record. When there are so many,
+    /// only those whose lease has run out are handed out.
     pub in_flight_max: usize,
     /// How long after its due time a row may be written and still be found at once. Rows that come later are found by a look
     /// at all rows of a shard, which is made as often. (In between, scans start where rows may be: see the module's docs.)
@@ -54,6 +55,10 @@ pub enum Bug {
     ForgetMark,
     /// Never looks for rows that came late.
     ForgetLate,
+    /// Hands out one more job than there is room for.
+    Overfill,
+    /// Takes no expired lease over while there is no room.
+    LeaveExpired,
 }
 
 impl QueueConfig {

@@ -10,7 +10,7 @@ use sysd_core::{Entropy as _, Error, Key, Record, Result, Row, Scan, Store, Time
 
 use super::config::Bug;
 use super::schema::{self, Fate, JobRow, Mark, Place, SPACE};
-use super::state::{Candidate, State, Status};
+use super::state::{Candidate, Grant, State, Status, Ticket};
 use super::{CONTENTION_MAX, Seen, Shared};
 
 /// What a scan found that might be handed out.
@@ -20,6 +20,8 @@ struct Found {
     payloads: Vec<Bytes>,
     /// Rows of jobs that are settled: late echoes.
     echoes: Vec<Place>,
+    /// Jobs that were handed out once and have no row any more: there is nothing to do.
+    gone: Vec<JobId>,
     /// The due time of the first row of each lane, as far as it came.
     firsts: Vec<Option<Timestamp>>,
     /// Whether it began at the very first row.
@@ -36,20 +38,17 @@ impl<S: Store> Shared<S> {
         };
         let token = self.calls.entropy.next_u64();
         for _ in 0..CONTENTION_MAX {
-            let now = self.calls.now();
             let mut state = State::clone(&seen.state);
-            let room = self.config.in_flight_max.saturating_sub(state.entries.len());
-            // What is expired needs no room.
-            let wanted = jobs_max.min(room.max(1));
+            let looked_at = self.calls.now();
             let carried = self.carry_out(shard, &seen.state);
-            let (settled, found) = join(carried, self.find(shard, &seen.state, wanted, now)).await;
+            let (settled, found) = join(carried, self.look(shard, &seen.state, jobs_max, looked_at)).await;
             let (settled, found) = (settled?, found?);
-            // Looking took time: a lease begins now.
-            let now = self.calls.now();
-            let until = until(now, hold)?;
             state.drop_settled(&seen.state, &settled);
-            state.bury_expired(now, self.config.attempts_max);
-            let handed = state.decide_lease(&found.candidates, wanted, token, now, until);
+            state.drop_settled(&seen.state, &found.gone);
+            // Looking took time: a lease begins now.
+            let grant = self.grant(jobs_max, token, hold)?;
+            state.bury_expired(grant.now, self.config.attempts_max);
+            let handed = state.decide_lease(&found.candidates, &grant);
             if handed.is_empty() && found.has_skipped && !is_fresh {
                 // What is in flight by this record may have been given back since.
                 (seen, is_fresh) = (self.read(shard).await?, true);
@@ -58,13 +57,14 @@ impl<S: Store> Shared<S> {
             let is_changed = state != *seen.state;
             if is_changed || found.is_full {
                 let (lanes, late_max) = (self.lanes, self.config.late_max);
-                state.raise_floors(&found.firsts, found.is_full, lanes, now, late_max);
+                // By the time of the look: what fell due since was not looked for.
+                state.raise_floors(&found.firsts, found.is_full, lanes, looked_at, late_max);
             }
             if state == *seen.state {
                 self.remove_echoes(&found).await;
                 return Ok(Vec::new());
             }
-            match self.replace_leased(shard, &mut seen, state, &found, token, wanted, hold).await? {
+            match self.replace_leased(shard, &mut seen, state, &found, &grant, hold).await? {
                 Some(jobs) => {
                     self.remove_echoes(&found).await;
                     return Ok(jobs);
@@ -78,15 +78,13 @@ impl<S: Store> Shared<S> {
 
     /// Writes a lease over `seen`. On a conflict tries once more on the newer record if what was scanned still counts;
     /// otherwise leaves that in `seen`, and answers `None`.
-    #[expect(clippy::too_many_arguments, reason = "one decision, in two steps")]
     async fn replace_leased(
         &self,
         shard: u16,
         seen: &mut Seen,
         mut state: State,
         found: &Found,
-        token: u64,
-        wanted: usize,
+        &Grant { jobs_max, token, .. }: &Grant,
         hold: Duration,
     ) -> Result<Option<Vec<LeasedJob>>> {
         let generation = seen.state.generation;
@@ -103,13 +101,55 @@ impl<S: Store> Shared<S> {
                 return Ok(None);
             }
             state = State::clone(&seen.state);
-            let now = self.calls.now();
-            state.bury_expired(now, self.config.attempts_max);
-            if state.decide_lease(&found.candidates, wanted, token, now, until(now, hold)?).is_empty() {
+            let grant = self.grant(jobs_max, token, hold)?;
+            state.bury_expired(grant.now, self.config.attempts_max);
+            if state.decide_lease(&found.candidates, &grant).is_empty() {
                 return Ok(None);
             }
         }
         Ok(None)
+    }
+
+    /// The terms of a lease that begins now.
+    fn grant(&self, jobs_max: usize, token: u64, hold: Duration) -> Result<Grant> {
+        let now = self.calls.now();
+        let until = now.checked_add(hold).ok_or_else(|| Error::invalid("hold", "it ends beyond the year 2255"))?;
+        let in_flight_max = self.config.in_flight_max + usize::from(self.config.has(Bug::Overfill));
+        Ok(Grant { jobs_max, in_flight_max, token, now, until })
+    }
+
+    /// Looks for what may be handed out: where there is no room, only for what needs none.
+    async fn look(&self, shard: u16, state: &State, jobs_max: usize, now: Timestamp) -> Result<Found> {
+        let room = state.room(self.config.in_flight_max + usize::from(self.config.has(Bug::Overfill)));
+        if room > 0 {
+            let needless = || state.expired(now, self.config.attempts_max, jobs_max - room).len();
+            let wanted = if jobs_max <= room { jobs_max } else { room + needless() };
+            return self.find(shard, state, wanted, now).await;
+        }
+        if self.config.has(Bug::LeaveExpired) {
+            return Ok(Found { has_skipped: true, ..Found::default() });
+        }
+        self.find_expired(shard, state, jobs_max, now).await
+    }
+
+    /// Finds the rows of expired leases, wherever they lie: before them may lie any number that there is no room for.
+    async fn find_expired(&self, shard: u16, state: &State, jobs_max: usize, now: Timestamp) -> Result<Found> {
+        let mut found = Found { has_skipped: true, ..Found::default() };
+        let tickets = state.expired(now, self.config.attempts_max, jobs_max);
+        let partition = self.schema.rows(shard);
+        let sorts: Vec<_> = tickets.iter().map(schema::sort).collect();
+        let keys: Vec<_> = sorts.iter().map(|sort| Key::row(SPACE, partition, sort)).collect();
+        let mut rows = Vec::with_capacity(keys.len());
+        for ((record, sort), Ticket { id, .. }) in
+            self.calls.get_many(&keys).await?.into_iter().zip(&sorts).zip(tickets)
+        {
+            match record {
+                Some(record) => rows.push(Row { sort: Bytes::copy_from_slice(sort), record }),
+                None => found.gone.push(id),
+            }
+        }
+        self.sift(state, partition, rows, now, &mut found).await?;
+        Ok(found)
     }
 
     /// Finds rows that may be handed out by this record, lane by lane, in order.
@@ -203,10 +243,6 @@ fn read_mark(place: &Place, record: Option<Record>) -> Result<Option<sysd_core::
 
 fn holds_token(state: &State, token: u64) -> bool {
     state.entries.values().any(|entry| entry.status.is_leased() && entry.status.token() == token)
-}
-
-fn until(now: Timestamp, hold: Duration) -> Result<Timestamp> {
-    now.checked_add(hold).ok_or_else(|| Error::invalid("hold", "it ends beyond the year 2255"))
 }
 
 /// The jobs that a record says are held under `token`.

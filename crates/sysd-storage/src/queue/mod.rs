@@ -48,7 +48,8 @@
 //! |---|---|---|
 //! | there | none | waits, from its due time on |
 //! | there | leased, before its time | is held under a token |
-//! | there | leased, at or past its time | waits again, the attempt counted |
+//! | there | leased, at or past its time | waits again, the attempt counted, and still takes its room |
+//! | gone | leased, at or past its time | was lost by the store; the entry is dropped once there is no room |
 //! | there | done, moved, dead | is settled: the row is to go (and to be written elsewhere before) |
 //! | gone | done, moved, dead | the same, carried out; the entry is to be dropped |
 //! | gone | none | is no more |
@@ -60,6 +61,8 @@
 //!   token counts, and one lease at a time.
 //! - A row that was scanned says something only as long as no entry was dropped since: a lease is written on the record as it was
 //!   before the scan, or on one whose generation is the same.
+//! - A shard's record has at most [`QueueConfig::in_flight_max`] entries. A new job needs room there, an expired lease is taken over
+//!   in its place: where there is no room, expired leases are looked up by their keys, whatever lies before them.
 //! - A job under an id of the caller's has a *mark*, which is written before the row. A row whose mark says done or dead is
 //!   a late echo, and is removed instead of handed out.
 //!
@@ -83,7 +86,7 @@
 //! rows may be, at most [`QueueConfig::late_max`] ago, and scans start there. A row that is written later than that after
 //! its due time (a writer's clock far behind, a store that was long in coming) is found by a scan from the very start,
 //! which is made once in `late_max`: on Cassandra let `gc_grace_seconds` be such that it can be. Lanes are strict: a lane waits as long as there is work in a
-//! lower one of the same shard.
+//! lower one of the same shard; only where there is no room, expired leases are taken over whatever their lane.
 
 mod config;
 mod enqueue;
@@ -157,15 +160,18 @@ impl<S: Store> RecordQueue<S> {
     /// Opens the queue of this name on `store`, which is made if it is not there.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) naming `name`, `shards` or `lanes`: also if the queue was made with others.
+    /// [`Invalid`](ErrorKind::Invalid) naming `name`, `in_flight_max`, `shards` or `lanes`: also if the queue was made with others.
     ///
     /// # Cost
     /// One write.
     pub async fn open(store: S, name: &str, config: QueueConfig) -> Result<Self> {
-        for (field, is_zero) in [("shards", config.shards == 0), ("lanes", config.lanes == 0)] {
-            if is_zero {
-                return Err(Error::invalid(field, "a queue has at least one"));
-            }
+        let counts = [
+            ("shards", config.shards == 0),
+            ("lanes", config.lanes == 0),
+            ("in_flight_max", config.in_flight_max == 0),
+        ];
+        if let Some((field, _)) = counts.into_iter().find(|(_, is_zero)| *is_zero) {
+            return Err(Error::invalid(field, "a queue has at least one"));
         }
         let schema = Schema::new(name, config.shards)?;
         let calls = Calls {

@@ -99,6 +99,17 @@ impl Status {
     }
 }
 
+/// How many jobs are handed out, and on what terms.
+#[derive(Clone, Copy)]
+pub(super) struct Grant {
+    pub(super) jobs_max: usize,
+    /// How many entries there may be.
+    pub(super) in_flight_max: usize,
+    pub(super) token: u64,
+    pub(super) now: Timestamp,
+    pub(super) until: Timestamp,
+}
+
 /// A question to a lease.
 pub(super) struct Asked<'a> {
     pub(super) lease: &'a JobLease,
@@ -132,27 +143,40 @@ impl State {
         }
     }
 
-    /// Hands out up to `jobs_max` of the candidates under `token`; answers which, with the attempt.
-    pub(super) fn decide_lease(
-        &mut self,
-        candidates: &[Candidate],
-        jobs_max: usize,
-        token: u64,
-        now: Timestamp,
-        until: Timestamp,
-    ) -> Vec<(usize, u32)> {
+    /// How many more jobs may be handed out: those that are settled make room as soon as that is carried out.
+    pub(super) fn room(&self, in_flight_max: usize) -> usize {
+        in_flight_max.saturating_sub(self.entries.values().filter(|entry| entry.status.is_leased()).count())
+    }
+
+    /// Where up to `jobs_max` of the jobs lie whose last lease has run out, and which may be handed out once more: those that
+    /// have waited longest, whatever their lane, so that each has its turn.
+    pub(super) fn expired(&self, now: Timestamp, attempts_max: u32, jobs_max: usize) -> Vec<Ticket> {
+        let expired = self.entries.iter().filter_map(|(id, entry)| match entry.status {
+            Status::Leased { until, .. } if until <= now && entry.attempts < attempts_max => {
+                Some((until, Ticket { lane: entry.lane, due: entry.due, id: id.clone() }))
+            }
+            _ => None,
+        });
+        let mut expired: Vec<_> = expired.collect();
+        expired.sort_unstable();
+        expired.into_iter().take(jobs_max).map(|(_, ticket)| ticket).collect()
+    }
+
+    /// Hands candidates out, as long as there is room; an expired lease is taken over in its place. Answers which, with the
+    /// attempt.
+    pub(super) fn decide_lease(&mut self, candidates: &[Candidate], grant: &Grant) -> Vec<(usize, u32)> {
         let mut handed = Vec::new();
         for (at, candidate) in candidates.iter().enumerate() {
-            if handed.len() == jobs_max {
+            if handed.len() == grant.jobs_max {
                 break;
             }
             let ticket = &candidate.ticket;
-            if !self.is_free(ticket, now) {
+            let entry = self.entries.get(&ticket.id);
+            if !self.is_free(ticket, grant.now) || entry.is_none() && self.entries.len() >= grant.in_flight_max {
                 continue;
             }
-            let before = self.entries.get(&ticket.id).map_or(candidate.attempts, |entry| entry.attempts);
-            let attempts = before.saturating_add(1);
-            let status = Status::Leased { token, until };
+            let attempts = entry.map_or(candidate.attempts, |entry| entry.attempts).saturating_add(1);
+            let status = Status::Leased { token: grant.token, until: grant.until };
             let entry = Entry { lane: ticket.lane, due: ticket.due, attempts, mark: candidate.mark, status };
             self.entries.insert(ticket.id.clone(), entry);
             handed.push((at, attempts));

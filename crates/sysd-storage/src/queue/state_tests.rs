@@ -12,6 +12,10 @@ fn candidate(id: u8) -> Candidate {
     Candidate { ticket, attempts: 0, mark: None }
 }
 
+fn grant(jobs_max: usize, token: u64, now: Timestamp, until: Timestamp) -> Grant {
+    Grant { jobs_max, in_flight_max: 100, token, now, until }
+}
+
 fn lease(id: u8, token: u64) -> JobLease {
     JobLease { id: JobId::from_slice(&[id]), token }
 }
@@ -25,9 +29,9 @@ fn settle(state: &mut State, id: u8, token: u64, verdict: Verdict) -> Option<Hel
 #[test]
 fn a_lease_ends_at_the_very_microsecond() {
     let mut state = State::default();
-    assert_eq!(state.decide_lease(&[candidate(1)], 1, 7, at(10), at(20)), [(0, 1)]);
-    assert_eq!(state.clone().decide_lease(&[candidate(1)], 1, 8, at(19), at(30)), []);
-    assert_eq!(state.decide_lease(&[candidate(1)], 1, 8, at(20), at(30)), [(0, 2)]);
+    assert_eq!(state.decide_lease(&[candidate(1)], &grant(1, 7, at(10), at(20))), [(0, 1)]);
+    assert_eq!(state.clone().decide_lease(&[candidate(1)], &grant(1, 8, at(19), at(30))), []);
+    assert_eq!(state.decide_lease(&[candidate(1)], &grant(1, 8, at(20), at(30))), [(0, 2)]);
     assert_eq!(settle(&mut state, 1, 7, Verdict::Done), Some(Held::Lost), "a stale holder");
     assert_eq!(settle(&mut state, 1, 8, Verdict::Done), Some(Held::Held));
     assert_eq!(settle(&mut state, 1, 8, Verdict::Done), Some(Held::Held), "the same question again");
@@ -37,7 +41,7 @@ fn a_lease_ends_at_the_very_microsecond() {
 #[test]
 fn a_late_ack_counts_while_nobody_else_has_the_job() {
     let mut state = State::default();
-    state.decide_lease(&[candidate(1)], 1, 7, at(10), at(20));
+    state.decide_lease(&[candidate(1)], &grant(1, 7, at(10), at(20)));
     assert_eq!(settle(&mut state, 1, 7, Verdict::Done), Some(Held::Held));
 }
 
@@ -47,16 +51,16 @@ fn what_is_handed_out_too_often_is_given_up() {
     for attempt in 1..=3 {
         let now = at(100 * attempt);
         state.bury_expired(now, 3);
-        assert_eq!(state.decide_lease(&[candidate(1)], 1, attempt, now, at(100 * attempt + 50)).len(), 1);
+        assert_eq!(state.decide_lease(&[candidate(1)], &grant(1, attempt, now, at(100 * attempt + 50))).len(), 1);
     }
     state.bury_expired(at(349), 3);
     assert!(state.entries.values().all(|entry| entry.status.is_leased()));
     state.bury_expired(at(350), 3);
     assert!(matches!(state.entries.values().next().unwrap().status, Status::Dead { .. }));
-    assert!(state.decide_lease(&[candidate(1)], 1, 9, at(400), at(500)).is_empty());
+    assert!(state.decide_lease(&[candidate(1)], &grant(1, 9, at(400), at(500))).is_empty());
     // Given back for the last time.
     let mut state = State::default();
-    state.decide_lease(&[Candidate { attempts: 2, ..candidate(1) }], 1, 7, at(10), at(20));
+    state.decide_lease(&[Candidate { attempts: 2, ..candidate(1) }], &grant(1, 7, at(10), at(20)));
     assert_eq!(settle(&mut state, 1, 7, Verdict::Moved(at(90))), Some(Held::Held));
     assert!(matches!(state.entries.values().next().unwrap().status, Status::Dead { .. }));
 }
@@ -64,7 +68,7 @@ fn what_is_handed_out_too_often_is_given_up() {
 #[test]
 fn dropping_is_of_what_was_carried_out_only_and_is_seen() {
     let mut state = State::default();
-    state.decide_lease(&[candidate(1), candidate(2)], 2, 7, at(10), at(20));
+    state.decide_lease(&[candidate(1), candidate(2)], &grant(2, 7, at(10), at(20)));
     assert_eq!(settle(&mut state, 1, 7, Verdict::Done), Some(Held::Held));
     let then = state.clone();
     let settled: Vec<_> = then.entries.keys().cloned().collect();
@@ -146,7 +150,7 @@ proptest! {
                 Step::Lease(ids, hold) => {
                     token += 1;
                     let candidates: Vec<_> = ids.iter().map(|&id| candidate(id)).collect();
-                    for (which, _) in state.decide_lease(&candidates, 4, token, at(now), at(now + hold)) {
+                    for (which, _) in state.decide_lease(&candidates, &grant(4, token, at(now), at(now + hold))) {
                         let id = ids[which];
                         prop_assert!(held.get(&id).is_none_or(|&(_, until)| until <= now));
                         held.insert(id, (token, now + hold));
@@ -194,10 +198,47 @@ proptest! {
         }
     }
 
+    /// Whatever happens: no more entries than there may be, so no more leases; and where it is full, an expired one is taken over.
+    #[test]
+    fn no_more_are_in_flight_than_there_may_be(steps in steps(), in_flight_max in 1..5usize) {
+        let (mut state, mut now, mut token) = (State::default(), 1_000_u64, 0_u64);
+        for step in steps {
+            match step {
+                Step::Move(by) => now += by,
+                Step::Lease(ids, hold) => {
+                    token += 1;
+                    let candidates: Vec<_> = ids.iter().map(|&id| candidate(id)).collect();
+                    let room = state.room(in_flight_max);
+                    let expired = state.expired(at(now), u32::MAX, 1);
+                    let grant = Grant { jobs_max: 4, in_flight_max, token, now: at(now), until: at(now + hold) };
+                    let handed = state.decide_lease(&candidates, &grant);
+                    let is_known = |&(which, _): &(usize, u32)| expired.iter().any(|it| it.id == candidates[which].ticket.id);
+                    prop_assert!(handed.len() <= 4 && (room > 0 || handed.is_empty() || !expired.is_empty()));
+                    if let [ticket] = expired.as_slice() && candidates.iter().any(|candidate| candidate.ticket.id == ticket.id) {
+                        prop_assert!(handed.iter().any(is_known), "{:?} waits on", ticket);
+                    }
+                }
+                Step::Settle(which, how) => {
+                    let Some((id, entry)) = state.entries.iter().nth(which) else { continue };
+                    let (id, token) = (id[0], entry.status.token());
+                    let verdict = if how == 0 { Verdict::Done } else { Verdict::Moved(at(now)) };
+                    settle(&mut state, id, token, verdict);
+                }
+                Step::Extend(..) => {}
+                Step::Drop => {
+                    let then = state.clone();
+                    let settled = then.entries.iter().filter(|(_, entry)| !entry.status.is_leased());
+                    state.drop_settled(&then, &settled.map(|(id, _)| id.clone()).collect::<Vec<_>>());
+                }
+            }
+            prop_assert!(state.entries.len() <= in_flight_max, "{} entries", state.entries.len());
+        }
+    }
+
     #[test]
     fn nothing_cut_is_decoded(cut in 1..80usize) {
         let mut state = State::default();
-        state.decide_lease(&[candidate(1)], 1, 7, at(10), at(20));
+        state.decide_lease(&[candidate(1)], &grant(1, 7, at(10), at(20)));
         let bytes = state.encode();
         let key = Key::lone(const { Space::conditional("x") }, b"p");
         prop_assert!(State::decode(key, &bytes[..bytes.len().saturating_sub(cut)]).is_err());

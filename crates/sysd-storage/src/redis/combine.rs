@@ -249,7 +249,7 @@ async fn once_more() {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
     use std::pin::pin;
 
     use futures::channel::mpsc;
@@ -406,7 +406,7 @@ mod tests {
     }
 
     /// As when they are kept in a stream that is not polled until the late one is done.
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn callers_that_are_not_polled_keep_nobody_waiting() {
         let (server, mut batches) = Server::new();
         let mut kept: Vec<_> = (0..IN_FLIGHT_MAX).map(|_| Box::pin(server.run(b"kept"))).collect();
@@ -431,7 +431,9 @@ mod tests {
                 answer.send(()).unwrap();
             }
         };
-        let (late, ()) = futures::join!(server.run(b"late"), answers);
+        let both = async { futures::join!(server.run(b"late"), answers) };
+        let (late, ()) =
+            tokio::time::timeout(2 * PATIENCE, both).await.expect("the late one waits for who is not polled");
         assert!(is_own(&late, b"late"), "{late:?}");
         assert!(is_own(&in_line.await, &large));
         for call in kept {

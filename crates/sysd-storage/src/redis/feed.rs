@@ -45,9 +45,9 @@ pub(super) fn listen(hub: Arc<Hub>, prefix: String) -> Hook {
                 }
             }
             PushKind::Subscribe | PushKind::SSubscribe => hub.set_heard(connection, channel),
-            // Nobody asked for this end: the slot moves. The client takes it for the answer to a call, so that all answers
+            // Nobody asked for this end: the slot moves, or somebody reset the connection. The client takes it for the answer to a call, so that all answers
             // after it are out of step.
-            PushKind::SUnsubscribe if !hub.is_left(connection, channel) => {
+            PushKind::Unsubscribe | PushKind::SUnsubscribe if !hub.is_left(connection, channel) => {
                 hub.set_broken(connection);
                 return false;
             }
@@ -214,6 +214,43 @@ impl Feed {
                 }
                 .boxed(),
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures::poll;
+    use redis::PushInfo;
+    use sysd_core::bus::{BusLimits, Delivery, Lost, Subscription as _};
+
+    use super::*;
+    use crate::bus::hub::Listener;
+
+    /// Of either kind: the client takes it for an answer, and the channel would be silent from then on.
+    #[tokio::test]
+    async fn a_channel_whose_end_nobody_asked_for_is_told_and_asked_for_again() {
+        for kind in [PushKind::Unsubscribe, PushKind::SUnsubscribe] {
+            let hub = Arc::new(Hub::remote(BusLimits::PROCESS, Duration::from_secs(1)));
+            let hook = listen(Arc::clone(&hub), "p:".to_owned());
+            let push = |kind: PushKind, name: &str| {
+                Told::Push(PushInfo { kind, data: vec![Value::BulkString(name.as_bytes().to_vec()), Value::Int(0)] })
+            };
+            let channels = [Channel::new("a").unwrap()];
+            let mut opening = Box::pin(Listener::open(&hub, &channels));
+            assert!(poll!(opening.as_mut()).is_pending());
+            let job = || async { poll!(poll_fn(|context| hub.poll_job(context))) };
+            assert_eq!(job().await, Poll::Ready(Job::Ask(channels[0].clone())));
+            assert!(hook(7, push(PushKind::Subscribe, "p:a")));
+            let mut listener = opening.await.unwrap();
+            assert!(hook(7, push(kind.clone(), "p:other")), "that channel is not heard");
+            assert!(hook(8, push(kind.clone(), "p:a")), "it is heard over another connection");
+            assert!(!hook(7, push(kind.clone(), "p:a")), "{kind:?}: the connection is out of step");
+            assert_eq!(job().await, Poll::Ready(Job::Ask(channels[0].clone())), "{kind:?}");
+            assert!(hook(9, push(PushKind::Subscribe, "p:a")));
+            let lost = Delivery::Lost { channel: channels[0].clone(), lost: Lost::Unknown };
+            assert_eq!(listener.next().await.unwrap(), lost);
         }
     }
 }

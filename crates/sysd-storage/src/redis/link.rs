@@ -69,7 +69,7 @@ enum State {
     Up(Live),
 }
 
-/// Callers share an attempt, and whoever waits drives it.
+/// Callers share an attempt, which a task of its own drives.
 type Attempt = Shared<BoxFuture<'static, Result<Live, RedisError>>>;
 
 #[derive(Clone)]
@@ -156,12 +156,19 @@ impl Link {
         result.map_err(Failure::unsent)
     }
 
-    /// The attempt under way, or a new one. One that nobody has driven for too long would only time out.
+    /// The attempt under way, or a new one.
+    ///
+    /// A task drives it, as one drives the connection that comes of it: were it the callers, one that is dropped could take a
+    /// wake-up with it. What wakes an attempt while one caller polls it wakes the others in vain, for they find it being
+    /// polled; only that caller would poll it again. The task ends with the attempt, after `connection_timeout` at most.
     fn attempt(&self) -> Attempt {
         let mut state = self.state.write();
         match &*state {
+            // One whose task is gone with its runtime would only time out; one that failed while nobody waited is old.
             State::Connecting { attempt, since }
-                if attempt.peek().is_some() || since.elapsed() < self.connection_timeout =>
+                if attempt.peek().map_or(since.elapsed() < self.connection_timeout, |result| {
+                    result.as_ref().is_ok_and(|live| !live.is_broken.load(Ordering::Relaxed))
+                }) =>
             {
                 attempt.clone()
             }
@@ -172,6 +179,7 @@ impl Link {
             }
             _ => {
                 let attempt = self.connect().boxed().shared();
+                drop(tokio::spawn(attempt.clone()));
                 *state = State::Connecting { attempt: attempt.clone(), since: Instant::now() };
                 attempt
             }

@@ -25,7 +25,8 @@ pub(crate) fn config(simulation: &Simulation, node: Node, bug: Option<Bug>) -> Q
         shards: SHARDS,
         lanes: LANES,
         attempts_max: ATTEMPTS_MAX,
-        in_flight_max: 6,
+        // Fewer than there are jobs, so that it is met.
+        in_flight_max: 3,
         late_max: Duration::from_millis(40),
         call_wait_max: Duration::from_millis(10),
         retry: RetryPolicy {

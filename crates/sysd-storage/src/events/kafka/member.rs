@@ -13,13 +13,14 @@ use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sysd_core::event::{Batch, Committed, Delivered, Event, EventId, Gap, GroupMember, Position};
 use sysd_core::{Clock, Effect, Error, ErrorKind, KeyBytes, Result, Timestamp, Version, timeout};
 
 use super::Shared;
 use super::error::{Access, map};
 use super::group::is_moving;
+use super::places::{Look, Places};
 use super::producer::ID_HEADER;
 
 /// How soon a thread that waits for events sees that its reader has gone.
@@ -145,14 +146,8 @@ impl KafkaMember {
         let consumer = consumer.map_err(|error| map(&error, Access::Read))?;
         consumer.subscribe(&[&shared.topic]).map_err(|error| map(&error, Access::Read))?;
         let desk = Arc::new(Desk::default());
-        let reader = Reader {
-            consumer,
-            topic: shared.topic.clone(),
-            wait_max: shared.config.call_wait_max,
-            next: BTreeMap::new(),
-            committed: BTreeMap::new(),
-            desk: Arc::clone(&desk),
-        };
+        let broker = Broker { consumer, topic: shared.topic.clone(), wait_max: shared.config.call_wait_max };
+        let reader = Reader { broker, places: Places::default(), held: None, desk: Arc::clone(&desk) };
         let served = Arc::clone(&desk);
         let thread = std::thread::Builder::new().name("sysd-kafka-member".to_owned());
         thread.spawn(move || serve(reader, &served)).map_err(|error| {
@@ -258,14 +253,37 @@ fn serve(mut reader: Reader, desk: &Desk) {
 
 /// The consumer, and what was polled from it.
 struct Reader {
+    broker: Broker,
+    places: Places,
+    /// An event that may lie behind a gap: nobody could say yet.
+    held: Option<Delivered>,
+    desk: Arc<Desk>,
+}
+
+struct Broker {
     consumer: BaseConsumer<Watch>,
     topic: String,
     wait_max: Duration,
-    /// The number that comes next in each partition that is owned.
-    next: BTreeMap<i32, i64>,
-    /// The lowest that is not committed.
-    committed: BTreeMap<i32, i64>,
-    desk: Arc<Desk>,
+}
+
+impl Look for Broker {
+    fn committed(&self, partition: i32) -> Result<Option<i64>> {
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(&self.topic, partition);
+        let found = self.consumer.committed_offsets(asked, self.wait_max).map_err(|error| tolerated(&error))?;
+        let elements = found.elements();
+        let Some(element) = elements.first() else { return Ok(None) };
+        element.error().map_err(|error| tolerated(&error))?;
+        Ok(match element.offset() {
+            Offset::Offset(next) => Some(next),
+            _ => None,
+        })
+    }
+
+    fn lowest(&self, partition: i32) -> Result<i64> {
+        let bounds = self.consumer.fetch_watermarks(&self.topic, partition, self.wait_max);
+        bounds.map(|(lowest, _)| lowest).map_err(|error| map(&error, Access::Read))
+    }
 }
 
 impl Reader {
@@ -309,29 +327,37 @@ impl Reader {
     }
 
     fn poll(&mut self, wait: Duration) -> Result<Option<Delivered>> {
-        let message = match self.consumer.poll(wait) {
-            None => return Ok(None),
-            Some(Err(error)) => return Err(tolerated(&error)),
-            Some(Ok(message)) => message,
-        };
-        let (partition, number) = (message.partition(), message.offset());
-        let delivered = deliver(&message);
-        drop(message);
+        // Only what is polled now may be of a partition that was just given.
         self.notice_changes();
-        let next = match self.next.get(&partition) {
-            Some(next) => *next,
-            None => self.begin(partition, number),
+        let delivered = match self.held.take() {
+            Some(delivered) => delivered,
+            None => match self.broker.consumer.poll(wait) {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(tolerated(&error)),
+                Some(Ok(message)) => deliver(&message),
+            },
         };
-        if number > next {
-            self.notice_gap(partition, next, number);
+        self.notice_changes();
+        let Position { partition, number } = delivered.position;
+        let (at, number) = (i32::try_from(partition).unwrap_or(i32::MAX), i64::try_from(number).unwrap_or(i64::MAX));
+        match self.places.advance(at, number, &self.broker) {
+            Ok(gap) => {
+                self.desk.ready.lock().gaps.extend(gap);
+                Ok(Some(delivered))
+            }
+            Err(error) => {
+                self.held = Some(delivered);
+                if !wait.is_zero() {
+                    std::thread::sleep(wait.min(LOOK_EVERY));
+                }
+                Err(error)
+            }
         }
-        self.next.insert(partition, number + 1);
-        Ok(Some(delivered))
     }
 
     /// Forgets what was read of partitions that were taken away, or given anew.
     fn notice_changes(&mut self) {
-        let changed = std::mem::take(&mut self.consumer.context().0.lock().changed);
+        let changed = std::mem::take(&mut self.broker.consumer.context().0.lock().changed);
         if changed.is_empty() {
             return;
         }
@@ -340,34 +366,8 @@ impl Reader {
         ready.events.retain(|delivered| !has_changed(delivered.position.partition));
         ready.gaps.retain(|gap| !has_changed(gap.partition));
         drop(ready);
-        self.next.retain(|partition, _| !changed.contains(partition));
-        self.committed.retain(|partition, _| !changed.contains(partition));
-    }
-
-    /// Where the group is in a partition that was given: its first event may lie behind a gap.
-    fn begin(&mut self, partition: i32, found: i64) -> i64 {
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition(&self.topic, partition);
-        let committed = self.consumer.committed_offsets(asked, self.wait_max);
-        let offset = committed.ok().and_then(|list| list.elements().first().map(TopicPartitionListElem::offset));
-        match offset {
-            Some(Offset::Offset(next)) => {
-                self.committed.insert(partition, next);
-                next
-            }
-            // Unknown: then no gap can be told.
-            _ => found,
-        }
-    }
-
-    /// Numbers are missing: were they removed, or did transactions and compaction leave them out?
-    fn notice_gap(&mut self, partition: i32, from: i64, to: i64) {
-        let low = self.consumer.fetch_watermarks(&self.topic, partition, self.wait_max).map(|(low, _)| low);
-        if low.is_ok_and(|low| low > from) {
-            let number = |number: i64| u64::try_from(number).unwrap_or_default();
-            let partition = u32::try_from(partition).unwrap_or_default();
-            self.desk.ready.lock().gaps.push(Gap { partition, from: number(from), to: number(to) });
-        }
+        self.held = self.held.take().filter(|delivered| !has_changed(delivered.position.partition));
+        self.places.forget(&changed);
     }
 
     fn commit(&mut self, mut ends: BTreeMap<i32, i64>) -> Result<Committed> {
@@ -376,11 +376,11 @@ impl Reader {
             self.notice_changes();
             // Who does not own a partition, or has not read so far since it does, commits nothing there.
             ends.retain(|partition, end| {
-                let is_mine = self.next.get(partition).is_some_and(|next| *end <= *next);
+                let is_mine = self.places.has_read(*partition, *end);
                 if !is_mine {
                     lost.insert(u32::try_from(*partition).unwrap_or_default());
                 }
-                is_mine && self.committed.get(partition).is_none_or(|committed| *committed < *end)
+                is_mine && !self.places.has_committed(*partition, *end)
             });
             if ends.is_empty() {
                 return Ok(if lost.is_empty() {
@@ -391,12 +391,14 @@ impl Reader {
             }
             let mut asked = TopicPartitionList::new();
             for (partition, end) in &ends {
-                let added = asked.add_partition_offset(&self.topic, *partition, Offset::Offset(*end));
+                let added = asked.add_partition_offset(&self.broker.topic, *partition, Offset::Offset(*end));
                 added.map_err(|error| map(&error, Access::Read))?;
             }
-            match self.consumer.commit(&asked, CommitMode::Sync) {
-                Ok(()) => self.committed.append(&mut ends),
-                Err(error) if (is_rebalancing(&error) || is_moving(&error)) && start.elapsed() < self.wait_max => {
+            match self.broker.consumer.commit(&asked, CommitMode::Sync) {
+                Ok(()) => self.places.commit(&mut ends),
+                Err(error)
+                    if (is_rebalancing(&error) || is_moving(&error)) && start.elapsed() < self.broker.wait_max =>
+                {
                     // The rebalance goes on in polls, and says who owns what.
                     match self.poll(LOOK_EVERY) {
                         Ok(Some(delivered)) => drop(self.add(delivered)),

@@ -16,7 +16,9 @@
 //!
 //! # Threads
 //! librdkafka has threads of its own, and its consumer waits by blocking: so each member has a thread, which ends when the member
-//! is dropped or leaves. A look at a group or topic takes one for as long as it lasts.
+//! is dropped or leaves: within seconds while no broker can be reached, too. Only a commit that is under way when a broker falls
+//! silent without breaking its connections is waited for by the thread, which then lives on until the broker answers or is gone.
+//! A look at a group or topic takes one for as long as it lasts.
 //!
 //! # Rebalancing
 //! Cooperative: a member that stays goes on with the partitions that it keeps. A member takes part while it reads or commits: one
@@ -32,6 +34,7 @@ mod config;
 mod error;
 mod group;
 mod member;
+mod places;
 mod producer;
 
 use std::fmt;

@@ -98,6 +98,11 @@ impl RedisEventsConfig {
         Ok(())
     }
 
+    /// Redis counts no further.
+    fn events_max(&self) -> u64 {
+        self.events_max.min(i64::MAX.unsigned_abs())
+    }
+
     pub(super) fn session_us(&self) -> u64 {
         u64::try_from(self.session.as_micros()).unwrap_or(u64::MAX).min(1 << 50)
     }
@@ -154,7 +159,7 @@ impl Shared {
             };
             let count = left.iter().take(APPEND_EVENTS).take_while(fits).count().max(1);
             let now = self.config.clock.now();
-            let call = self.wire.append_many(partition, self.config.events_max, &left[..count], now);
+            let call = self.wire.append_many(partition, self.config.events_max(), &left[..count], now);
             match self.ask(&call, Access::Write).await {
                 Ok(_) => answers.extend((0..count).map(|_| Ok(()))),
                 Err(error) => {
@@ -232,7 +237,7 @@ impl EventSink for RedisEvents {
         let shared = &self.shared;
         shared.limits.check(event)?;
         let partition = partition_of(&event.key, shared.config.partitions);
-        let call = shared.wire.append(partition, shared.config.events_max, event, shared.config.clock.now());
+        let call = shared.wire.append(partition, shared.config.events_max(), event, shared.config.clock.now());
         shared.ask(&call, Access::Write).await.map(drop)
     }
 

@@ -24,6 +24,22 @@ struct Owned {
     token: u64,
     /// The last event that was read: its number and head.
     cursor: Option<(u64, Head)>,
+    /// The highest number that was committed.
+    committed: Option<u64>,
+    /// What was handed out before and not committed may lie under other numbers now: whoever commits next is told so.
+    is_torn: bool,
+}
+
+impl Owned {
+    /// Whether something was read that is not committed.
+    fn is_behind(&self) -> bool {
+        self.cursor.is_some_and(|(last, _)| self.committed.is_none_or(|committed| committed < last))
+    }
+
+    /// Whether a read went on where the one before ended.
+    fn is_followed_by(&self, mine: &Mine) -> bool {
+        self.token == mine.token && self.cursor.is_none_or(|(last, _)| mine.from == last + 1)
+    }
 }
 
 /// A member of a group of a [`RedisEvents`](super::RedisEvents).
@@ -150,9 +166,9 @@ impl RedisMember {
 
     /// Adds what was read to `ready`; answers how many bytes it is.
     fn take(&mut self, partition: u32, mine: Mine) -> usize {
-        if self.owned.get(&partition).is_none_or(|owned| owned.token != mine.token) {
-            self.disown(partition);
-            self.owned.insert(partition, Owned { token: mine.token, cursor: None });
+        if self.owned.get(&partition).is_none_or(|owned| !owned.is_followed_by(&mine)) {
+            let is_torn = self.disown(partition).is_some_and(|owned| owned.is_torn || owned.is_behind());
+            self.owned.insert(partition, Owned { token: mine.token, cursor: None, committed: None, is_torn });
         }
         let Some(first) = mine.events.first() else { return 0 };
         let number = first.position.number;
@@ -211,20 +227,27 @@ impl GroupMember for RedisMember {
         let (mut lost, mut asked, mut calls) = (BTreeSet::new(), Vec::new(), Vec::new());
         for (partition, number) in ends {
             match self.owned.get(&partition) {
-                Some(Owned { token, cursor: Some(cursor) }) if number <= cursor.0 => {
+                Some(Owned { is_torn: true, .. }) => {
+                    // The next read hands it out again, from what is committed on.
+                    self.disown(partition);
+                    lost.insert(partition);
+                }
+                Some(Owned { token, cursor: Some(cursor), .. }) if number <= cursor.0 => {
                     let (at, session_us) = (Position { partition, number }, self.shared.config.session_us());
                     let commit = Commit { member: &self.id, session_us, token: *token, cursor: *cursor };
                     calls.push(self.shared.wire.commit(at, &self.group, &commit));
-                    asked.push(partition);
+                    asked.push((partition, number));
                 }
                 _ => drop(lost.insert(partition)),
             }
         }
         let answers = self.shared.ask_many(calls, Access::Write).await;
-        for (partition, answer) in asked.into_iter().zip(answers) {
+        for ((partition, number), answer) in asked.into_iter().zip(answers) {
             if read_number(&answer?)? == 0 {
                 self.disown(partition);
                 lost.insert(partition);
+            } else if let Some(owned) = self.owned.get_mut(&partition) {
+                owned.committed = owned.committed.max(Some(number));
             }
         }
         Ok(if lost.is_empty() { Committed::All } else { Committed::Lost { partitions: lost.into_iter().collect() } })

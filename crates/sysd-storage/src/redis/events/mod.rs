@@ -24,8 +24,9 @@
 //! | leased, but its time is up | leased for longer, from the last event on | as before | leased, token + 1, from `next` on | as before |
 //!
 //! A read whose answer was lost leaves a token that its member does not know: its next read begins at `next` again. A member
-//! that finds its last event gone or another one in its place (a failover took it back) begins at `next` again, too; a commit
-//! finds the same, and is refused: it would skip what was appended since under the same numbers.
+//! that finds its last event gone or another one in its place (a failover took it back) begins at `next` again, too, under a
+//! higher token; a commit finds the same, and is refused: it would skip what was appended since under the same numbers. For the
+//! same reason a member that had events in hand when its reads began again is told of its next commit there that it is lost.
 //!
 //! # Clocks
 //! Leases and sessions are counted by the clock of the node that holds them. What an event says of its time is the clock's

@@ -2,6 +2,7 @@
 -- KEYS: the stream, the group's record. ARGV: the member; its session, microseconds; the token that it owns the partition by;
 -- the number and the head of the last event that it was handed, or nothing; how many events, and bytes, it wants.
 -- Answers 0: somebody else owns it. 1, token, number of the first event wanted, events. 2: there is no such group.
+-- A higher token: what the member was handed under the one before is not to be committed any more.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local group = redis.call('HMGET', KEYS[2], 'next', 'owner', 'token', 'until')
@@ -16,6 +17,8 @@ if owner == ARGV[1] and token == ARGV[3] then
     -- Where another event has its number, or none has, a failover took back what was handed out: begin where it is committed.
     if is_trimmed or last and last[2][2] == ARGV[5] then
       from = string.format('%.0f', tonumber(ARGV[4]) + 1)
+    else
+      token = string.format('%.0f', tonumber(token) + 1)
     end
   end
 else

@@ -13,7 +13,8 @@ local next = low
 if ARGV[2] == 'newest' then
   next = high
 elseif ARGV[2] == 'number' then
-  next = math.min(tonumber(ARGV[3]), high)
+  -- The first number is 1.
+  next = math.max(1, math.min(tonumber(ARGV[3]), high))
 elseif ARGV[2] == 'time' then
   local below, above = low, high
   while below < above do
