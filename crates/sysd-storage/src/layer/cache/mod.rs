@@ -110,6 +110,8 @@ impl<S: Store, C: Clock> Layer<S> for Cache<C> {
             table: table(self.config.bytes_max),
             fills: Fills::new(self.bugs),
             keeps_expiring,
+            ttl_us: micros(self.config.ttl),
+            absent_ttl_us: micros(self.config.absent_ttl),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         };
@@ -155,6 +157,8 @@ struct Kept {
     table: RecordTable,
     fills: Fills,
     keeps_expiring: bool,
+    ttl_us: u64,
+    absent_ttl_us: u64,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -252,11 +256,12 @@ impl<S: Store, C: Clock> Cached<S, C> {
     /// What is kept and still good.
     #[expect(clippy::option_option, reason = "nothing is kept, or that nothing is there, or a record")]
     fn hit(&self, key: Key<'_>) -> Option<Option<Record>> {
-        let held = self.kept.table.get(&Lookup(key))?;
+        // The time first: behind the locks of the table the processor would wait for it.
         let (now, bugs) = (self.cache.clock.now(), self.cache.bugs);
-        let ttl = if held.record.is_some() { self.cache.config.ttl } else { self.cache.config.absent_ttl };
-        // A clock that was set back must not make it last longer.
-        let is_fresh = held.read_at <= now && now.saturating_since(held.read_at) < ttl;
+        let held = self.kept.table.get(&Lookup(key))?;
+        let ttl_us = if held.record.is_some() { self.kept.ttl_us } else { self.kept.absent_ttl_us };
+        // A clock that was set back must not make it last longer: the difference is none, or long.
+        let is_fresh = now.as_micros().wrapping_sub(held.read_at.as_micros()) < ttl_us;
         let is_live = !is_expired(held.record.as_ref(), now) || bugs.has(Bug::ForgetExpiry);
         let is_whole = key.is_lone() || self.kept.fills.trims(key) == Some(held.trims) || bugs.has(Bug::ForgetTrims);
         (is_fresh && is_live && is_whole).then_some(held.record)
@@ -323,6 +328,11 @@ impl<S: Store, C: Clock> Cached<S, C> {
         let forget = || drop(self.kept.table.remove(&Lookup(key)));
         self.is_cached(key.space()).then(|| self.kept.fills.write(key, forget))
     }
+}
+
+/// Microseconds, a part of one counted whole; no more than any point in time has.
+fn micros(ttl: Duration) -> u64 {
+    u64::try_from(ttl.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX).min(Timestamp::MAX.as_micros())
 }
 
 fn is_expired(record: Option<&Record>, now: Timestamp) -> bool {
