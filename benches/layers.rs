@@ -19,8 +19,8 @@ use criterion::Criterion;
 use sysd_core::{FastClock, Key, Space, Store, StoreExt as _, SystemEntropy, Write};
 use sysd_storage::Memory;
 use sysd_storage::layer::{
-    Answer, Breaker, BreakerConfig, Cache, CacheConfig, Coalesce, Interceptor, LayerExt as _, Limit, LimitConfig,
-    Metrics, Operation, Retry, Timeout, TimeoutConfig, Trace,
+    Answer, Batch, Breaker, BreakerConfig, Cache, CacheConfig, Coalesce, Interceptor, LayerExt as _, Limit,
+    LimitConfig, Metrics, Operation, Retry, Timeout, TimeoutConfig, Trace,
 };
 
 const SPACE: Space = Space::plain("bench");
@@ -77,7 +77,8 @@ fn each_layer(criterion: &mut Criterion, clock: &FastClock) {
     let breaker = Breaker::with_clock(BreakerConfig::default(), clock.clone());
     let metrics = Metrics::with_clock(clock.clone());
     let stack = bare.clone().layer(timeout.clone()).layer(breaker.clone()).layer(limit.clone());
-    let stack = stack.layer(retry.clone()).layer(Trace).layer(metrics.clone()).layer(Coalesce::new());
+    let stack = stack.layer(retry.clone()).layer(Trace).layer(metrics.clone());
+    let stack = stack.layer(Batch::default()).layer(Coalesce::new());
     let cached = bare.clone().layer(Cache::with_clock(CacheConfig::default(), clock.clone()));
     macro_rules! measure {
         ($($name:literal $store:expr;)+) => {$(
@@ -95,8 +96,9 @@ fn each_layer(criterion: &mut Criterion, clock: &FastClock) {
         "5_trace" bare.clone().layer(Trace);
         "6_metrics" bare.clone().layer(metrics);
         "7_coalesce" bare.clone().layer(Coalesce::new());
-        "8_all_of_these" stack;
-        "9_cache" cached;
+        "8_batch" bare.clone().layer(Batch::default());
+        "9_all_but_the_cache" stack;
+        "a_cache" cached;
     }
 }
 
@@ -161,13 +163,14 @@ fn sixty_four(criterion: &mut Criterion, clock: &FastClock) {
             };
             calls.store(0, Ordering::Relaxed);
             round();
-            println!("64 callers of one record, {}: {} calls", $name, calls.load(Ordering::Relaxed));
+            println!("64 callers, {}: {} calls", $name, calls.load(Ordering::Relaxed));
             criterion.benchmark_group("callers_64").bench_function($name, |bench| bench.iter(round));
         )+};
     }
     measure! {
         "bare" below();
         "coalesce" below().layer(Coalesce::new());
+        "batch" below().layer(Batch::default());
         "cache_miss" below().layer(Cache::with_clock(config, clock.clone()));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Both make the same calls of the same items, 64 tasks that each wait for one call before the next. They take turns, round by
 //! round, so that both see the same server; what is printed is the throughput of the store over that of the SDK beside it.
-//! DynamoDB Local is most of the time, as the network is elsewhere.
+//! DynamoDB Local is most of the time, as the network is elsewhere. Under `Batch` the store's reads gather; the SDK's don't.
 //!
 //! It needs a server: `cargo xtask servers up` prints the variable to export.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::future_not_send)]
@@ -16,6 +16,7 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use sysd_core::{Key, Space, Store as _, StoreExt as _, SystemEntropy, random_base62};
+use sysd_storage::layer::{Batch, LayerExt as _};
 use sysd_storage::{DynamoConfig, DynamoCredentials, DynamoStore};
 
 const SPACE: Space = Space::conditional("bench");
@@ -155,7 +156,15 @@ async fn rows(run: Run) {
             assert!(call.consistent_read(true).send().await.unwrap().item.is_some());
         }
     };
-    row("get", get, bare_get).await;
+    row("get", get, bare_get.clone()).await;
+
+    let gathering = run.store.clone().layer(Batch::default());
+    let ours = run.clone();
+    let gathered = move || {
+        let (store, number) = (gathering.clone(), (ours.number() % KEYS).to_be_bytes());
+        async move { assert!(store.get(Key::lone(SPACE, &number)).await.unwrap().is_some()) }
+    };
+    row("get under Batch", gathered, bare_get).await;
 
     let (ours, bare) = (run.clone(), run.clone());
     let put = move || {

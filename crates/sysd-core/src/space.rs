@@ -87,6 +87,13 @@ impl Space {
         self.name
     }
 
+    /// Equality, where it costs: nearly always both were made of one constant, so their names are one, not only equal.
+    #[inline]
+    pub(crate) fn is_same(self, other: Self) -> bool {
+        let flags = |space: Self| (space.discipline, space.evictable, space.keys_only);
+        flags(self) == flags(other) && (std::ptr::eq(self.name, other.name) || self.name == other.name)
+    }
+
     /// How it is written.
     pub const fn discipline(self) -> Discipline {
         self.discipline

@@ -10,7 +10,7 @@ use sysd_core::{
     Trim, Undecodable, Write,
 };
 use sysd_storage::bus::MemoryBus;
-use sysd_storage::layer::{Breaker, Coalesce, LayerExt, Limit, Retry, Timeout, Trace};
+use sysd_storage::layer::{Batch, Breaker, Coalesce, LayerExt, Limit, Retry, Timeout, Trace};
 use sysd_storage::{
     LeaseConfig, Memory, MemoryEvents, MemoryEventsConfig, Outbox, OutboxConfig, QueueConfig, RecordLeases,
     RecordQueue, ScyllaStore,
@@ -78,6 +78,7 @@ fn a_store_on_a_server_spawns(store: ScyllaStore) -> Result<usize> {
 fn stacks_of_layers_spawn_around_any_store() -> Result<()> {
     let stack = Memory::new().layer(Timeout::default()).layer(Retry::default()).layer(Trace);
     assert_eq!(spawn(every_call(stack.clone()))?, 5);
+    assert_eq!(spawn(every_call(stack.clone().layer(Batch::default()).layer(Coalesce::new())))?, 5);
     assert_eq!(spawn(every_call(AnyStore::new(stack.clone())))?, 5);
     assert_eq!(
         spawn(every_call(AnyStore::new(stack).layer(Timeout::default()).layer(Retry::default()).layer(Trace)))?,

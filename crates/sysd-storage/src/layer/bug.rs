@@ -13,7 +13,7 @@ pub enum Bug {
     ForgetEffect,
     /// A retry sends all writes of a batch again.
     ResendBatch,
-    /// A limit loses the places of calls that are dropped.
+    /// A limit or a batch loses the places of calls that are dropped.
     LeakPlace,
     /// A breaker loses the probes that are dropped.
     LeakProbe,
@@ -21,6 +21,10 @@ pub enum Bug {
     BeginAtOnce,
     /// Those who share a call wait for ever when its caller is dropped.
     LoseOthers,
+    /// A batch gives each the answer of another.
+    MixAnswers,
+    /// A batch waits for those in front of it, and leaves it to their callers to move them on.
+    LeaveToCallers,
     /// A cache keeps what was read before a write.
     FillStale,
     /// A cache forgets that what it holds expires.

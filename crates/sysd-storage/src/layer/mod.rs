@@ -16,10 +16,11 @@
 //! # }).unwrap();
 //! ```
 //!
-//! The order, each only where it is wanted: cache(coalesce(metrics(trace(retry(limit(breaker(timeout(store)))))))). Why, and
-//! what each answers when something fails: `docs/layers.md`.
+//! The order, each only where it is wanted: cache(coalesce(batch(metrics(trace(retry(limit(breaker(timeout(store))))))))).
+//! Why, and what each answers when something fails: `docs/layers.md`.
 
 mod answer;
+mod batch;
 mod breaker;
 mod bug;
 #[cfg(feature = "cache")]
@@ -37,6 +38,7 @@ mod trace;
 use sysd_core::Store;
 
 pub use answer::Answer;
+pub use batch::{Batch, BatchConfig, Batched};
 pub use breaker::{Breaker, BreakerConfig};
 #[cfg(feature = "seeded-bugs")]
 pub use bug::Bug;

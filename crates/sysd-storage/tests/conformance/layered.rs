@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sysd_core::{Key, ManualClock, Result, RetryPolicy, Space, Store, SystemEntropy};
 use sysd_storage::layer::{
-    self, Breaker, BreakerConfig, Cache, CacheConfig, Cached, Coalesce, Coalesced, LayerExt as _, Limit, LimitConfig,
-    Metrics, Retried, Retry, Timeout, TimeoutConfig, Trace,
+    self, Batch, BatchConfig, Batched, Breaker, BreakerConfig, Cache, CacheConfig, Cached, Coalesce, Coalesced,
+    LayerExt as _, Limit, LimitConfig, Metrics, Retried, Retry, Timeout, TimeoutConfig, Trace,
 };
 use sysd_testkit::conformance::{Harness, SPACES};
 
@@ -14,7 +14,7 @@ use sysd_testkit::conformance::{Harness, SPACES};
 type Around<I, S> = layer::Layered<S, I>;
 type Bounded<S> = Around<Limit<ManualClock>, Around<Breaker<ManualClock>, Around<Timeout<ManualClock>, S>>>;
 type Observed<S> = Around<Metrics<ManualClock>, Around<Trace, Retried<Bounded<S>, ManualClock>>>;
-type Stack<S> = Cached<Coalesced<Observed<S>>, ManualClock>;
+type Stack<S> = Cached<Coalesced<Batched<Observed<S>>>, ManualClock>;
 
 /// A harness whose store is under all layers, and caches all spaces.
 ///
@@ -35,6 +35,8 @@ fn stack<S: Store>(store: S, clock: ManualClock, conditional_spaces: Vec<Space>)
         .layer(Retry::with_clock(RetryPolicy::default(), clock.clone(), SystemEntropy))
         .layer(Trace)
         .layer(Metrics::with_clock(clock.clone()))
+        // One call at a time: concurrent reads gather.
+        .layer(Batch::new(BatchConfig { in_flight_max: 1, ..BatchConfig::default() }))
         .layer(Coalesce::new())
         .layer(Cache::with_clock(kept, clock))
 }

@@ -1,6 +1,7 @@
 //! Layers one by one over a store that goes wrong as a script says, and together in simulations.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod batch;
 mod breaker;
 mod cache;
 mod coalesce;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::executor::block_on;
 use sysd_core::{ErrorKind, Key, RetryPolicy, SeededEntropy, Store as _};
 use sysd_storage::layer::{
-    Breaker, BreakerConfig, Cache, CacheConfig, Coalesce, LayerExt as _, Limit, LimitConfig, Retry, Timeout,
+    Batch, Breaker, BreakerConfig, Cache, CacheConfig, Coalesce, LayerExt as _, Limit, LimitConfig, Retry, Timeout,
     TimeoutConfig,
 };
 
@@ -31,6 +31,7 @@ fn attempts_are_seen_below_the_retry_and_one_call_above_it() {
         .layer(Arc::clone(&attempts))
         .layer(Retry::with_clock(policy, clock.clone(), Arc::new(SeededEntropy::new(1))))
         .layer(Arc::clone(&calls))
+        .layer(Batch::default())
         .layer(Coalesce::new())
         .layer(Cache::with_clock(CacheConfig::default(), clock.clone()));
     scripted.script.play([Fault::Refuse(ErrorKind::Unavailable), Fault::Refuse(ErrorKind::Unavailable)]);

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use sysd_core::entropy::below;
 use sysd_core::{Effect, Expect, Key, ManualClock, Outcome, Result, RetryPolicy, SeededEntropy, Store, Version, Write};
-use sysd_storage::layer::{Bug, Cache, CacheConfig, Coalesce, LayerExt as _, Retry, Timeout, TimeoutConfig};
+use sysd_storage::layer::{
+    Batch, BatchConfig, Bug, Cache, CacheConfig, Coalesce, LayerExt as _, Retry, Timeout, TimeoutConfig,
+};
 use sysd_testkit::oracle::{Call, History, RecordSpec, Reply, check};
 use sysd_testkit::sim::{Faults, Node, Simulation};
 
@@ -156,9 +158,24 @@ fn run_coalesced(seed: u64, bug: Option<Bug>) -> std::result::Result<(), String>
     check(&history).map_err(|error| error.to_string())
 }
 
+/// The same where reads gather, without sharing.
+fn run_batched(seed: u64) -> std::result::Result<(), String> {
+    let simulation = Simulation::new(seed);
+    let history = Arc::new(Mutex::new(History::new()));
+    let batch = Batch::new(BatchConfig { in_flight_max: 1, ..BatchConfig::default() });
+    let store = simulation.store(Node(0)).layer(batch);
+    for _ in 0..5 {
+        simulation.spawn(Node(0), calls(store.clone(), simulation.entropy(), Arc::clone(&history), ALL));
+    }
+    simulation.run().map_err(|error| error.to_string())?;
+    let history = history.lock().unwrap();
+    check(&history).map_err(|error| error.to_string())
+}
+
 #[test]
-fn a_record_stays_linearizable_in_a_process_that_caches_and_shares_reads() {
+fn a_record_stays_linearizable_in_a_process_that_caches_shares_and_gathers_reads() {
     for seed in 0..1_000 {
+        run_batched(seed).unwrap_or_else(|what| panic!("batched, seed {seed}: {what}"));
         run_cached(seed, None).unwrap_or_else(|what| panic!("cached, seed {seed}: {what}"));
         run_coalesced(seed, None).unwrap_or_else(|what| panic!("coalesced, seed {seed}: {what}"));
     }

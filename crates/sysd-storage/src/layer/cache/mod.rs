@@ -2,6 +2,7 @@
 
 mod fills;
 
+use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use quick_cache::sync::{Cache as Table, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
+use sysd_core::tuple::KeyBytes;
 use sysd_core::{
-    Clock, ClockAuthority, ErasedProcedure, Key, KeyBuf, Limits, Outcome, OutputBytes, Page, Record, Result, Scan,
-    Space, Store, SystemClock, Timestamp, Trim, Trimmed, Write,
+    Clock, ClockAuthority, ErasedProcedure, Key, Limits, Outcome, OutputBytes, Page, Record, Result, Scan, Space,
+    Store, SystemClock, Timestamp, Trim, Trimmed, Write,
 };
 
 use super::Layer;
@@ -60,7 +62,7 @@ impl Default for CacheConfig {
 ///
 /// # Cost
 /// A hit: one look-up and one read of the clock; [`FastClock`](sysd_core::FastClock) makes it cheaper. A miss adds two locks
-/// of a shard, a write three.
+/// of a shard and an allocation, as does a read of a space that is not cached; a write adds three locks.
 ///
 /// # Cancel safety
 /// Dropping a read that others share harms none of them: one of them reads again. Dropping a write leaves nothing kept.
@@ -108,6 +110,8 @@ impl<S: Store, C: Clock> Layer<S> for Cache<C> {
             table: table(self.config.bytes_max),
             fills: Fills::new(self.bugs),
             keeps_expiring,
+            ttl_us: micros(self.config.ttl),
+            absent_ttl_us: micros(self.config.absent_ttl),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         };
@@ -146,29 +150,67 @@ struct Held {
     trims: u64,
 }
 
-type RecordTable = Table<KeyBuf, Held, Weight, foldhash::fast::RandomState>;
+type RecordTable = Table<Name, Held, Weight, foldhash::fast::RandomState>;
 
 #[derive(Debug)]
 struct Kept {
     table: RecordTable,
     fills: Fills,
     keeps_expiring: bool,
+    ttl_us: u64,
+    absent_ttl_us: u64,
     hits: AtomicU64,
     misses: AtomicU64,
+}
+
+/// A key as it is kept: its parts as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Name {
+    space: Space,
+    partition_bytes: usize,
+    bytes: KeyBytes,
+}
+
+impl Name {
+    fn new(key: Key<'_>) -> Self {
+        let mut bytes = KeyBytes::from_slice(key.partition());
+        bytes.extend_from_slice(key.sort());
+        Self { space: key.space(), partition_bytes: key.partition().len(), bytes }
+    }
+
+    #[inline]
+    fn key(&self) -> Key<'_> {
+        let (partition, sort) = self.bytes.split_at(self.partition_bytes);
+        Key::row(self.space, partition, sort)
+    }
+}
+
+impl Hash for Name {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Lookup(self.key()).hash(state);
+    }
 }
 
 /// A key looked up without a copy.
 struct Lookup<'a>(Key<'a>);
 
 impl Hash for Lookup<'_> {
+    /// In one call for each part that there is: the table's hasher mixes the length of each in, under a seed.
+    #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
+        state.write(self.0.partition());
+        state.write(self.0.space().name().as_bytes());
+        if !self.0.is_lone() {
+            state.write(self.0.sort());
+        }
     }
 }
 
-impl Equivalent<KeyBuf> for Lookup<'_> {
-    fn equivalent(&self, key: &KeyBuf) -> bool {
-        self.0 == key.as_key()
+impl Equivalent<Name> for Lookup<'_> {
+    #[inline]
+    fn equivalent(&self, name: &Name) -> bool {
+        self.0 == name.key()
     }
 }
 
@@ -178,11 +220,10 @@ struct Weight;
 /// Entry, hash and ghost of a record in the table, rounded up.
 const OVERHEAD_BYTES: u64 = 256;
 
-impl Weighter<KeyBuf, Held> for Weight {
-    fn weight(&self, key: &KeyBuf, held: &Held) -> u64 {
-        let key = key.as_key();
+impl Weighter<Name, Held> for Weight {
+    fn weight(&self, name: &Name, held: &Held) -> u64 {
         let value_bytes = held.record.as_ref().map_or(0, |record| record.value.len());
-        OVERHEAD_BYTES + (key.partition().len() + key.sort().len() + value_bytes) as u64
+        OVERHEAD_BYTES + (name.bytes.len() + value_bytes) as u64
     }
 }
 
@@ -215,19 +256,23 @@ impl<S: Store, C: Clock> Cached<S, C> {
     /// What is kept and still good.
     #[expect(clippy::option_option, reason = "nothing is kept, or that nothing is there, or a record")]
     fn hit(&self, key: Key<'_>) -> Option<Option<Record>> {
-        let held = self.kept.table.get(&Lookup(key))?;
+        // The time first: behind the locks of the table the processor would wait for it.
         let (now, bugs) = (self.cache.clock.now(), self.cache.bugs);
-        let ttl = if held.record.is_some() { self.cache.config.ttl } else { self.cache.config.absent_ttl };
-        // A clock that was set back must not make it last longer.
-        let is_fresh = held.read_at <= now && now.saturating_since(held.read_at) < ttl;
+        let held = self.kept.table.get(&Lookup(key))?;
+        let ttl_us = if held.record.is_some() { self.kept.ttl_us } else { self.kept.absent_ttl_us };
+        // A clock that was set back must not make it last longer: the difference is none, or long.
+        let is_fresh = now.as_micros().wrapping_sub(held.read_at.as_micros()) < ttl_us;
         let is_live = !is_expired(held.record.as_ref(), now) || bugs.has(Bug::ForgetExpiry);
         let is_whole = key.is_lone() || self.kept.fills.trims(key) == Some(held.trims) || bugs.has(Bug::ForgetTrims);
         (is_fresh && is_live && is_whole).then_some(held.record)
     }
 
-    fn count(&self, is_hit: bool) {
-        let count = if is_hit { &self.kept.hits } else { &self.kept.misses };
+    #[expect(clippy::option_option, reason = "as above")]
+    fn counted_hit(&self, key: Key<'_>) -> Option<Option<Record>> {
+        let hit = self.hit(key);
+        let count = if hit.is_some() { &self.kept.hits } else { &self.kept.misses };
         count.fetch_add(1, Ordering::Relaxed);
+        hit
     }
 
     /// Keeps what was read, unless the record was written meanwhile.
@@ -239,7 +284,7 @@ impl<S: Store, C: Clock> Cached<S, C> {
             let expires = record.as_ref().is_some_and(|record| record.expires_at.is_some());
             let is_kept = if record.is_some() { self.kept.keeps_expiring || !expires } else { true };
             if is_kept {
-                self.kept.table.insert(key.to_owned(), Held { record: record.clone(), read_at, trims });
+                self.kept.table.insert(Name::new(key), Held { record: record.clone(), read_at, trims });
             }
         });
     }
@@ -285,6 +330,11 @@ impl<S: Store, C: Clock> Cached<S, C> {
     }
 }
 
+/// Microseconds, a part of one counted whole; no more than any point in time has.
+fn micros(ttl: Duration) -> u64 {
+    u64::try_from(ttl.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX).min(Timestamp::MAX.as_micros())
+}
+
 fn is_expired(record: Option<&Record>, now: Timestamp) -> bool {
     record.is_some_and(|record| record.is_expired(now))
 }
@@ -294,15 +344,18 @@ impl<S: Store, C: Clock> Store for Cached<S, C> {
         self.inner.limits()
     }
 
-    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        if !self.is_cached(key.space()) {
-            return self.inner.get(key).await;
-        }
-        let hit = self.hit(key);
-        self.count(hit.is_some());
-        match hit {
-            Some(record) => Ok(record),
-            None => self.fetch(key).await,
+    // A hit is cheaper than moving a large future. So this one holds the key once, as an `async fn` would not, and what waits
+    // lies in a box.
+    #[expect(clippy::manual_async_fn, reason = "as said above")]
+    fn get(&self, key: Key<'_>) -> impl Future<Output = Result<Option<Record>>> + Send {
+        async move {
+            if !self.is_cached(key.space()) {
+                return Box::pin(self.inner.get(key)).await;
+            }
+            if let Some(record) = self.counted_hit(key) {
+                return Ok(record);
+            }
+            Box::pin(self.fetch(key)).await
         }
     }
 
@@ -312,10 +365,7 @@ impl<S: Store, C: Clock> Store for Cached<S, C> {
         let read_at = self.cache.clock.now();
         for &key in keys {
             let is_cached = self.is_cached(key.space());
-            let hit = if is_cached { self.hit(key) } else { None };
-            if is_cached {
-                self.count(hit.is_some());
-            }
+            let hit = if is_cached { self.counted_hit(key) } else { None };
             if hit.is_none() {
                 wanted.push(key);
                 leads.push(match is_cached.then(|| self.kept.fills.join(key)) {
