@@ -26,7 +26,7 @@
 //!
 //! let error = Policy::from_yaml("limits.yaml", "name: api\nrules:\n  - { name: all, key: global, rate: 0/s }\n");
 //! let error = error.unwrap_err().to_string();
-//! assert!(error.starts_with("limits.yaml:3:38: rules[0].rate: 0 tokens would never admit anything"), "{error}");
+//! assert!(error.starts_with("limits.yaml:3:37: rules[0].rate: 0 tokens would never admit anything"), "{error}");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -48,7 +48,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-pub use changes::{Changes, RuleChange};
+pub use changes::{Changes, RuleChange, WholeChange};
 pub use client::FORWARDED_MAX;
 use client::Proxies;
 pub use compile::{LIST_MAX, POLICY_RULES_MAX};

@@ -10,14 +10,23 @@ use crate::algorithm::Limit;
 pub struct Changes {
     /// The rules, those of the new policy in its order, then those that are gone.
     pub rules: Vec<RuleChange>,
-    /// The policy has another name: all rules begin anew.
-    pub renamed: bool,
-    /// How clients are told apart is different. Another prefix, or another header of API keys, begins anew for the rules that count by it.
-    pub clients: bool,
-    /// The allow list is different.
-    pub allow: bool,
-    /// The deny list is different.
-    pub deny: bool,
+    /// What is different about the policy as a whole.
+    pub whole: Vec<WholeChange>,
+}
+
+/// What changes about a policy as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WholeChange {
+    /// It has another name: all rules begin anew.
+    Name,
+    /// Clients are told apart in another way. Another prefix, or another header of API keys, begins anew for the rules that
+    /// count by it.
+    Clients,
+    /// The allow list.
+    Allow,
+    /// The deny list.
+    Deny,
 }
 
 /// What changes about a rule, which is named.
@@ -76,13 +85,14 @@ impl Changes {
         }
         let gone = old.rules.iter().filter(|rule| named(&new.rules, rule).is_none());
         rules.extend(gone.map(|rule| RuleChange::Removed(rule.rule.name().to_owned())));
-        Self {
-            rules,
-            renamed: old.name != new.name,
-            clients: old.clients != new.clients,
-            allow: old.allow != new.allow,
-            deny: old.deny != new.deny,
-        }
+        let whole = [
+            (old.name != new.name, WholeChange::Name),
+            (old.clients != new.clients, WholeChange::Clients),
+            (old.allow != new.allow, WholeChange::Allow),
+            (old.deny != new.deny, WholeChange::Deny),
+        ];
+        let whole = whole.into_iter().filter_map(|(is_so, change)| is_so.then_some(change)).collect();
+        Self { rules, whole }
     }
 }
 
@@ -123,17 +133,20 @@ impl fmt::Display for RuleChange {
     }
 }
 
+impl fmt::Display for WholeChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "the policy has another name: all rules begin anew",
+            Self::Clients => "clients are told apart in another way",
+            Self::Allow => "the allow list is different",
+            Self::Deny => "the deny list is different",
+        })
+    }
+}
+
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut lines = Vec::new();
-        let others = [
-            (self.renamed, "the policy has another name: all rules begin anew"),
-            (self.clients, "clients are told apart in another way"),
-            (self.allow, "the allow list is different"),
-            (self.deny, "the deny list is different"),
-        ];
-        lines.extend(others.iter().filter(|(is_so, _)| *is_so).map(|(_, what)| (*what).to_owned()));
-        lines.extend(self.rules.iter().map(ToString::to_string));
-        f.write_str(&lines.join("\n"))
+        let whole = self.whole.iter().map(ToString::to_string);
+        f.write_str(&whole.chain(self.rules.iter().map(ToString::to_string)).collect::<Vec<_>>().join("\n"))
     }
 }

@@ -55,13 +55,13 @@ impl KeyPart {
             "route" => Self::Route,
             "method" => Self::Method,
             "global" => Self::Global,
-            _ => match text.strip_prefix("header:") {
-                Some(name) => Self::Header(header_name(name)?),
-                None => {
+            _ => {
+                let Some(name) = text.strip_prefix("header:") else {
                     let known = "ip, user, api_key, header:NAME, route, method or global";
                     return Err(format!("{text:?} is nothing to count by; write {known}"));
-                }
-            },
+                };
+                Self::Header(header_name(name)?)
+            }
         })
     }
 }
@@ -99,6 +99,9 @@ impl fmt::Display for KeyPart {
         })
     }
 }
+
+/// A key, with the first part that the request lacks.
+pub(super) type Keyed<'a> = (KeyBytes, Option<&'a KeyPart>);
 
 /// A request, with what was found out about it.
 pub(super) struct Asked<'a> {
@@ -138,8 +141,8 @@ impl<'a> Asked<'a> {
         Some(masked(self.address?, self.ipv4_prefix, self.ipv6_prefix))
     }
 
-    /// The key of these parts; with the first part that the request lacks.
-    pub(super) fn key(&self, parts: &'a [KeyPart], route: &'a str) -> (KeyBytes, Option<&'a KeyPart>) {
+    /// The key of these parts.
+    pub(super) fn key(&self, parts: &'a [KeyPart], route: &'a str) -> Keyed<'a> {
         let mut key = KeyBytes::new();
         let mut missing = None;
         for part in parts {

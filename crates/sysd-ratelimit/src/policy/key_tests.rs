@@ -15,8 +15,6 @@ struct Given {
     method: &'static str,
 }
 
-type Keyed<'a> = (KeyBytes, Option<&'a KeyPart>);
-
 fn with_asked<T>(given: &Given, look: impl FnOnce(&Asked<'_>) -> T) -> T {
     let request = RequestView {
         method: given.method,
@@ -210,7 +208,7 @@ fn keys_that_collide_are_found_out() {
     // With their lengths, but without what they are of.
     assert!(!keys_tell_apart(|given, parts| {
         let sized = |(_, value): (_, Option<Vec<u8>>)| {
-            value.map_or(vec![0xFF], |value| [&[value.len() as u8], &value[..]].concat())
+            value.map_or(vec![0xFF], |value| [&[u8::try_from(value.len()).unwrap()], &value[..]].concat())
         };
         meaning(given, parts).into_iter().flat_map(sized).collect()
     }));

@@ -3,7 +3,7 @@
 use sysd_core::tuple::KeyBytes;
 
 use super::client::Client;
-use super::key::{Asked, KeyPart};
+use super::key::{Asked, KeyPart, Keyed};
 use super::request::RequestView;
 use super::route::Path;
 use super::{Compiled, Lists, Policy, PolicyRule, WhenMissing};
@@ -102,7 +102,7 @@ impl Compiled {
         let path = Path::new(asked.request.path);
         let (mut forced, mut shadows) = (Picked::default(), Picked::default());
         // The key that was made last, as neighbours often share it.
-        let mut made: Option<(usize, &str, (KeyBytes, Option<&KeyPart>))> = None;
+        let mut made: Option<(usize, &str, Keyed<'_>)> = None;
         for &place in &self.order {
             let rule = &self.rules[place];
             // A shadow's word counts among shadows only.

@@ -60,7 +60,7 @@ fn rule_with(fields: &[(&str, &str)]) -> [Result<Policy, PolicyError>; 2] {
         }
     }
     let lines = |separator: &str, begin: &str| {
-        all.iter().map(|(name, value)| format!("{begin}{name}{separator}{value}\n")).collect::<String>()
+        all.iter().map(|(name, value)| format!("{begin}{name}{separator}{value}\n")).collect::<Vec<_>>().concat()
     };
     let as_toml = format!("name = \"p\"\n[[rules]]\n{}", lines(" = ", ""));
     let as_yaml = format!("name: p\nrules:\n  -\n{}", lines(": ", "    ")).replace("  -\n    ", "  - ");
@@ -257,7 +257,7 @@ fn what_one_record_can_t_hold_is_refused() {
     let rules = |count: usize, route: fn(usize) -> String, key: &str| {
         let rule =
             |at| format!("[[rules]]\nname = \"r{at}\"\nroute = \"{}\"\nkey = {key}\nrate = \"1/s\"\n", route(at));
-        toml(&format!("name = \"p\"\n{}", (0..count).map(rule).collect::<String>()))
+        toml(&format!("name = \"p\"\n{}", (0..count).map(rule).collect::<Vec<_>>().concat()))
     };
     let same = |_| "/*".to_owned();
     let own = |at| format!("/{at}");
@@ -310,5 +310,6 @@ fn changes_say_which_rules_begin_anew() {
 
     let other = toml("name = \"q\"\nallow = \"user:a\"\ndeny = \"user:b\"\nclients = { ipv6_prefix = 56 }").unwrap();
     let changes = other.changes(&policy(&[]));
-    assert!(changes.renamed && changes.allow && changes.deny && changes.clients && changes.rules.is_empty());
+    let whole = [WholeChange::Name, WholeChange::Clients, WholeChange::Allow, WholeChange::Deny];
+    assert_eq!(changes, Changes { rules: Vec::new(), whole: whole.to_vec() });
 }
