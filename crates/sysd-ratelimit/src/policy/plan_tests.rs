@@ -158,6 +158,19 @@ fn routes_are_counted_by_pattern() {
 }
 
 #[test]
+fn two_routes_of_one_path_are_two_keys() {
+    let policy = policy(
+        r#"
+        rules = [
+            { name = "all", route = "/*", key = ["ip", "route"], rate = "9/s" },
+            { name = "a", route = "/a", key = ["ip", "route"], rate = "1/s" },
+            { name = "also a", route = ["/b", "/a"], key = ["route", "ip"], rate = "2/s" },
+        ]"#,
+    );
+    assert_eq!(forced(&policy, &request("GET", "/a", NO_HEADERS)), [vec!["all"], vec!["a", "also a"]]);
+}
+
+#[test]
 fn within_a_line_an_ipv6_client_has_one_key() {
     let policy = policy("rules = [{ name = \"r\", key = \"ip\", rate = \"1/s\" }]");
     let key = |peer: &str| {
