@@ -17,12 +17,14 @@ pub struct Ask<'a> {
     pub rules: Vec<(&'a Rule, u32)>,
 }
 
-/// What to do where a key's rules could not be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What happens to a request that a rule can't be asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "policy", derive(serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum OnError {
-    /// As if they had allowed it: fail open.
+    /// It passes: the limit fails open.
+    #[default]
     Allow,
-    /// As if they had denied it: fail closed.
+    /// It is refused: the limit fails closed.
     Deny,
 }
 

@@ -5,6 +5,8 @@ pub mod algorithm;
 pub mod error;
 pub mod joint;
 pub mod model;
+#[cfg(feature = "policy")]
+pub mod policy;
 pub mod procedure;
 pub mod schema;
 pub mod service;
@@ -18,6 +20,8 @@ pub use model::{
 };
 #[cfg(feature = "calendar")]
 pub use model::{CalendarUnit, CalendarWindow};
+#[cfg(feature = "policy")]
+pub use policy::{Plan, Policy, PolicyError, RequestView};
 pub use procedure::{
     CalendarVerdict, FixedVerdict, GiveAll, JointVerdict, LoggedVerdict, SlidingVerdict, Take, TakeAll, TakeCalendar,
     TakeFixed, TakeLogged, TakeSliding, Verdict,

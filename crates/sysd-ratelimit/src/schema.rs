@@ -1,6 +1,8 @@
 //! The only place where keys and stored formats are built. All numbers are big-endian; each state begins with its version.
 
 pub(crate) mod fixed_window;
+#[cfg(feature = "policy")]
+pub(crate) mod policy;
 pub(crate) mod rules;
 pub(crate) mod sliding_log;
 pub(crate) mod sliding_window;

@@ -12,9 +12,12 @@ mod cas;
     reason = "calls have deadlines of their own; records take their time from the caller"
 )]
 pub mod dynamodb;
-#[expect(
-    clippy::disallowed_methods,
-    reason = "Kafka's client blocks: who reads there has a thread, which ends with its reader"
+#[cfg_attr(
+    feature = "kafka",
+    expect(
+        clippy::disallowed_methods,
+        reason = "Kafka's client blocks: who reads there has a thread, which ends with its reader"
+    )
 )]
 pub mod events;
 pub mod layer;
