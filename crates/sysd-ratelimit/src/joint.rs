@@ -106,35 +106,45 @@ impl<S: Store> JointLimiter<S> {
     /// # Cancel safety
     /// As [`check`](Self::check).
     pub async fn check_or(&self, asks: &[Ask<'_>], on_error: impl Fn(usize, &Error) -> OnError + Send) -> JointOutcome {
-        let mut each: Vec<Decision> = Vec::new();
-        let mut taken = Vec::new();
-        let mut errors = Vec::new();
-        let mut is_allowed = true;
-        for (at, ask) in asks.iter().enumerate().filter(|(_, ask)| !ask.rules.is_empty()) {
-            let partition = partition(&self.prefix, ask.key);
-            let take = TakeAll::new(ask.rules.iter().copied());
-            match self.store.run(Key::lone(schema::RULES, &partition), &take).await {
-                Ok(verdict) => {
-                    each.extend_from_slice(take.decision(&verdict).each());
-                    is_allowed = verdict.is_allowed();
-                    taken.extend(GiveAll::of(&take, &verdict).map(|give| (partition, give)));
-                }
-                Err(error) => {
-                    is_allowed = on_error(at, &error) == OnError::Allow;
-                    errors.push((at, error));
-                }
+        check_or(&self.store, &self.prefix, asks, on_error).await
+    }
+}
+
+/// [`JointLimiter::check_or`], of a limiter with this prefix.
+pub(crate) async fn check_or<S: Store>(
+    store: &S,
+    prefix: &KeyBytes,
+    asks: &[Ask<'_>],
+    on_error: impl Fn(usize, &Error) -> OnError + Send,
+) -> JointOutcome {
+    let mut each: Vec<Decision> = Vec::new();
+    let mut taken = Vec::new();
+    let mut errors = Vec::new();
+    let mut is_allowed = true;
+    for (at, ask) in asks.iter().enumerate().filter(|(_, ask)| !ask.rules.is_empty()) {
+        let partition = partition(prefix, ask.key);
+        let take = TakeAll::new(ask.rules.iter().copied());
+        match store.run(Key::lone(schema::RULES, &partition), &take).await {
+            Ok(verdict) => {
+                each.extend_from_slice(take.decision(&verdict).each());
+                is_allowed = verdict.is_allowed();
+                taken.extend(GiveAll::of(&take, &verdict).map(|give| (partition, give)));
             }
-            if !is_allowed {
-                break;
+            Err(error) => {
+                is_allowed = on_error(at, &error) == OnError::Allow;
+                errors.push((at, error));
             }
         }
         if !is_allowed {
-            for (partition, give) in taken {
-                // Once: a second that follows a lost reply would give what was never taken.
-                let _ = self.store.run(Key::lone(schema::RULES, &partition), &give).await;
-            }
+            break;
         }
-        let decision = (!each.is_empty()).then(|| JointDecision::of(each));
-        JointOutcome { decision, errors, is_allowed }
     }
+    if !is_allowed {
+        for (partition, give) in taken {
+            // Once: a second that follows a lost reply would give what was never taken.
+            let _ = store.run(Key::lone(schema::RULES, &partition), &give).await;
+        }
+    }
+    let decision = (!each.is_empty()).then(|| JointDecision::of(each));
+    JointOutcome { decision, errors, is_allowed }
 }

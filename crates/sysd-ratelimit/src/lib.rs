@@ -21,7 +21,7 @@ pub use model::{
 #[cfg(feature = "calendar")]
 pub use model::{CalendarUnit, CalendarWindow};
 #[cfg(feature = "policy")]
-pub use policy::{Plan, Policy, PolicyError, RequestView};
+pub use policy::{Plan, Policy, PolicyError, PolicyLimiter, RequestView, Ruling};
 pub use procedure::{
     CalendarVerdict, FixedVerdict, GiveAll, JointVerdict, LoggedVerdict, SlidingVerdict, Take, TakeAll, TakeCalendar,
     TakeFixed, TakeLogged, TakeSliding, Verdict,

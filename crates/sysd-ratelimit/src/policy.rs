@@ -1,7 +1,7 @@
 //! Policies: which limits a request must pass, as a file says it.
 //!
 //! A [`Policy`] is read from TOML or YAML and checked once; [`Policy::plan`] then says of each request which rules apply to it,
-//! and by which keys. It decides on nothing: it names no store and no clock. The file is described in `docs/ratelimit.md`, under
+//! and by which keys. It decides on nothing: a [`PolicyLimiter`] does, on a store. The file is described in `docs/ratelimit.md`, under
 //! "Policies".
 //!
 //! ```
@@ -36,6 +36,7 @@ mod compile;
 mod config;
 mod error;
 mod key;
+mod limiter;
 mod plan;
 mod request;
 mod route;
@@ -58,6 +59,7 @@ pub use config::{
 };
 pub use error::{PolicyError, PolicyErrorKind};
 pub use key::{KEY_MAX, KeyPart};
+pub use limiter::{PolicyLimiter, Reason, Ruling};
 pub use plan::{Group, Listing, Missing, Plan};
 pub use request::{Headers, RequestView};
 use route::Pattern;

@@ -51,7 +51,10 @@ impl GiveAll {
 /// A state after something was given back to it, and when it expires (zero: never); `None` if nothing is changed.
 type Given = Option<(StateBytes, u64)>;
 
-const GONE: Given = Some((StateBytes::new_const(), 0));
+/// It says nothing any more.
+fn gone() -> (StateBytes, u64) {
+    (StateBytes::new(), 0)
+}
 
 fn to_bucket(bucket: &TokenBucket, entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
     let state = token_bucket::decode_state(entry.state)?;
@@ -64,7 +67,7 @@ fn to_bucket(bucket: &TokenBucket, entry: &Entry<'_>, taken: &Taken, now_us: u64
     }
     let debt = state.debt_in(denominator).minus(owed, denominator);
     if debt == crate::model::Span::ZERO {
-        return Some(GONE);
+        return Some(Some(gone()));
     }
     let full_us = state.at_us.saturating_add(debt.ceil_us());
     let expires_us = if full_us <= Timestamp::MAX.as_micros() { full_us } else { 0 };
@@ -78,23 +81,23 @@ fn to_fixed(limit: &FixedWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Giv
     if state.at_us.checked_sub(taken.at_us).is_none_or(|since_us| since_us > into_us) {
         return Some(None);
     }
-    Some(less(state, entry, taken))
+    Some(Some(less(state, entry, taken)))
 }
 
 fn to_calendar(span: &CalendarSpan, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
     let state = fixed_window::decode_state(entry.state)?;
     let is_in = |(begin_us, _)| begin_us <= taken.at_us && taken.at_us <= state.at_us;
-    Some(if span.around(state.at_us).is_some_and(is_in) { less(state, entry, taken) } else { None })
+    Some(span.around(state.at_us).is_some_and(is_in).then(|| less(state, entry, taken)))
 }
 
 /// A window's count without what was taken.
-fn less(state: fixed_window::State, entry: &Entry<'_>, taken: &Taken) -> Given {
+fn less(state: fixed_window::State, entry: &Entry<'_>, taken: &Taken) -> (StateBytes, u64) {
     let count = state.count.saturating_sub(taken.asked.cost);
     if count == 0 {
-        return GONE;
+        return gone();
     }
     let state = fixed_window::State { count, ..state };
-    Some((StateBytes::from_slice(&fixed_window::encode_state(&state)), entry.expires_us))
+    (StateBytes::from_slice(&fixed_window::encode_state(&state)), entry.expires_us)
 }
 
 fn to_sliding(limit: &SlidingWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
@@ -108,7 +111,7 @@ fn to_sliding(limit: &SlidingWindow, entry: &Entry<'_>, taken: &Taken) -> Option
         _ => return Some(None),
     }
     if state.current == 0 && state.previous == 0 {
-        return Some(GONE);
+        return Some(Some(gone()));
     }
     Some(Some((StateBytes::from_slice(&sliding_window::encode_state(&state)), entry.expires_us)))
 }
@@ -121,7 +124,7 @@ fn to_log(entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
         Some(cost) => log[at].cost = cost,
     }
     if log.is_empty() {
-        return Some(GONE);
+        return Some(Some(gone()));
     }
     Some(Some((sliding_log::encode_state(&log), entry.expires_us)))
 }

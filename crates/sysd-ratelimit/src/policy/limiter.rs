@@ -1,0 +1,238 @@
+//! A policy on a store.
+
+use std::sync::{PoisonError, RwLock};
+
+use sysd_core::tuple::{self, KeyBytes};
+use sysd_core::{Error, Key, Store, StoreExt as _};
+
+use super::{Changes, Group, Listing, Missing, OnError, Plan, Policy, RequestView};
+use crate::joint::{self, Ask};
+use crate::model::{Decision, JointDecision};
+use crate::procedure::TakeAll;
+use crate::schema;
+use crate::service::partition;
+
+/// Decides on requests as a [`Policy`] says, with the states in a store. Any number of processes may share it.
+///
+/// ```
+/// use sysd_ratelimit::policy::{Policy, PolicyLimiter, RequestView};
+/// use sysd_storage::Memory;
+///
+/// # futures::executor::block_on(async {
+/// let policy = Policy::from_toml("limits.toml", r#"
+///     name = "api"
+///     [[rules]]
+///     name = "each address"
+///     key = "ip"
+///     rate = "1/h"
+/// "#)?;
+/// let limiter = PolicyLimiter::new(Memory::new(), policy);
+/// let headers = [("accept", "*/*")];
+/// let peer = Some("192.0.2.1".parse()?);
+/// let request = RequestView { method: "GET", path: "/", peer, user: None, headers: &headers };
+/// assert!(limiter.check(&request).await.is_allowed());
+///
+/// let ruling = limiter.check(&request).await;
+/// assert!(!ruling.is_allowed());
+/// assert_eq!(ruling.rule().map(|rule| rule.rule().name()), Some("each address"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Guarantees
+/// - Those of a [`JointLimiter`](crate::JointLimiter): no rule admits more than it says, and a request that one rule denies takes nothing from
+///   the others.
+/// - A store that does not answer never makes an error of a request: each rule's `on_error` says whether it passes. How long to
+///   wait is the store's to say: put a timeout and a breaker around it (`sysd_storage::layer`).
+/// - [`replace`](Self::replace) keeps the counts: a rule of the same name and algorithm goes on with what was taken.
+#[derive(Debug)]
+pub struct PolicyLimiter<S> {
+    store: S,
+    current: RwLock<Current>,
+}
+
+#[derive(Debug, Clone)]
+struct Current {
+    policy: Policy,
+    prefix: KeyBytes,
+}
+
+impl Current {
+    fn new(policy: Policy) -> Self {
+        let prefix = tuple::encode(&(policy.name(),));
+        Self { policy, prefix }
+    }
+}
+
+/// Why a request was ruled as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The client is on a list.
+    Listed(Listing),
+    /// It lacks a part of the key of a rule that demands it.
+    Missing(Missing),
+    /// The rules decided, those that could be asked; or no rule applied.
+    Rules,
+    /// Rules that could not be asked fail closed.
+    Unavailable,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub struct Ruling {
+    policy: Policy,
+    is_allowed: bool,
+    reason: Reason,
+    each: Vec<(usize, Decision)>,
+    bound_by: Option<usize>,
+    would_deny: Vec<usize>,
+    errors: Vec<Error>,
+}
+
+impl Ruling {
+    fn new(policy: Policy, is_allowed: bool, reason: Reason) -> Self {
+        let (each, would_deny, errors) = (Vec::new(), Vec::new(), Vec::new());
+        Self { policy, is_allowed, reason, each, bound_by: None, would_deny, errors }
+    }
+
+    /// Whether the request may go on.
+    pub fn is_allowed(&self) -> bool {
+        self.is_allowed
+    }
+
+    /// Why.
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+
+    /// The policy that it was ruled by.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The decision of the rule that bound it, for the client's headers: `None` if no rule was asked.
+    pub fn decision(&self) -> Option<&Decision> {
+        self.bound_by.map(|at| &self.each[at].1)
+    }
+
+    /// The rule that bound it: that which denies it longest or, if all allow it, has the smallest share left; the one whose key it
+    /// lacks a part of.
+    pub fn rule(&self) -> Option<&super::PolicyRule> {
+        let place = match (&self.reason, self.bound_by) {
+            (Reason::Missing(missing), _) => missing.rule,
+            (_, Some(at)) => self.each[at].0,
+            (_, None) => return None,
+        };
+        self.policy.rules().get(place)
+    }
+
+    /// Every rule that was asked, by its place in [`Policy::rules`], and its own decision.
+    pub fn each(&self) -> &[(usize, Decision)] {
+        &self.each
+    }
+
+    /// The shadow rules that would have refused it, by their places.
+    pub fn would_deny(&self) -> &[usize] {
+        &self.would_deny
+    }
+
+    /// Why rules could not be asked.
+    pub fn errors(&self) -> &[Error] {
+        &self.errors
+    }
+}
+
+impl<S: Store> PolicyLimiter<S> {
+    /// Decides by `policy`, with the states in `store`.
+    pub fn new(store: S, policy: Policy) -> Self {
+        Self { store, current: RwLock::new(Current::new(policy)) }
+    }
+
+    /// The policy that requests are ruled by now.
+    pub fn policy(&self) -> Policy {
+        self.current().policy
+    }
+
+    fn current(&self) -> Current {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Rules by another policy from here on, and says what that changes. Requests that are being asked about end under the old one.
+    pub fn replace(&self, policy: Policy) -> Changes {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let changes = policy.changes(&current.policy);
+        *current = Current::new(policy);
+        changes
+    }
+
+    /// Decides on a request.
+    ///
+    /// # Cost
+    /// An update for each key that its rules count by; one more for each key before the one that denies, and for each shadow rule of a
+    /// request that is allowed. They follow one another.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped may have taken from some rules; it never gives.
+    pub async fn check(&self, request: &RequestView<'_>) -> Ruling {
+        let Current { policy, prefix } = self.current();
+        let (groups, shadows, shadow_missing) = match policy.plan(request) {
+            Plan::Listed { listing, .. } => {
+                return Ruling::new(policy, listing == Listing::Allow, Reason::Listed(listing));
+            }
+            Plan::Missing(missing) => return Ruling::new(policy, false, Reason::Missing(missing)),
+            Plan::Rules { groups, shadows, shadow_missing } => (groups, shadows, shadow_missing),
+        };
+        let mut ruling = self.enforce(policy, &prefix, &groups).await;
+        if ruling.is_allowed {
+            ruling.would_deny.extend(shadow_missing.iter().map(|missing| missing.rule));
+            for shadow in &shadows {
+                self.observe(&mut ruling, &prefix, shadow).await;
+            }
+        }
+        ruling
+    }
+
+    async fn enforce(&self, policy: Policy, prefix: &KeyBytes, groups: &[Group]) -> Ruling {
+        let outcome = {
+            let rules = policy.rules();
+            let asks: Vec<_> = groups
+                .iter()
+                .map(|group| Ask {
+                    key: &group.key,
+                    rules: group.rules.iter().map(|&(place, cost)| (rules[place].rule(), cost)).collect(),
+                })
+                .collect();
+            let fails_closed = |place: usize| rules[place].on_error() == OnError::Deny;
+            let on_error = |at: usize, _: &Error| {
+                let is_closed = groups[at].rules.iter().any(|&(place, _)| fails_closed(place));
+                if is_closed { OnError::Deny } else { OnError::Allow }
+            };
+            joint::check_or(&self.store, prefix, &asks, on_error).await
+        };
+        let failed: Vec<_> = outcome.errors.iter().map(|(at, _)| *at).collect();
+        let is_unavailable = !outcome.is_allowed && outcome.decision.as_ref().is_none_or(JointDecision::is_allowed);
+        let reason = if is_unavailable { Reason::Unavailable } else { Reason::Rules };
+        let mut ruling = Ruling::new(policy, outcome.is_allowed, reason);
+        if let Some(joint) = outcome.decision {
+            let asked = groups.iter().enumerate().filter(|(at, _)| !failed.contains(at));
+            let places = asked.flat_map(|(_, group)| group.rules.iter().map(|&(place, _)| place));
+            ruling.each = places.zip(joint.each().iter().copied()).collect();
+            ruling.bound_by = Some(joint.bound_by());
+        }
+        ruling.errors = outcome.errors.into_iter().map(|(_, error)| error).collect();
+        ruling
+    }
+
+    /// Asks shadow rules, each for itself: one that would deny takes nothing, and stops no other.
+    async fn observe(&self, ruling: &mut Ruling, prefix: &KeyBytes, shadow: &Group) {
+        let partition = partition(prefix, &shadow.key);
+        for &(place, cost) in &shadow.rules {
+            let take = TakeAll::new([(ruling.policy.rules()[place].rule(), cost)]);
+            match self.store.run(Key::lone(schema::RULES, &partition), &take).await {
+                Ok(verdict) if verdict.is_allowed() => {}
+                Ok(_) => ruling.would_deny.push(place),
+                Err(error) => ruling.errors.push(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A policy on a store.
+#![cfg(feature = "policy")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sysd_core::{ManualClock, Timestamp};
+use sysd_ratelimit::Outcome;
+use sysd_ratelimit::policy::{Listing, Policy, PolicyLimiter, Reason, RequestView, Ruling};
+use sysd_storage::Memory;
+use sysd_testkit::sim::{Faults, Node, Simulation};
+
+fn policy(text: &str) -> Policy {
+    Policy::from_toml("limits.toml", text).unwrap()
+}
+
+const LIMITS: &str = r#"
+    name = "api"
+    deny = "ip:203.0.113.0/24"
+    allow = "user:root"
+
+    [[rules]]
+    name = "each address"
+    key = "ip"
+    algorithm = "fixed_window"
+    rate = "3/h"
+
+    [[rules]]
+    name = "logins"
+    route = "/login"
+    methods = ["POST"]
+    key = "global"
+    algorithm = "fixed_window"
+    rate = "4/h"
+
+    [[rules]]
+    name = "a tighter one, perhaps"
+    key = "ip"
+    algorithm = "fixed_window"
+    rate = "2/h"
+    shadow = true
+"#;
+
+fn limiter(text: &str) -> (PolicyLimiter<Memory<ManualClock>>, ManualClock) {
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000));
+    (PolicyLimiter::new(Memory::with_clock(clock.clone()), policy(text)), clock)
+}
+
+async fn ask<S: sysd_core::Store>(limiter: &PolicyLimiter<S>, method: &str, path: &str, peer: &str) -> Ruling {
+    let headers: [(&str, &str); 0] = [];
+    let peer = Some(peer.parse().unwrap());
+    limiter.check(&RequestView { method, path, peer, user: None, headers: &headers }).await
+}
+
+fn remaining(ruling: &Ruling) -> Vec<u32> {
+    ruling.each().iter().map(|(_, decision)| decision.remaining()).collect()
+}
+
+#[tokio::test]
+async fn rules_of_several_keys_are_all_or_nothing() {
+    let (limiter, clock) = limiter(LIMITS);
+    for at in 0..4 {
+        let ruling = ask(&limiter, "POST", "/login", &format!("192.0.2.{}", at / 2)).await;
+        assert!(ruling.is_allowed());
+        assert_eq!(remaining(&ruling), [2 - at % 2, 3 - at]);
+    }
+    let denied = ask(&limiter, "POST", "/login", "192.0.2.1").await;
+    assert_eq!((denied.is_allowed(), denied.reason()), (false, &Reason::Rules));
+    assert_eq!(denied.rule().unwrap().rule().name(), "logins");
+    let Outcome::Denied { retry_after } = denied.decision().unwrap().outcome() else { panic!("{denied:?}") };
+    // The address has its last one still: what the first rule took was given back.
+    let other = ask(&limiter, "GET", "/", "192.0.2.1").await;
+    assert_eq!((other.is_allowed(), remaining(&other)), (true, vec![0]));
+    clock.advance(retry_after);
+    assert!(ask(&limiter, "POST", "/login", "192.0.2.1").await.is_allowed());
+}
+
+#[tokio::test]
+async fn shadow_rules_count_and_refuse_nothing() {
+    let (limiter, _) = limiter(LIMITS);
+    for (at, would_deny) in [vec![], vec![], vec![2]].into_iter().enumerate() {
+        let ruling = ask(&limiter, "GET", "/", "192.0.2.1").await;
+        assert!(ruling.is_allowed(), "{at}");
+        assert_eq!(ruling.would_deny(), would_deny, "{at}");
+    }
+    // Refused by a rule in force: shadows are not asked.
+    let denied = ask(&limiter, "GET", "/", "192.0.2.1").await;
+    assert_eq!((denied.is_allowed(), denied.would_deny()), (false, &[][..]));
+}
+
+#[tokio::test]
+async fn lists_ask_nothing() {
+    let (limiter, _) = limiter(LIMITS);
+    for _ in 0..9 {
+        let denied = ask(&limiter, "GET", "/", "203.0.113.9").await;
+        assert_eq!((denied.is_allowed(), denied.reason()), (false, &Reason::Listed(Listing::Deny)));
+        assert!(denied.decision().is_none() && denied.rule().is_none());
+        let headers: [(&str, &str); 0] = [];
+        let peer = Some("192.0.2.7".parse().unwrap());
+        let root = RequestView { method: "GET", path: "/", peer, user: Some("root"), headers: &headers };
+        assert!(limiter.check(&root).await.is_allowed());
+    }
+    assert_eq!(remaining(&ask(&limiter, "GET", "/", "192.0.2.7").await), [2]);
+}
+
+#[tokio::test]
+async fn another_policy_keeps_the_counts() {
+    let (limiter, _) = limiter(LIMITS);
+    for _ in 0..2 {
+        assert!(ask(&limiter, "GET", "/", "192.0.2.1").await.is_allowed());
+    }
+    let changes = limiter.replace(policy(&LIMITS.replace("3/h", "5/h")));
+    assert!(changes.to_string().contains("each address"), "{changes}");
+    let ruling = ask(&limiter, "GET", "/", "192.0.2.1").await;
+    assert_eq!(remaining(&ruling), [2], "five less the two before and this one");
+    limiter.replace(policy(&LIMITS.replace("3/h", "2/h")));
+    assert!(!ask(&limiter, "GET", "/", "192.0.2.1").await.is_allowed());
+    assert_eq!(limiter.policy().rules()[0].rule().limit(), limiter.policy().rules()[2].rule().limit());
+    // A shadow that goes live has counted.
+    limiter.replace(policy(&LIMITS.replace("shadow = true", "").replace("3/h", "9/h")));
+    let denied = ask(&limiter, "GET", "/", "192.0.2.1").await;
+    assert_eq!(denied.rule().unwrap().rule().name(), "a tighter one, perhaps");
+}
+
+#[test]
+fn a_store_that_is_down_opens_or_closes_as_each_rule_says() {
+    for (on_error, is_open) in [("allow", true), ("deny", false)] {
+        let simulation = Simulation::new(7);
+        let text = LIMITS.replace("name = \"logins\"", &format!("name = \"logins\"\n    on_error = \"{on_error}\""));
+        let limiter = Arc::new(PolicyLimiter::new(simulation.store(Node(0)), policy(&text)));
+        let rulings = Arc::new(Mutex::new(Vec::new()));
+        let run = |count: usize| {
+            for _ in 0..count {
+                let (limiter, rulings) = (Arc::clone(&limiter), Arc::clone(&rulings));
+                simulation.spawn(Node(0), async move {
+                    let ruling = ask(&*limiter, "POST", "/login", "192.0.2.1").await;
+                    rulings.lock().unwrap().push(ruling);
+                });
+            }
+            simulation.run().unwrap();
+            std::mem::take(&mut *rulings.lock().unwrap())
+        };
+        simulation.set_faults(Faults { refused: 1_000, ..Faults::NONE });
+        for ruling in run(3) {
+            assert_eq!(ruling.is_allowed(), is_open);
+            assert!(!ruling.errors().is_empty() && ruling.decision().is_none());
+            assert_eq!(*ruling.reason() == Reason::Unavailable, !is_open);
+        }
+        // Back again: nothing was counted of what was refused before the wire.
+        simulation.set_faults(Faults::NONE);
+        assert_eq!(run(1)[0].each().iter().map(|(_, decision)| decision.remaining()).collect::<Vec<_>>(), [2, 3]);
+    }
+}
+
+#[tokio::test]
+async fn requests_under_way_end_under_the_policy_they_began_with() {
+    let (limiter, clock) = limiter(LIMITS);
+    let headers: [(&str, &str); 0] = [];
+    let peer = Some("192.0.2.1".parse().unwrap());
+    let request = RequestView { method: "GET", path: "/", peer, user: None, headers: &headers };
+    let ruling = limiter.check(&request);
+    limiter.replace(policy("name = \"other\"\n"));
+    // A future does nothing before it is polled: this one begins now.
+    assert!(ruling.await.each().is_empty());
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(limiter.policy().name(), "other");
+}
