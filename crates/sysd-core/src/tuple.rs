@@ -156,8 +156,9 @@ impl DecodeElement for i64 {
 
 impl Element for [u8] {
     fn encode_to(&self, out: &mut KeyBytes) {
+        out.reserve(self.len() + 2);
         let mut rest = self;
-        while let Some(zero) = rest.iter().position(|&byte| byte == ESCAPE) {
+        while let Some(zero) = memchr::memchr(ESCAPE, rest) {
             out.extend_from_slice(&rest[..=zero]);
             out.push(ESCAPED_ZERO);
             rest = &rest[zero + 1..];

@@ -128,7 +128,8 @@ impl<S: Store> RuleLimiter<S> {
 
 /// Where the states of a limiter's key lie.
 pub(crate) fn partition(prefix: &KeyBytes, key: impl AsRef<[u8]>) -> KeyBytes {
-    let mut partition = prefix.clone();
+    // A clone would copy byte by byte.
+    let mut partition = KeyBytes::from_slice(prefix);
     key.as_ref().encode_to(&mut partition);
     partition
 }
