@@ -5,7 +5,8 @@
 //!
 //! - A bucket that was full without the take had nothing to gain from the time that passed since, so of the take's price
 //!   at least what exceeds that time is still owed, and no more than that is certain.
-//! - A window's count is lowered if it is still the count of the window in which it was taken.
+//! - A window's count is lowered if it is still the count of the window in which it was taken. One that was cut otherwise since,
+//!   by another policy, ends elsewhere: what it counts may not be what was taken.
 //! - A log has the very entry, or has forgotten it.
 //!
 //! A state that begins before the take is not the one that was taken from: the store has lost it, and there is nothing to give.
@@ -70,15 +71,21 @@ fn to_bucket(bucket: &TokenBucket, entry: &Entry<'_>, taken: &Taken, now_us: u64
         return Some(Some(gone()));
     }
     let full_us = state.at_us.saturating_add(debt.ceil_us());
-    let expires_us = if full_us <= Timestamp::MAX.as_micros() { full_us } else { 0 };
+    let expires_us = expiry_us(full_us);
     let state = token_bucket::BucketState { debt, denominator, ..state };
     Some(Some((StateBytes::from_slice(&token_bucket::encode_state(&state)), expires_us)))
+}
+
+/// When a state expires whose last window ends there.
+fn expiry_us(ends_us: u64) -> u64 {
+    if ends_us <= Timestamp::MAX.as_micros() { ends_us } else { 0 }
 }
 
 fn to_fixed(limit: &FixedWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
     let state = fixed_window::decode_state(entry.state)?;
     let into_us = state.at_us % limit.window_us();
-    if state.at_us.checked_sub(taken.at_us).is_none_or(|since_us| since_us > into_us) {
+    let is_cut_alike = entry.expires_us == expiry_us(state.at_us - into_us + limit.window_us());
+    if !is_cut_alike || state.at_us.checked_sub(taken.at_us).is_none_or(|since_us| since_us > into_us) {
         return Some(None);
     }
     Some(Some(less(state, entry, taken)))
@@ -86,7 +93,9 @@ fn to_fixed(limit: &FixedWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Giv
 
 fn to_calendar(span: &CalendarSpan, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
     let state = fixed_window::decode_state(entry.state)?;
-    let is_in = |(begin_us, _)| begin_us <= taken.at_us && taken.at_us <= state.at_us;
+    let is_in = |(begin_us, end_us)| {
+        begin_us <= taken.at_us && taken.at_us <= state.at_us && entry.expires_us == expiry_us(end_us)
+    };
     Some(span.around(state.at_us).is_some_and(is_in).then(|| less(state, entry, taken)))
 }
 
@@ -103,6 +112,9 @@ fn less(state: fixed_window::State, entry: &Entry<'_>, taken: &Taken) -> (StateB
 fn to_sliding(limit: &SlidingWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
     let mut state = sliding_window::decode_state(entry.state)?;
     let into_us = state.at_us % limit.window_us();
+    if entry.expires_us != expiry_us(state.at_us - into_us + 2 * limit.window_us()) {
+        return Some(None);
+    }
     match state.at_us.checked_sub(taken.at_us) {
         Some(since_us) if since_us <= into_us => state.current = state.current.saturating_sub(taken.asked.cost),
         Some(since_us) if since_us <= into_us + limit.window_us() => {

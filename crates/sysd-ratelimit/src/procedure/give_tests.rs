@@ -165,3 +165,20 @@ fn what_was_not_taken_is_not_given() {
     assert_eq!(run(&mut other.clone(), &give, now), 0, "the store has another");
     assert!(give.apply(Some(b"no record"), now).is_err());
 }
+
+#[test]
+fn what_was_taken_from_windows_cut_otherwise_is_not_given() {
+    // Ten seconds before the change, three after it: both began where the clock is.
+    for algorithm in [2, 3] {
+        let before = Rule::new("rule", limit(algorithm, 5, 10_000_000)).unwrap();
+        let after = Rule::new("rule", limit(algorithm, 5, 3_000_000)).unwrap();
+        let time = |us: u64| Timestamp::from_micros(1_700_000_010_000_000 + us).unwrap();
+        let (mut state, take) = (None, TakeAll::new([(&before, 2)]));
+        let give = GiveAll::of(&take, &run(&mut state, &take, time(0))).unwrap();
+        // Two windows later nothing is left of it; five are taken.
+        let full = TakeAll::new([(&after, 5)]);
+        assert!(run(&mut state, &full, time(9_000_000)).is_allowed(), "{algorithm}");
+        assert_eq!(run(&mut state, &give, time(9_000_000)), 0, "{algorithm}");
+        assert!(!run(&mut state, &TakeAll::new([(&after, 1)]), time(9_000_001)).is_allowed(), "{algorithm}");
+    }
+}
