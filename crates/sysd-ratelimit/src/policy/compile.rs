@@ -10,6 +10,7 @@ use super::route::{Pattern, hex};
 use super::{Clients, Compiled, Lists, PolicyRule};
 use crate::algorithm::{Algorithm, Limit};
 use crate::error::RateLimitError;
+use crate::joint::OnError;
 use crate::model::{FixedWindow, LeakyBucket, RULES_MAX, Rate, Rule, SlidingLog, SlidingWindow, TokenBucket};
 use crate::schema::policy::sha256;
 use crate::schema::rules::ENTRIES_MAX;
@@ -184,7 +185,7 @@ fn rule(path: &FieldPath, config: &RuleConfig, list_of: impl FnOnce(&[KeyPart]) 
         cost,
         priority: config.priority,
         is_final: config.is_final,
-        on_error: config.on_error,
+        on_error: config.on_error.unwrap_or(if config.billing { OnError::Deny } else { OnError::Allow }),
         is_shadow: config.shadow,
         is_billing: config.billing,
         missing: config.missing,

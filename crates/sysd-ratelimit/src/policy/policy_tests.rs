@@ -16,6 +16,19 @@ fn toml(text: &str) -> Result<Policy, PolicyError> {
 }
 
 #[test]
+fn what_is_billed_fails_closed_unless_it_says_otherwise() {
+    for (terms, expected) in [
+        ("", OnError::Allow),
+        ("billing = true", OnError::Deny),
+        ("billing = true\non_error = \"allow\"", OnError::Allow),
+        ("on_error = \"deny\"", OnError::Deny),
+    ] {
+        let text = format!("name = \"api\"\n[[rules]]\nname = \"all\"\nkey = \"global\"\nrate = \"1/s\"\n{terms}\n");
+        assert_eq!(Policy::from_toml("t.toml", &text).unwrap().rules()[0].on_error(), expected, "{terms}");
+    }
+}
+
+#[test]
 fn the_example_of_the_docs_is_a_policy_and_the_same_in_both_languages() {
     let policy = Policy::from_toml("limits.toml", example("toml")).unwrap();
     assert_eq!(policy, Policy::from_yaml("limits.yaml", example("yaml")).unwrap());
