@@ -69,6 +69,10 @@ fn clients(config: &ClientsConfig) -> Result<Clients, Fault> {
             "is read from trusted proxies only, and none is named; set trusted_proxies, or leave forwarded away";
         return Err(path.field("forwarded").fault(problem));
     }
+    if !trusted.is_empty() && config.forwarded == super::Forwarded::None {
+        let problem = "is trusted, and no header is read, so all of a proxy's clients would be one; set forwarded, or leave trusted_proxies away";
+        return Err(path.field("trusted_proxies").fault(problem));
+    }
     let prefix = |field: &str, Count(bits): Count, most: u8| match u8::try_from(bits) {
         Ok(bits) if (1..=most).contains(&bits) => Ok(bits),
         _ => Err(path.field(field).fault(format!("{bits} bits; give 1 to {most}"))),
@@ -118,6 +122,10 @@ fn lists(path: &FieldPath, entries: &OneOrMany<ListedClient>) -> Result<Lists, F
                 lists.networks.push((network, at));
             }
             Some((kind @ ("user" | "key"), "")) => return Err(path.fault(format!("nothing after {kind}:"))),
+            // The headers that it is held against have none, so it would be on no list.
+            Some((kind @ ("user" | "key"), value)) if value.trim() != value => {
+                return Err(path.fault(format!("space around what follows {kind}:; leave it away")));
+            }
             Some(("user", name)) => {
                 lists.users.entry(name.into()).or_insert(at);
             }
