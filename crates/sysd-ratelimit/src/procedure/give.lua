@@ -20,7 +20,7 @@ local function to_bucket(state, expires, taken, arguments)
   if at < taken or passed > price then return false end
   local owed, owed_part = price - passed, price_part
   if owed == 0 and owed_part == 0 then return false end
-  if debt < owed or (debt == owed and part <= owed_part) then return '', 0 end
+  if debt < owed or (debt == owed and part <= owed_part) then owed, owed_part = debt, part end
   debt, part = debt - owed, part - owed_part
   if part < 0 then debt, part = debt - 1, part + denominator end
   local full_in = debt
@@ -35,8 +35,7 @@ local function to_fixed(state, expires, taken, arguments)
   local window, _, cost = unpack('>I8I4I4', arguments)
   if expires ~= expiry(at - at % window + window) then return false end
   if at < taken or at - taken > at % window then return false end
-  if count <= cost then return '', 0 end
-  return pack('>BI7I4', 1, at, count - cost), expires
+  return pack('>BI7I4', 1, at, math.max(count - cost, 0)), expires
 end
 
 local function to_calendar(state, expires, taken, arguments)
@@ -49,8 +48,7 @@ local function to_calendar(state, expires, taken, arguments)
     if bound <= at and at < next_bound then begin, ends = bound, next_bound end
   end
   if not begin or taken < begin or taken > at or expires ~= expiry(ends) then return false end
-  if count <= cost then return '', 0 end
-  return pack('>BI7I4', 1, at, count - cost), expires
+  return pack('>BI7I4', 1, at, math.max(count - cost, 0)), expires
 end
 
 local function to_sliding(state, expires, taken, arguments)
@@ -66,7 +64,6 @@ local function to_sliding(state, expires, taken, arguments)
   else
     previous = math.max(previous - cost, 0)
   end
-  if current == 0 and previous == 0 then return '', 0 end
   return pack('>BI7I4I4', 1, at, current, previous), expires
 end
 
@@ -86,6 +83,7 @@ local function to_log(state, expires, taken, arguments)
   local head, tail = sub(state, 1, found * 11 - 10), sub(state, found * 11 + 2)
   local _, noted = unpack('>I7I4', state, found * 11 - 9)
   if noted > cost then return head .. pack('>I7I4', taken, noted - cost) .. tail, expires end
+  if found == count and taken > now then return false end
   if count == 1 then return '', 0 end
   return head .. tail, expires
 end

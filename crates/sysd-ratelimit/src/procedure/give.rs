@@ -9,6 +9,9 @@
 //!   by another policy, ends elsewhere: what it counts may not be what was taken.
 //! - A log has the very entry, or has forgotten it.
 //!
+//! What is left keeps its time, even where it counts nothing: without it a clock that has gone back would find an unused window
+//! where others have taken.
+//!
 //! A state that begins before the take is not the one that was taken from: the store has lost it, and there is nothing to give.
 
 use smallvec::SmallVec;
@@ -52,11 +55,6 @@ impl GiveAll {
 /// A state after something was given back to it, and when it expires (zero: never); `None` if nothing is changed.
 type Given = Option<(StateBytes, u64)>;
 
-/// It says nothing any more.
-fn gone() -> (StateBytes, u64) {
-    (StateBytes::new(), 0)
-}
-
 fn to_bucket(bucket: &TokenBucket, entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
     let state = token_bucket::decode_state(entry.state)?;
     let denominator = bucket.denominator();
@@ -67,9 +65,6 @@ fn to_bucket(bucket: &TokenBucket, entry: &Entry<'_>, taken: &Taken, now_us: u64
         return Some(None);
     }
     let debt = state.debt_in(denominator).minus(owed, denominator);
-    if debt == crate::model::Span::ZERO {
-        return Some(Some(gone()));
-    }
     let full_us = state.at_us.saturating_add(debt.ceil_us());
     let expires_us = expiry_us(full_us);
     let state = token_bucket::BucketState { debt, denominator, ..state };
@@ -101,11 +96,7 @@ fn to_calendar(span: &CalendarSpan, entry: &Entry<'_>, taken: &Taken) -> Option<
 
 /// A window's count without what was taken.
 fn less(state: fixed_window::State, entry: &Entry<'_>, taken: &Taken) -> (StateBytes, u64) {
-    let count = state.count.saturating_sub(taken.asked.cost);
-    if count == 0 {
-        return gone();
-    }
-    let state = fixed_window::State { count, ..state };
+    let state = fixed_window::State { count: state.count.saturating_sub(taken.asked.cost), ..state };
     (StateBytes::from_slice(&fixed_window::encode_state(&state)), entry.expires_us)
 }
 
@@ -122,21 +113,21 @@ fn to_sliding(limit: &SlidingWindow, entry: &Entry<'_>, taken: &Taken) -> Option
         }
         _ => return Some(None),
     }
-    if state.current == 0 && state.previous == 0 {
-        return Some(Some(gone()));
-    }
     Some(Some((StateBytes::from_slice(&sliding_window::encode_state(&state)), entry.expires_us)))
 }
 
-fn to_log(entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
+fn to_log(entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
     let mut log = sliding_log::decode_state(entry.state)?;
     let Ok(at) = log.binary_search_by_key(&taken.at_us, |noted| noted.at_us) else { return Some(None) };
     match log[at].cost.checked_sub(taken.asked.cost) {
+        // The last entry is the log's time, which a clock that has gone back still needs.
+        None | Some(0) if at + 1 == log.len() && taken.at_us > now_us => return Some(None),
         None | Some(0) => drop(log.remove(at)),
         Some(cost) => log[at].cost = cost,
     }
     if log.is_empty() {
-        return Some(Some(gone()));
+        // It says nothing any more.
+        return Some(Some((StateBytes::new(), 0)));
     }
     Some(Some((sliding_log::encode_state(&log), entry.expires_us)))
 }
@@ -148,7 +139,7 @@ fn give(entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
         Limit::LeakyBucket(queue) => to_bucket(queue.bucket(), entry, taken, now_us),
         Limit::FixedWindow(limit) => to_fixed(limit, entry, taken),
         Limit::SlidingWindow(limit) => to_sliding(limit, entry, taken),
-        Limit::SlidingLog(_) => to_log(entry, taken),
+        Limit::SlidingLog(_) => to_log(entry, taken, now_us),
         Limit::Calendar(span) => to_calendar(span, entry, taken),
     }
 }

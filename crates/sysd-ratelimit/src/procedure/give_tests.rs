@@ -182,3 +182,20 @@ fn what_was_taken_from_windows_cut_otherwise_is_not_given() {
         assert!(!run(&mut state, &TakeAll::new([(&after, 1)]), time(9_000_001)).is_allowed(), "{algorithm}");
     }
 }
+
+#[test]
+fn a_clock_that_goes_back_before_it_is_given_back_gives_nothing() {
+    let time = |seconds: u64| Timestamp::from_micros(1_700_000_040_000_000 + seconds * 1_000_000).unwrap();
+    // The clock is ahead for one request, which is given back after it has gone back, or before.
+    for (algorithm, given_at) in [(0, 55), (1, 55), (2, 55), (3, 55), (4, 55), (2, 170), (3, 170)] {
+        let rule = Rule::new("rule", limit(algorithm, 5, 60_000_000)).unwrap();
+        let (mut state, one) = (None, TakeAll::new([(&rule, 1)]));
+        let admitted = |state: &mut State, at| (0..9).filter(|_| run(state, &one, time(at)).is_allowed()).count();
+        let most = admitted(&mut state, 50);
+        let take = TakeAll::new([(&rule, 1)]);
+        let give = GiveAll::of(&take, &run(&mut state, &take, time(170))).unwrap();
+        run(&mut state, &give, time(given_at));
+        let after = admitted(&mut state, 55) + admitted(&mut state, 170);
+        assert!(after <= most, "{algorithm} given back at {given_at}: {after}");
+    }
+}
