@@ -3,7 +3,7 @@
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Error, Key, Result, Store, StoreExt};
 
-use crate::model::{Decision, JointDecision, Rule};
+use crate::model::{Decision, JointDecision, RULES_MAX, Rule};
 use crate::procedure::{GiveAll, TakeAll};
 use crate::schema;
 use crate::service::partition;
@@ -15,6 +15,24 @@ pub struct Ask<'a> {
     pub key: &'a [u8],
     /// The rules, each with its cost.
     pub rules: Vec<(&'a Rule, u32)>,
+}
+
+impl Ask<'_> {
+    /// Why its rules can't be decided together.
+    fn problem(&self) -> Option<String> {
+        let count = self.rules.len();
+        if count > RULES_MAX {
+            return Some(format!("{count} rules of one key; give at most {RULES_MAX}"));
+        }
+        // One that is there twice would be taken from once.
+        let twice = |at: usize| self.rules[..at].iter().find(|(before, _)| before.id() == self.rules[at].0.id());
+        let (at, other) = (0..count).find_map(|at| Some((at, twice(at)?.0)))?;
+        let name = self.rules[at].0.name();
+        Some(format!(
+            "rules {name:?} and {other:?} of one key can't be told apart; give each once",
+            other = other.name()
+        ))
+    }
 }
 
 /// What happens to a request that a rule can't be asked about.
@@ -67,6 +85,8 @@ pub struct JointOutcome {
 /// # Guarantees
 /// - No rule ever admits more than its algorithm says, by all processes together.
 /// - Between a take and its giving back another request may find too little and be denied: too much for a moment, never too little.
+///   What a bucket would have refilled in that time, up to what was taken, is not given back (see [`GiveAll`]): ask the keys of one
+///   client before those that many share, so that who floods beyond his own limit takes nothing from these.
 /// - A reply that is lost, a process that dies between the two, a future that is dropped: what was taken stays taken. That may cost
 ///   a client tokens, and never gives any.
 #[derive(Debug, Clone)]
@@ -85,7 +105,7 @@ impl<S: Store> JointLimiter<S> {
     ///
     /// # Errors
     /// As [`RateLimiter::check`](crate::RateLimiter::check), of the first key that could not be asked; what was taken before is
-    /// given back. [`Invalid`](sysd_core::ErrorKind::Invalid) if no rule is asked.
+    /// given back. [`Invalid`](sysd_core::ErrorKind::Invalid) if no rule is asked, or rules of a key are no [`RuleSet`](crate::RuleSet).
     ///
     /// # Cost
     /// An update a key; another for each key before the one that denies.
@@ -102,10 +122,17 @@ impl<S: Store> JointLimiter<S> {
     }
 
     /// The same, where `on_error` chooses what becomes of a request when a key's rules can't be asked; it is given the key's place.
+    /// Rules of a key that are no [`RuleSet`](crate::RuleSet), too many or one of them twice, are refused whatever it says, before any is
+    /// asked.
     ///
     /// # Cancel safety
     /// As [`check`](Self::check).
     pub async fn check_or(&self, asks: &[Ask<'_>], on_error: impl Fn(usize, &Error) -> OnError + Send) -> JointOutcome {
+        let mut problems = asks.iter().enumerate().filter_map(|(at, ask)| Some((at, ask.problem()?)));
+        if let Some((at, problem)) = problems.next() {
+            let errors = vec![(at, Error::invalid("asks", problem))];
+            return JointOutcome { decision: None, errors, is_allowed: false };
+        }
         check_or(&self.store, &self.prefix, asks, on_error).await
     }
 }

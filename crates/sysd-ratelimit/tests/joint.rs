@@ -185,3 +185,27 @@ async fn an_error_is_open_or_closed_as_chosen_and_what_was_taken_before_is_given
     let nothing: Result<_, Error> = limiter.check(&[]).await;
     assert_eq!(nothing.unwrap_err().kind(), ErrorKind::Invalid);
 }
+
+#[test]
+fn rules_that_cant_be_told_apart_are_refused_before_any_is_asked() {
+    let simulation = Simulation::new(7);
+    let limiter = JointLimiter::new(simulation.store(Node(0)), "api");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let write = Arc::clone(&seen);
+    simulation.spawn(Node(0), async move {
+        let rules = rules();
+        let many: Vec<_> =
+            (0..17).map(|at| Rule::new(&at.to_string(), FixedWindow::new("9/d".parse().unwrap()))).collect();
+        let many: Vec<_> = many.into_iter().map(std::result::Result::unwrap).collect();
+        for bad in [vec![(&rules[1], 1), (&rules[0], 1), (&rules[0], 1)], many.iter().map(|rule| (rule, 1)).collect()] {
+            let asks = [Ask { key: b"ann", rules: vec![(&rules[0], 1)] }, Ask { key: b"all", rules: bad }];
+            let error = limiter.check(&asks).await.unwrap_err();
+            let opened = limiter.check_or(&asks, |_, _| OnError::Allow).await;
+            write.lock().unwrap().push((error.kind(), error.effect(), opened.is_allowed));
+        }
+        let look = limiter.check(&[Ask { key: b"ann", rules: vec![(&rules[0], 0)] }]).await.unwrap();
+        assert_eq!(look.decision().remaining(), LIMIT, "nothing was taken");
+    });
+    simulation.run().unwrap();
+    assert_eq!(*seen.lock().unwrap(), [(ErrorKind::Invalid, Effect::None, false); 2]);
+}

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sysd_core::{ManualClock, Timestamp};
+use sysd_core::{Key, ManualClock, Timestamp};
 use sysd_ratelimit::Outcome;
 use sysd_ratelimit::policy::{Listing, Policy, PolicyLimiter, Reason, RequestView, Ruling};
 use sysd_storage::Memory;
@@ -165,4 +165,60 @@ async fn requests_under_way_end_under_the_policy_they_began_with() {
     assert!(ruling.await.each().is_empty());
     clock.advance(Duration::from_secs(1));
     assert_eq!(limiter.policy().name(), "other");
+}
+
+/// A store in which the records of one key can't be reached.
+struct Without(Memory<ManualClock>, &'static [u8]);
+
+impl sysd_core::Store for Without {
+    fn limits(&self) -> &sysd_core::Limits {
+        self.0.limits()
+    }
+
+    async fn get(&self, key: Key<'_>) -> sysd_core::Result<Option<sysd_core::Record>> {
+        self.0.get(key).await
+    }
+
+    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<sysd_core::Result<Option<sysd_core::Record>>> {
+        self.0.get_many(keys).await
+    }
+
+    async fn write(&self, write: sysd_core::Write<'_>) -> sysd_core::Result<sysd_core::Outcome> {
+        self.0.write(write).await
+    }
+
+    async fn write_many(&self, writes: &[sysd_core::Write<'_>]) -> Vec<sysd_core::Result<sysd_core::Outcome>> {
+        self.0.write_many(writes).await
+    }
+
+    async fn scan(&self, scan: sysd_core::Scan<'_>) -> sysd_core::Result<sysd_core::Page> {
+        self.0.scan(scan).await
+    }
+
+    async fn trim(&self, trim: sysd_core::Trim<'_>) -> sysd_core::Result<sysd_core::Trimmed> {
+        self.0.trim(trim).await
+    }
+
+    async fn update(
+        &self,
+        key: Key<'_>,
+        procedure: &dyn sysd_core::ErasedProcedure,
+    ) -> sysd_core::Result<sysd_core::OutputBytes> {
+        if key.partition().windows(self.1.len()).any(|part| part == self.1) {
+            return Err(sysd_core::Error::new(sysd_core::ErrorKind::Unavailable, sysd_core::Effect::None, "away"));
+        }
+        self.0.update(key, procedure).await
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_allowed_is_not_named_where_another_could_not_be_asked() {
+    let text = LIMITS.replace("name = \"logins\"", "name = \"logins\"\n    on_error = \"deny\"");
+    let memory = Memory::with_clock(ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000)));
+    // What `global` is in a key.
+    let limiter = PolicyLimiter::new(Without(memory, b"\x0A"), policy(&text));
+    let ruling = ask(&limiter, "POST", "/login", "192.0.2.1").await;
+    assert_eq!((ruling.is_allowed(), ruling.reason()), (false, &Reason::Unavailable));
+    assert!(ruling.decision().is_none() && ruling.rule().is_none(), "{ruling:?}");
+    assert_eq!(remaining(&ask(&limiter, "GET", "/", "192.0.2.1").await), [2], "given back");
 }

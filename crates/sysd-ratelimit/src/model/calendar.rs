@@ -224,15 +224,19 @@ impl CalendarWindow {
 
     /// Where the window after the one that begins there begins.
     fn next(&self, begin: &ZonedDateTime) -> ZonedDateTime {
-        let step = match self.shared.unit {
-            CalendarUnit::Minute => 1.minute(),
-            CalendarUnit::Hour => 1.hour(),
-            CalendarUnit::Day => 1.day(),
-            CalendarUnit::Month => 1.month(),
+        let steps = |count: i64| match self.shared.unit {
+            CalendarUnit::Minute => count.minutes(),
+            CalendarUnit::Hour => count.hours(),
+            CalendarUnit::Day => count.days(),
+            CalendarUnit::Month => count.months(),
         };
-        // A day can begin later than at midnight, and the day after at midnight again.
-        let after = begin.checked_add(step).map_or_else(|_| begin.clone(), |after| self.begin(&after));
-        if after > *begin { after } else { begin.checked_add(1.hour()).unwrap_or_else(|_| begin.clone()) }
+        // A day can begin later than at midnight, and the day after at midnight again. An hour of which a half is repeated is
+        // longer than one: a step further lies in it still.
+        let after = (1..=2).find_map(|count| {
+            let after = self.begin(&begin.checked_add(steps(count)).ok()?);
+            (after > *begin).then_some(after)
+        });
+        after.unwrap_or_else(|| begin.checked_add(1.hour()).unwrap_or_else(|_| begin.clone()))
     }
 }
 

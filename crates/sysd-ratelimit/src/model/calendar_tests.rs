@@ -67,7 +67,7 @@ proptest! {
         now_us in micros("2020-01-01T00:00:00Z")..micros("2040-01-01T00:00:00Z"),
         apart_us in 0_u64..(3 * 86_400_000_000),
         unit in prop_oneof![Just(CalendarUnit::Minute), Just(CalendarUnit::Hour), Just(CalendarUnit::Day), Just(CalendarUnit::Month)],
-        zone in prop_oneof![Just("UTC"), Just("Europe/Berlin"), Just("America/Sao_Paulo"), Just("Asia/Kathmandu"), Just("Africa/Casablanca")],
+        zone in prop_oneof![Just("UTC"), Just("Europe/Berlin"), Just("America/Sao_Paulo"), Just("Asia/Kathmandu"), Just("Africa/Casablanca"), Just("Australia/Lord_Howe")],
     ) {
         let (one, other) = (window(unit, zone, now_us).span(), window(unit, zone, now_us + apart_us).span());
         prop_assert!(one.bounds_us.is_sorted());
@@ -78,6 +78,24 @@ proptest! {
         }
         if unit == CalendarUnit::Day || unit == CalendarUnit::Month {
             prop_assert!(one.around(now_us + apart_us).is_some(), "three windows further");
+        }
+    }
+}
+
+#[test]
+fn an_hour_that_is_repeated_by_half_is_the_same_for_all_who_ask() {
+    // Clocks go back by thirty minutes, and forth.
+    for change in ["2026-04-04T15:00:00Z", "2026-10-03T15:30:00Z"] {
+        let change_us = micros(change);
+        let minute_us = 60_000_000;
+        for at in 0..180 {
+            let now_us = change_us - 90 * minute_us + at * minute_us;
+            let seen = |from_us| window(CalendarUnit::Hour, "Australia/Lord_Howe", from_us).span().around(now_us);
+            let own = seen(now_us).unwrap();
+            for other in 0..180 {
+                let there = seen(change_us - 90 * minute_us + other * minute_us);
+                assert!(there.is_none_or(|there| there == own), "{at} {other} {own:?} {there:?}");
+            }
         }
     }
 }

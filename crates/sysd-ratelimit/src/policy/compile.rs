@@ -10,6 +10,7 @@ use super::route::{Pattern, hex};
 use super::{Clients, Compiled, Lists, PolicyRule};
 use crate::algorithm::{Algorithm, Limit};
 use crate::error::RateLimitError;
+use crate::joint::OnError;
 use crate::model::{FixedWindow, LeakyBucket, RULES_MAX, Rate, Rule, SlidingLog, SlidingWindow, TokenBucket};
 use crate::schema::policy::sha256;
 use crate::schema::rules::ENTRIES_MAX;
@@ -68,6 +69,10 @@ fn clients(config: &ClientsConfig) -> Result<Clients, Fault> {
             "is read from trusted proxies only, and none is named; set trusted_proxies, or leave forwarded away";
         return Err(path.field("forwarded").fault(problem));
     }
+    if !trusted.is_empty() && config.forwarded == super::Forwarded::None {
+        let problem = "is trusted, and no header is read, so all of a proxy's clients would be one; set forwarded, or leave trusted_proxies away";
+        return Err(path.field("trusted_proxies").fault(problem));
+    }
     let prefix = |field: &str, Count(bits): Count, most: u8| match u8::try_from(bits) {
         Ok(bits) if (1..=most).contains(&bits) => Ok(bits),
         _ => Err(path.field(field).fault(format!("{bits} bits; give 1 to {most}"))),
@@ -117,6 +122,10 @@ fn lists(path: &FieldPath, entries: &OneOrMany<ListedClient>) -> Result<Lists, F
                 lists.networks.push((network, at));
             }
             Some((kind @ ("user" | "key"), "")) => return Err(path.fault(format!("nothing after {kind}:"))),
+            // The headers that it is held against have none, so it would be on no list.
+            Some((kind @ ("user" | "key"), value)) if value.trim() != value => {
+                return Err(path.fault(format!("space around what follows {kind}:; leave it away")));
+            }
             Some(("user", name)) => {
                 lists.users.entry(name.into()).or_insert(at);
             }
@@ -184,7 +193,7 @@ fn rule(path: &FieldPath, config: &RuleConfig, list_of: impl FnOnce(&[KeyPart]) 
         cost,
         priority: config.priority,
         is_final: config.is_final,
-        on_error: config.on_error,
+        on_error: config.on_error.unwrap_or(if config.billing { OnError::Deny } else { OnError::Allow }),
         is_shadow: config.shadow,
         is_billing: config.billing,
         missing: config.missing,

@@ -104,13 +104,13 @@ pub struct RuleConfig {
     /// Where it matches, rules of lower priority do not apply.
     #[serde(default, rename = "final")]
     pub is_final: bool,
-    /// What happens where the store does not answer.
+    /// What happens where the store does not answer. If absent, it passes, but where `billing` it is refused.
     #[serde(default)]
-    pub on_error: OnError,
+    pub on_error: Option<OnError>,
     /// It counts, and refuses nothing.
     #[serde(default)]
     pub shadow: bool,
-    /// Money hangs on it: decided exactly, on the store.
+    /// Money hangs on it: decided exactly, on the store, and refused where that does not answer, unless `on_error` says otherwise.
     #[serde(default)]
     pub billing: bool,
     /// What happens where the request lacks a part of the key.

@@ -110,7 +110,8 @@ impl Ruling {
         &self.policy
     }
 
-    /// The decision of the rule that bound it, for the client's headers: `None` if no rule was asked.
+    /// The decision of the rule that bound it, for the client's headers: `None` if no rule was asked, or if it was refused
+    /// because one could not be.
     pub fn decision(&self) -> Option<&Decision> {
         self.bound_by.map(|at| &self.each[at].1)
     }
@@ -217,7 +218,8 @@ impl<S: Store> PolicyLimiter<S> {
             let asked = groups.iter().enumerate().filter(|(at, _)| !failed.contains(at));
             let places = asked.flat_map(|(_, group)| group.rules.iter().map(|&(place, _)| place));
             ruling.each = places.zip(joint.each().iter().copied()).collect();
-            ruling.bound_by = Some(joint.bound_by());
+            // Those that could be asked allowed it: they are not why it is refused.
+            ruling.bound_by = (!is_unavailable).then_some(joint.bound_by());
         }
         ruling.errors = outcome.errors.into_iter().map(|(_, error)| error).collect();
         ruling

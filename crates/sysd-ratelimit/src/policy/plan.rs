@@ -23,7 +23,9 @@ pub enum Plan {
     Missing(Missing),
     /// To be asked about at these rules.
     Rules {
-        /// The rules by their keys, those of high priority first. The request may go on if all of them allow it; there may be none.
+        /// The rules by their keys, in the order in which to ask: first the keys of this client alone, then those that others have
+        /// too, so that who is over a limit of his own takes nothing of theirs, not for a moment; of both sorts those of high
+        /// priority first. The request may go on if all of them allow it; there may be none.
         groups: Vec<Group>,
         /// Rules that only count: whatever they say, the request goes on.
         shadows: Vec<Group>,
@@ -91,7 +93,10 @@ impl Policy {
 /// What the rules of one sort, in force or shadows, come to.
 #[derive(Default)]
 struct Picked {
+    /// First those whose key is the client's own.
     groups: Vec<Group>,
+    /// How many those are.
+    own: usize,
     missing: Vec<Missing>,
     /// Rules of lower priority do not apply.
     floor: Option<i32>,
@@ -130,7 +135,7 @@ impl Compiled {
                     }
                     picked.missing.push(missing);
                 }
-                (None, _) | (_, WhenMissing::Anonymous) => picked.add(key, (place, rule.cost)),
+                (missing, _) => picked.add(key, (place, rule.cost), missing.is_none() && rule.is_by_client()),
             }
             if rule.is_final {
                 picked.floor = picked.floor.max(Some(rule.priority));
@@ -141,15 +146,24 @@ impl Compiled {
 }
 
 impl Picked {
-    fn add(&mut self, key: KeyBytes, rule: (usize, u32)) {
+    fn add(&mut self, key: KeyBytes, rule: (usize, u32), is_own: bool) {
         match self.groups.iter_mut().find(|group| group.key == key) {
             Some(group) => group.rules.push(rule),
+            None if is_own => {
+                self.groups.insert(self.own, Group { key, rules: vec![rule] });
+                self.own += 1;
+            }
             None => self.groups.push(Group { key, rules: vec![rule] }),
         }
     }
 }
 
 impl PolicyRule {
+    /// Whether its key is one client's, and none that another could choose: a header can hold anything.
+    fn is_by_client(&self) -> bool {
+        self.key.iter().any(|part| matches!(part, KeyPart::Ip | KeyPart::User | KeyPart::ApiKey))
+    }
+
     /// Its first route that matches, if it is for the request at all; `""` where it is for all paths.
     fn route_of(&self, method: &str, path: &Path<'_>) -> Option<&str> {
         if !self.is_for_method(method) {

@@ -53,6 +53,26 @@ fn all_rules_that_match_apply_and_those_of_one_key_together() {
 }
 
 #[test]
+fn keys_of_the_client_alone_are_asked_before_shared_ones() {
+    let policy = policy(
+        r#"
+        rules = [
+            { name = "all", key = "global", rate = "1000/s", priority = 9 },
+            { name = "tenant", key = "header:x-tenant", rate = "100/s" },
+            { name = "user", key = "user", rate = "10/s" },
+            { name = "each", key = "ip", rate = "10/s" },
+            { name = "each here", key = ["ip", "method"], rate = "5/s" },
+        ]"#,
+    );
+    let headers = [("x-tenant", "acme")];
+    let request = request("GET", "/", &headers);
+    // Nobody is signed in: those share a key.
+    assert_eq!(forced(&policy, &request), [["each"], ["each here"], ["all"], ["tenant"], ["user"]]);
+    let ann = RequestView { user: Some("ann"), ..request };
+    assert_eq!(forced(&policy, &ann), [["user"], ["each"], ["each here"], ["all"], ["tenant"]]);
+}
+
+#[test]
 fn a_final_rule_ends_it_where_it_applies() {
     let policy = policy(
         r#"

@@ -16,6 +16,19 @@ fn toml(text: &str) -> Result<Policy, PolicyError> {
 }
 
 #[test]
+fn what_is_billed_fails_closed_unless_it_says_otherwise() {
+    for (terms, expected) in [
+        ("", OnError::Allow),
+        ("billing = true", OnError::Deny),
+        ("billing = true\non_error = \"allow\"", OnError::Allow),
+        ("on_error = \"deny\"", OnError::Deny),
+    ] {
+        let text = format!("name = \"api\"\n[[rules]]\nname = \"all\"\nkey = \"global\"\nrate = \"1/s\"\n{terms}\n");
+        assert_eq!(Policy::from_toml("t.toml", &text).unwrap().rules()[0].on_error(), expected, "{terms}");
+    }
+}
+
+#[test]
 fn the_example_of_the_docs_is_a_policy_and_the_same_in_both_languages() {
     let policy = Policy::from_toml("limits.toml", example("toml")).unwrap();
     assert_eq!(policy, Policy::from_yaml("limits.yaml", example("yaml")).unwrap());
@@ -216,6 +229,9 @@ fn clients_and_lists_are_checked_with_their_line() {
         ("[clients]\ntrusted_proxies = [\"10.0.0.1/8\"]", "clients.trusted_proxies[0]", "write 10.0.0.0/8"),
         ("[clients]\ntrusted_proxies = \"0.0.0.0/0\"", "clients.trusted_proxies", "trusts everybody"),
         ("[clients]\nforwarded = \"forwarded\"", "clients.forwarded", "set trusted_proxies"),
+        ("[clients]\ntrusted_proxies = \"10.0.0.0/8\"", "clients.trusted_proxies", "set forwarded"),
+        ("\ndeny = \"user: mallory\"", "deny", "leave it away"),
+        ("\ndeny = [\"key:abc \"]", "deny[0]", "leave it away"),
         ("[clients]\nforwarded = \"xff\"", "clients.forwarded", "x-forwarded-for"),
         ("[clients]\nipv6_prefix = 129", "clients.ipv6_prefix", "1 to 128"),
         ("[clients]\nipv4_prefix = 0", "clients.ipv4_prefix", "1 to 32"),

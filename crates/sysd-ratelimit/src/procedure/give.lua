@@ -3,6 +3,11 @@
 local LAST_TIME, LONGEST, ENTRIES_MAX, HEADER = 9007199254740991, 3155760000000000, 64, 14
 local byte, sub, pack, unpack = string.byte, string.sub, struct.pack, struct.unpack
 
+-- When a state expires whose last window ends there.
+local function expiry(ends)
+  return ends <= LAST_TIME and ends or 0
+end
+
 -- Each answers the new state ('': it says nothing any more) and when it expires, or false if nothing is changed, or nil if
 -- the state is undecodable.
 local function to_bucket(state, expires, taken, arguments)
@@ -15,7 +20,7 @@ local function to_bucket(state, expires, taken, arguments)
   if at < taken or passed > price then return false end
   local owed, owed_part = price - passed, price_part
   if owed == 0 and owed_part == 0 then return false end
-  if debt < owed or (debt == owed and part <= owed_part) then return '', 0 end
+  if debt < owed or (debt == owed and part <= owed_part) then owed, owed_part = debt, part end
   debt, part = debt - owed, part - owed_part
   if part < 0 then debt, part = debt - 1, part + denominator end
   local full_in = debt
@@ -28,23 +33,22 @@ local function to_fixed(state, expires, taken, arguments)
   local version, at, count = unpack('>BI7I4', state)
   if version ~= 1 or at > LAST_TIME then return nil end
   local window, _, cost = unpack('>I8I4I4', arguments)
+  if expires ~= expiry(at - at % window + window) then return false end
   if at < taken or at - taken > at % window then return false end
-  if count <= cost then return '', 0 end
-  return pack('>BI7I4', 1, at, count - cost), expires
+  return pack('>BI7I4', 1, at, math.max(count - cost, 0)), expires
 end
 
 local function to_calendar(state, expires, taken, arguments)
   if #state ~= 12 then return nil end
   local version, at, count = unpack('>BI7I4', state)
   if version ~= 1 or at > LAST_TIME then return nil end
-  local cost, begin = unpack('>I4', arguments, 69), nil
+  local cost, begin, ends = unpack('>I4', arguments, 69), nil, nil
   for index = 1, 7 do
     local bound, next_bound = unpack('>I8I8', arguments, 8 * index - 7)
-    if bound <= at and at < next_bound then begin = bound end
+    if bound <= at and at < next_bound then begin, ends = bound, next_bound end
   end
-  if not begin or taken < begin or taken > at then return false end
-  if count <= cost then return '', 0 end
-  return pack('>BI7I4', 1, at, count - cost), expires
+  if not begin or taken < begin or taken > at or expires ~= expiry(ends) then return false end
+  return pack('>BI7I4', 1, at, math.max(count - cost, 0)), expires
 end
 
 local function to_sliding(state, expires, taken, arguments)
@@ -53,13 +57,13 @@ local function to_sliding(state, expires, taken, arguments)
   if version ~= 1 or at > LAST_TIME then return nil end
   local window, _, _, _, cost = unpack('>I8I8I8I4I4', arguments)
   local into = at % window
+  if expires ~= expiry(at - into + 2 * window) then return false end
   if at < taken or at - taken > into + window then return false end
   if at - taken <= into then
     current = math.max(current - cost, 0)
   else
     previous = math.max(previous - cost, 0)
   end
-  if current == 0 and previous == 0 then return '', 0 end
   return pack('>BI7I4I4', 1, at, current, previous), expires
 end
 
@@ -79,6 +83,7 @@ local function to_log(state, expires, taken, arguments)
   local head, tail = sub(state, 1, found * 11 - 10), sub(state, found * 11 + 2)
   local _, noted = unpack('>I7I4', state, found * 11 - 9)
   if noted > cost then return head .. pack('>I7I4', taken, noted - cost) .. tail, expires end
+  if found == count and taken > now then return false end
   if count == 1 then return '', 0 end
   return head .. tail, expires
 end

@@ -5,8 +5,12 @@
 //!
 //! - A bucket that was full without the take had nothing to gain from the time that passed since, so of the take's price
 //!   at least what exceeds that time is still owed, and no more than that is certain.
-//! - A window's count is lowered if it is still the count of the window in which it was taken.
+//! - A window's count is lowered if it is still the count of the window in which it was taken. One that was cut otherwise since,
+//!   by another policy, ends elsewhere: what it counts may not be what was taken.
 //! - A log has the very entry, or has forgotten it.
+//!
+//! What is left keeps its time, even where it counts nothing: without it a clock that has gone back would find an unused window
+//! where others have taken.
 //!
 //! A state that begins before the take is not the one that was taken from: the store has lost it, and there is nothing to give.
 
@@ -51,11 +55,6 @@ impl GiveAll {
 /// A state after something was given back to it, and when it expires (zero: never); `None` if nothing is changed.
 type Given = Option<(StateBytes, u64)>;
 
-/// It says nothing any more.
-fn gone() -> (StateBytes, u64) {
-    (StateBytes::new(), 0)
-}
-
 fn to_bucket(bucket: &TokenBucket, entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
     let state = token_bucket::decode_state(entry.state)?;
     let denominator = bucket.denominator();
@@ -66,19 +65,22 @@ fn to_bucket(bucket: &TokenBucket, entry: &Entry<'_>, taken: &Taken, now_us: u64
         return Some(None);
     }
     let debt = state.debt_in(denominator).minus(owed, denominator);
-    if debt == crate::model::Span::ZERO {
-        return Some(Some(gone()));
-    }
     let full_us = state.at_us.saturating_add(debt.ceil_us());
-    let expires_us = if full_us <= Timestamp::MAX.as_micros() { full_us } else { 0 };
+    let expires_us = expiry_us(full_us);
     let state = token_bucket::BucketState { debt, denominator, ..state };
     Some(Some((StateBytes::from_slice(&token_bucket::encode_state(&state)), expires_us)))
+}
+
+/// When a state expires whose last window ends there.
+fn expiry_us(ends_us: u64) -> u64 {
+    if ends_us <= Timestamp::MAX.as_micros() { ends_us } else { 0 }
 }
 
 fn to_fixed(limit: &FixedWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
     let state = fixed_window::decode_state(entry.state)?;
     let into_us = state.at_us % limit.window_us();
-    if state.at_us.checked_sub(taken.at_us).is_none_or(|since_us| since_us > into_us) {
+    let is_cut_alike = entry.expires_us == expiry_us(state.at_us - into_us + limit.window_us());
+    if !is_cut_alike || state.at_us.checked_sub(taken.at_us).is_none_or(|since_us| since_us > into_us) {
         return Some(None);
     }
     Some(Some(less(state, entry, taken)))
@@ -86,23 +88,24 @@ fn to_fixed(limit: &FixedWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Giv
 
 fn to_calendar(span: &CalendarSpan, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
     let state = fixed_window::decode_state(entry.state)?;
-    let is_in = |(begin_us, _)| begin_us <= taken.at_us && taken.at_us <= state.at_us;
+    let is_in = |(begin_us, end_us)| {
+        begin_us <= taken.at_us && taken.at_us <= state.at_us && entry.expires_us == expiry_us(end_us)
+    };
     Some(span.around(state.at_us).is_some_and(is_in).then(|| less(state, entry, taken)))
 }
 
 /// A window's count without what was taken.
 fn less(state: fixed_window::State, entry: &Entry<'_>, taken: &Taken) -> (StateBytes, u64) {
-    let count = state.count.saturating_sub(taken.asked.cost);
-    if count == 0 {
-        return gone();
-    }
-    let state = fixed_window::State { count, ..state };
+    let state = fixed_window::State { count: state.count.saturating_sub(taken.asked.cost), ..state };
     (StateBytes::from_slice(&fixed_window::encode_state(&state)), entry.expires_us)
 }
 
 fn to_sliding(limit: &SlidingWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
     let mut state = sliding_window::decode_state(entry.state)?;
     let into_us = state.at_us % limit.window_us();
+    if entry.expires_us != expiry_us(state.at_us - into_us + 2 * limit.window_us()) {
+        return Some(None);
+    }
     match state.at_us.checked_sub(taken.at_us) {
         Some(since_us) if since_us <= into_us => state.current = state.current.saturating_sub(taken.asked.cost),
         Some(since_us) if since_us <= into_us + limit.window_us() => {
@@ -110,21 +113,21 @@ fn to_sliding(limit: &SlidingWindow, entry: &Entry<'_>, taken: &Taken) -> Option
         }
         _ => return Some(None),
     }
-    if state.current == 0 && state.previous == 0 {
-        return Some(Some(gone()));
-    }
     Some(Some((StateBytes::from_slice(&sliding_window::encode_state(&state)), entry.expires_us)))
 }
 
-fn to_log(entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
+fn to_log(entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
     let mut log = sliding_log::decode_state(entry.state)?;
     let Ok(at) = log.binary_search_by_key(&taken.at_us, |noted| noted.at_us) else { return Some(None) };
     match log[at].cost.checked_sub(taken.asked.cost) {
+        // The last entry is the log's time, which a clock that has gone back still needs.
+        None | Some(0) if at + 1 == log.len() && taken.at_us > now_us => return Some(None),
         None | Some(0) => drop(log.remove(at)),
         Some(cost) => log[at].cost = cost,
     }
     if log.is_empty() {
-        return Some(Some(gone()));
+        // It says nothing any more.
+        return Some(Some((StateBytes::new(), 0)));
     }
     Some(Some((sliding_log::encode_state(&log), entry.expires_us)))
 }
@@ -136,7 +139,7 @@ fn give(entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
         Limit::LeakyBucket(queue) => to_bucket(queue.bucket(), entry, taken, now_us),
         Limit::FixedWindow(limit) => to_fixed(limit, entry, taken),
         Limit::SlidingWindow(limit) => to_sliding(limit, entry, taken),
-        Limit::SlidingLog(_) => to_log(entry, taken),
+        Limit::SlidingLog(_) => to_log(entry, taken, now_us),
         Limit::Calendar(span) => to_calendar(span, entry, taken),
     }
 }

@@ -165,3 +165,37 @@ fn what_was_not_taken_is_not_given() {
     assert_eq!(run(&mut other.clone(), &give, now), 0, "the store has another");
     assert!(give.apply(Some(b"no record"), now).is_err());
 }
+
+#[test]
+fn what_was_taken_from_windows_cut_otherwise_is_not_given() {
+    // Ten seconds before the change, three after it: both began where the clock is.
+    for algorithm in [2, 3] {
+        let before = Rule::new("rule", limit(algorithm, 5, 10_000_000)).unwrap();
+        let after = Rule::new("rule", limit(algorithm, 5, 3_000_000)).unwrap();
+        let time = |us: u64| Timestamp::from_micros(1_700_000_010_000_000 + us).unwrap();
+        let (mut state, take) = (None, TakeAll::new([(&before, 2)]));
+        let give = GiveAll::of(&take, &run(&mut state, &take, time(0))).unwrap();
+        // Two windows later nothing is left of it; five are taken.
+        let full = TakeAll::new([(&after, 5)]);
+        assert!(run(&mut state, &full, time(9_000_000)).is_allowed(), "{algorithm}");
+        assert_eq!(run(&mut state, &give, time(9_000_000)), 0, "{algorithm}");
+        assert!(!run(&mut state, &TakeAll::new([(&after, 1)]), time(9_000_001)).is_allowed(), "{algorithm}");
+    }
+}
+
+#[test]
+fn a_clock_that_goes_back_before_it_is_given_back_gives_nothing() {
+    let time = |seconds: u64| Timestamp::from_micros(1_700_000_040_000_000 + seconds * 1_000_000).unwrap();
+    // The clock is ahead for one request, which is given back after it has gone back, or before.
+    for (algorithm, given_at) in [(0, 55), (1, 55), (2, 55), (3, 55), (4, 55), (2, 170), (3, 170)] {
+        let rule = Rule::new("rule", limit(algorithm, 5, 60_000_000)).unwrap();
+        let (mut state, one) = (None, TakeAll::new([(&rule, 1)]));
+        let admitted = |state: &mut State, at| (0..9).filter(|_| run(state, &one, time(at)).is_allowed()).count();
+        let most = admitted(&mut state, 50);
+        let take = TakeAll::new([(&rule, 1)]);
+        let give = GiveAll::of(&take, &run(&mut state, &take, time(170))).unwrap();
+        run(&mut state, &give, time(given_at));
+        let after = admitted(&mut state, 55) + admitted(&mut state, 170);
+        assert!(after <= most, "{algorithm} given back at {given_at}: {after}");
+    }
+}
