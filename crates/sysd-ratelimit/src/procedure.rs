@@ -8,6 +8,8 @@ mod laws;
 pub(crate) mod rules;
 pub(crate) mod sliding_log;
 pub(crate) mod sliding_window;
+#[cfg(test)]
+mod stored;
 pub(crate) mod token_bucket;
 
 use std::time::Duration;

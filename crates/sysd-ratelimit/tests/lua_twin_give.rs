@@ -2,33 +2,16 @@
 #![cfg(feature = "calendar")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::time::Duration;
-
 use proptest::prelude::*;
-use sysd_core::{ManualClock, Procedure as _, StateChange, Timestamp};
-use sysd_ratelimit::{
-    CalendarUnit, CalendarWindow, FixedWindow, GiveAll, LeakyBucket, Rate, Rule, RuleLimit, SlidingLog, SlidingWindow,
-    TakeAll, TokenBucket,
-};
+use sysd_core::{Procedure as _, StateChange, Timestamp};
+use sysd_ratelimit::{CalendarUnit, GiveAll, Rule, TakeAll};
 
 mod twin;
 
 use twin::{History, Twin, compare, reject_slips, starts};
 
 fn rule(at: usize, count: u32, period_us: u64, now_us: u64) -> Rule {
-    let rate = Rate::new(count, Duration::from_micros(period_us)).unwrap();
-    let limit: RuleLimit = match at % 6 {
-        0 => TokenBucket::new(rate, count).unwrap().into(),
-        1 => LeakyBucket::new(rate, count).unwrap().into(),
-        2 => FixedWindow::new(rate).into(),
-        3 => SlidingWindow::new(rate).into(),
-        4 => SlidingLog::new(rate).unwrap().into(),
-        _ => {
-            let clock = ManualClock::new(Timestamp::from_micros(now_us).unwrap());
-            CalendarWindow::new(count, CalendarUnit::Minute, "UTC", clock).unwrap().into()
-        }
-    };
-    Rule::new(&format!("rule {at}"), limit).unwrap()
+    twin::rule(at, at % 6, (count, period_us), CalendarUnit::Minute, now_us)
 }
 
 /// How far the clock moves; for each rule that is asked its place, limit, window and cost.

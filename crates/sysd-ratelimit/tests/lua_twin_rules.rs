@@ -2,14 +2,9 @@
 #![cfg(feature = "calendar")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::time::Duration;
-
 use proptest::prelude::*;
-use sysd_core::{ManualClock, Procedure as _, StateChange, Timestamp};
-use sysd_ratelimit::{
-    CalendarUnit, CalendarWindow, FixedWindow, LeakyBucket, Rate, Rule, RuleLimit, SlidingLog, SlidingWindow, TakeAll,
-    TokenBucket,
-};
+use sysd_core::{Procedure as _, StateChange, Timestamp};
+use sysd_ratelimit::{CalendarUnit, Rule, TakeAll};
 
 mod twin;
 
@@ -19,19 +14,7 @@ use twin::{History, Twin, compare, reject_slips, starts};
 const LONG_US: u64 = 500_000_000_000_000;
 
 fn rule(at: usize, algorithm: usize, count: u32, period_us: u64, now_us: u64) -> Rule {
-    let rate = Rate::new(count, Duration::from_micros(period_us)).unwrap();
-    let limit: RuleLimit = match algorithm {
-        0 => TokenBucket::new(rate, count).unwrap().into(),
-        1 => LeakyBucket::new(rate, count).unwrap().into(),
-        2 => FixedWindow::new(rate).into(),
-        3 => SlidingWindow::new(rate).into(),
-        4 => SlidingLog::new(rate).unwrap().into(),
-        _ => {
-            let clock = ManualClock::new(Timestamp::from_micros(now_us).unwrap());
-            CalendarWindow::new(count, CalendarUnit::Month, "UTC", clock).unwrap().into()
-        }
-    };
-    Rule::new(&format!("rule {at}"), limit).unwrap()
+    twin::rule(at, algorithm, (count, period_us), CalendarUnit::Month, now_us)
 }
 
 /// A call: how far the clock moves; for each rule that is asked its place, algorithm, limit, window and cost.

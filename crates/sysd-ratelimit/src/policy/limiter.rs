@@ -1,6 +1,6 @@
 //! A policy on a store.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Error, Key, Store, StoreExt as _};
@@ -48,19 +48,19 @@ use crate::service::partition;
 #[derive(Debug)]
 pub struct PolicyLimiter<S> {
     store: S,
-    current: RwLock<Current>,
+    current: RwLock<Arc<Current>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Current {
     policy: Policy,
     prefix: KeyBytes,
 }
 
 impl Current {
-    fn new(policy: Policy) -> Self {
+    fn new(policy: Policy) -> Arc<Self> {
         let prefix = tuple::encode(&(policy.name(),));
-        Self { policy, prefix }
+        Arc::new(Self { policy, prefix })
     }
 }
 
@@ -151,11 +151,11 @@ impl<S: Store> PolicyLimiter<S> {
 
     /// The policy that requests are ruled by now.
     pub fn policy(&self) -> Policy {
-        self.current().policy
+        self.current().policy.clone()
     }
 
-    fn current(&self) -> Current {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Rules by another policy from here on, and says what that changes. Requests that are being asked about end under the old one.
@@ -175,7 +175,8 @@ impl<S: Store> PolicyLimiter<S> {
     /// # Cancel safety
     /// A future that is dropped may have taken from some rules; it never gives.
     pub async fn check(&self, request: &RequestView<'_>) -> Ruling {
-        let Current { policy, prefix } = self.current();
+        let current = self.current();
+        let (policy, prefix) = (current.policy.clone(), &current.prefix);
         let (groups, shadows, shadow_missing) = match policy.plan(request) {
             Plan::Listed { listing, .. } => {
                 return Ruling::new(policy, listing == Listing::Allow, Reason::Listed(listing));
@@ -183,11 +184,11 @@ impl<S: Store> PolicyLimiter<S> {
             Plan::Missing(missing) => return Ruling::new(policy, false, Reason::Missing(missing)),
             Plan::Rules { groups, shadows, shadow_missing } => (groups, shadows, shadow_missing),
         };
-        let mut ruling = self.enforce(policy, &prefix, &groups).await;
+        let mut ruling = self.enforce(policy, prefix, &groups).await;
         if ruling.is_allowed {
             ruling.would_deny.extend(shadow_missing.iter().map(|missing| missing.rule));
             for shadow in &shadows {
-                self.observe(&mut ruling, &prefix, shadow).await;
+                self.observe(&mut ruling, prefix, shadow).await;
             }
         }
         ruling

@@ -1,7 +1,6 @@
--- Gives back what was taken from several rules: the twin of give.rs, which says why it is so much and no more. Every number here
--- is an integer below 2^53, where a double is exact.
-local LAST_TIME, LONGEST, ENTRIES_MAX, HEADER = 9007199254740991, 3155760000000000, 64, 14
-local byte, sub, pack, unpack = string.byte, string.sub, struct.pack, struct.unpack
+-- Gives back what was taken from several rules: the twin of give.rs, which says why it is so much and no more. Before it stands
+-- entries.lua. Every number here is an integer below 2^53, where a double is exact.
+local LONGEST = 3155760000000000
 
 -- When a state expires whose last window ends there.
 local function expiry(ends)
@@ -88,30 +87,14 @@ local function to_log(state, expires, taken, arguments)
   return head .. tail, expires
 end
 
-if not state then return 'keep', pack('>B', 0) end
 local GIVE = {to_bucket, to_bucket, to_fixed, to_sliding, to_log, to_calendar}
-local entries, count, by_id, position, size = {}, 0, {}, 2, #state
-if size < 2 or byte(state) ~= 1 then return 'undecodable', 'state' end
-while position <= size do
-  if size - position + 1 < HEADER then return 'undecodable', 'state' end
-  local id, code, expires, length = unpack('>I4BI7I2', state, position)
-  position = position + HEADER
-  if length == 0 or length > size - position + 1 or expires > LAST_TIME or count == ENTRIES_MAX then
-    return 'undecodable', 'state'
-  end
-  count = count + 1
-  entries[count] = {id, code, expires, sub(state, position, position + length - 1), false}
-  by_id[id] = by_id[id] or entries[count]
-  position = position + length
-end
-
 local given, at = 0, 1
 while at <= #arguments do
   local id, code, length, taken = unpack('>I4BBI8', arguments, at)
   local own = sub(arguments, at + 14, at + 13 + length)
   at = at + 14 + length
-  local entry = by_id[id]
-  if entry and entry[2] == code and (entry[3] == 0 or entry[3] > now) then
+  local entry = live_entry(id, code)
+  if entry then
     local new_state, expires = GIVE[code](entry[4], entry[3], taken, own)
     if new_state == nil then return 'undecodable', 'state' end
     if new_state then

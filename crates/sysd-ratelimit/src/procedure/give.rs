@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable};
 
 use super::rules::{Asked, JointVerdict, TakeAll, Written, record};
-use crate::algorithm::{Algorithm as _, Limit};
+use crate::algorithm::Limit;
 use crate::model::{CalendarSpan, FixedWindow, SlidingWindow, TokenBucket};
 use crate::schema::rules::{self as schema, Entry};
 use crate::schema::{fixed_window, sliding_log, sliding_window, token_bucket};
@@ -146,7 +146,7 @@ fn give(entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
 
 const NAME: &str = "give";
 
-static SCRIPT: Script = Script { name: NAME, source: include_str!("give.lua") };
+static SCRIPT: Script = Script { name: NAME, source: concat!(include_str!("entries.lua"), include_str!("give.lua")) };
 
 impl Procedure for GiveAll {
     type Output = u8;
@@ -162,8 +162,7 @@ impl Procedure for GiveAll {
         let mut written: Vec<Written> = Vec::new();
         for taken in &self.taken {
             let (id, code) = (taken.asked.id, taken.asked.limit.code());
-            let entry = stored.iter().find(|entry| entry.id == id);
-            let Some(entry) = entry.filter(|entry| entry.code == code && entry.is_live(now_us)) else { continue };
+            let Some(entry) = schema::live_entry(&stored, id, code, now_us) else { continue };
             let Some((mut state, expires_us)) = give(entry, taken, now_us).ok_or_else(undecodable)? else { continue };
             if expires_us != 0 && expires_us <= now_us {
                 state = StateBytes::new();
@@ -192,13 +191,7 @@ impl Procedure for GiveAll {
 
     fn encode_arguments(&self, out: &mut ArgumentBytes) {
         for taken in &self.taken {
-            let mut arguments = ArgumentBytes::new();
-            taken.asked.limit.take(taken.asked.cost).encode_arguments(&mut arguments);
-            out.extend_from_slice(&taken.asked.id.0.to_be_bytes());
-            out.push(taken.asked.limit.code());
-            out.push(u8::try_from(arguments.len()).unwrap_or(u8::MAX));
-            out.extend_from_slice(&taken.at_us.to_be_bytes());
-            out.extend_from_slice(&arguments);
+            taken.asked.encode(&taken.at_us.to_be_bytes(), out);
         }
     }
 }

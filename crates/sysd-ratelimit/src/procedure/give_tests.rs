@@ -6,18 +6,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::*;
-use crate::model::{LeakyBucket, Rate, Rule, SlidingLog};
-
-fn limit(algorithm: usize, count: u32, period_us: u64) -> Limit {
-    let rate = Rate::new(count, Duration::from_micros(period_us)).unwrap();
-    match algorithm {
-        0 => TokenBucket::new(rate, count).unwrap().into(),
-        1 => LeakyBucket::new(rate, count).unwrap().into(),
-        2 => FixedWindow::new(rate).into(),
-        3 => SlidingWindow::new(rate).into(),
-        _ => SlidingLog::new(rate).unwrap().into(),
-    }
-}
+use crate::model::Rule;
+use crate::procedure::stored::{State, limit, run};
 
 /// A limit, and requests: how far the clock moves, the cost, and after how many requests it is given back, if ever.
 #[derive(Debug, Clone)]
@@ -32,26 +22,6 @@ fn samples() -> impl Strategy<Value = Sample> {
     let given = prop_oneof![2 => Just(None), 3 => (0..6_usize).prop_map(Some)];
     let requests = proptest::collection::vec((steps, 0..=4_u32, given), 1..40);
     (limits, requests).prop_map(|(limit, requests)| Sample { limit, requests })
-}
-
-type State = Option<(StateBytes, u64)>;
-
-/// What a store does with a procedure.
-fn run<P: Procedure>(state: &mut State, procedure: &P, now: Timestamp) -> P::Output {
-    if state.as_ref().is_some_and(|&(_, expires_us)| expires_us <= now.as_micros()) {
-        *state = None;
-    }
-    let step = procedure.apply(state.as_ref().map(|(bytes, _)| &bytes[..]), now).unwrap();
-    match step.change {
-        StateChange::Keep => {}
-        StateChange::Delete => *state = None,
-        StateChange::Put { state: new, ttl } => {
-            let expires_us = ttl.map_or(u64::MAX, |ttl| now.checked_add(ttl).unwrap().as_micros());
-            assert!(expires_us > now.as_micros());
-            *state = Some((new, expires_us));
-        }
-    }
-    step.output
 }
 
 /// Gives back.

@@ -25,6 +25,19 @@ pub(super) struct Asked {
     pub(super) cost: u32,
 }
 
+impl Asked {
+    /// Its number, algorithm and the length of the algorithm's arguments; what a procedure puts `between`; those arguments.
+    pub(super) fn encode(&self, between: &[u8], out: &mut ArgumentBytes) {
+        let mut arguments = ArgumentBytes::new();
+        self.limit.take(self.cost).encode_arguments(&mut arguments);
+        out.extend_from_slice(&self.id.0.to_be_bytes());
+        out.push(self.limit.code());
+        out.push(u8::try_from(arguments.len()).unwrap_or(u8::MAX));
+        out.extend_from_slice(between);
+        out.extend_from_slice(&arguments);
+    }
+}
+
 /// What [`TakeAll`] found: what each rule did, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JointVerdict {
@@ -79,6 +92,7 @@ static SCRIPT: Script = Script {
         "\nend\nlocal function calendar(state, now, arguments)\n",
         include_str!("calendar.lua"),
         "\nend\n",
+        include_str!("entries.lua"),
         include_str!("rules.lua"),
     ),
 };
@@ -141,10 +155,8 @@ impl Procedure for TakeAll {
             None => Vec::new(),
             Some(bytes) => schema::decode_state(bytes).ok_or_else(|| undecodable("state"))?,
         };
-        let state_of = |asked: &Asked| {
-            let entry = stored.iter().find(|entry| entry.id == asked.id)?;
-            (entry.code == asked.limit.code() && entry.is_live(now_us)).then_some(entry.state)
-        };
+        let state_of =
+            |asked: &Asked| schema::live_entry(&stored, asked.id, asked.limit.code(), now_us).map(|entry| entry.state);
         let mut each: SmallVec<[AnyVerdict; 4]> = SmallVec::new();
         let mut written = Vec::new();
         for asked in &self.asked {
@@ -203,12 +215,7 @@ impl Procedure for TakeAll {
 
     fn encode_arguments(&self, out: &mut ArgumentBytes) {
         for asked in &self.asked {
-            let mut arguments = ArgumentBytes::new();
-            asked.limit.take(asked.cost).encode_arguments(&mut arguments);
-            out.extend_from_slice(&asked.id.0.to_be_bytes());
-            out.push(asked.limit.code());
-            out.push(u8::try_from(arguments.len()).unwrap_or(u8::MAX));
-            out.extend_from_slice(&arguments);
+            asked.encode(&[], out);
         }
     }
 }

@@ -5,20 +5,10 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sysd_core::Timestamp;
 
 use super::*;
-use crate::model::{Decision, FixedWindow, LeakyBucket, Outcome, Rate, SlidingLog, SlidingWindow, TokenBucket};
+use crate::model::{Decision, Outcome};
+use crate::procedure::stored::{State, limit, run};
 
 const ALGORITHMS: usize = 5;
-
-fn limit(algorithm: usize, count: u32, period_us: u64) -> Limit {
-    let rate = Rate::new(count, Duration::from_micros(period_us)).unwrap();
-    match algorithm {
-        0 => TokenBucket::new(rate, count).unwrap().into(),
-        1 => LeakyBucket::new(rate, count).unwrap().into(),
-        2 => FixedWindow::new(rate).into(),
-        3 => SlidingWindow::new(rate).into(),
-        _ => SlidingLog::new(rate).unwrap().into(),
-    }
-}
 
 /// Rules, and requests: how far the clock moves, which rules are asked, and for how much.
 #[derive(Debug, Clone)]
@@ -45,21 +35,6 @@ fn samples() -> impl Strategy<Value = Sample> {
         proptest::collection::vec((steps, asked), 1..40)
             .prop_map(move |requests| Sample { rules: rules.clone(), requests })
     })
-}
-
-type State = Option<(StateBytes, u64)>;
-
-/// What a store does with a procedure.
-fn run<P: Procedure>(state: &mut State, take: &P, now: Timestamp) -> P::Output {
-    if state.as_ref().is_some_and(|&(_, expires_us)| expires_us <= now.as_micros()) {
-        *state = None;
-    }
-    let step = take.apply(state.as_ref().map(|(bytes, _)| &bytes[..]), now).unwrap();
-    if let StateChange::Put { state: new, ttl } = step.change {
-        let expires_us = ttl.map_or(u64::MAX, |ttl| now.checked_add(ttl).unwrap().as_micros());
-        *state = Some((new, expires_us));
-    }
-    step.output
 }
 
 /// Decides on a request for some rules, on one record.

@@ -34,6 +34,12 @@ impl Entry<'_> {
     }
 }
 
+/// That of a rule, if it is of the same algorithm and has not expired.
+pub(crate) fn live_entry<'a, 'b>(entries: &'b [Entry<'a>], id: RuleId, code: u8, now_us: u64) -> Option<&'b Entry<'a>> {
+    let entry = entries.iter().find(|entry| entry.id == id)?;
+    (entry.code == code && entry.is_live(now_us)).then_some(entry)
+}
+
 pub(crate) fn encode_state<'a>(entries: impl Iterator<Item = Entry<'a>>) -> StateBytes {
     let mut bytes = StateBytes::new();
     bytes.push(VERSION);

@@ -3,9 +3,20 @@
 //! The scripts are called with the state in hand and write nothing, so servers can be shared.
 #![allow(dead_code, reason = "each test uses its part")]
 
+#[cfg(feature = "calendar")]
+use std::time::Duration;
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
+#[cfg(feature = "calendar")]
+use sysd_core::ManualClock;
 use sysd_core::{ArgumentBytes, OutputBytes, Procedure, StateChange, Timestamp};
+
+#[cfg(feature = "calendar")]
+use sysd_ratelimit::{
+    CalendarUnit, CalendarWindow, FixedWindow, LeakyBucket, Rate, Rule, RuleLimit, SlidingLog, SlidingWindow,
+    TokenBucket,
+};
 
 /// Folds the twin over a history: each call is a time (eight bytes) and arguments; answers action, output, state, ttl.
 const FOLD: &str = r"
@@ -134,4 +145,23 @@ pub(crate) fn reject_slips<P: Procedure + Clone + std::fmt::Debug>(
         let broken = source.replacen(right, wrong, 1);
         assert!(compare(Twin::connect(&broken), histories, 20_000, 0).is_err(), "{wrong:?} passed");
     }
+}
+
+/// The rule of a place, by one of six algorithms; the calendar's in `unit`, as a caller sees it whose clock says `now_us`.
+#[cfg(feature = "calendar")]
+pub(crate) fn rule(at: usize, algorithm: usize, rate: (u32, u64), unit: CalendarUnit, now_us: u64) -> Rule {
+    let (count, period_us) = rate;
+    let rate = Rate::new(count, Duration::from_micros(period_us)).unwrap();
+    let limit: RuleLimit = match algorithm {
+        0 => TokenBucket::new(rate, count).unwrap().into(),
+        1 => LeakyBucket::new(rate, count).unwrap().into(),
+        2 => FixedWindow::new(rate).into(),
+        3 => SlidingWindow::new(rate).into(),
+        4 => SlidingLog::new(rate).unwrap().into(),
+        _ => {
+            let clock = ManualClock::new(Timestamp::from_micros(now_us).unwrap());
+            CalendarWindow::new(count, unit, "UTC", clock).unwrap().into()
+        }
+    };
+    Rule::new(&format!("rule {at}"), limit).unwrap()
 }

@@ -1,0 +1,29 @@
+-- Reads the states of several rules in one record, as schema/rules.rs writes them.
+local LAST_TIME, ENTRIES_MAX, HEADER = 9007199254740991, 64, 14
+local byte, sub, pack, unpack = string.byte, string.sub, struct.pack, struct.unpack
+
+-- An entry is its number, its algorithm, when it expires, its state, and whether it was written now.
+local entries, count, by_id = {}, 0, {}
+if state then
+  local at, size = 2, #state
+  if size < 2 or byte(state) ~= 1 then return 'undecodable', 'state' end
+  while at <= size do
+    if size - at + 1 < HEADER then return 'undecodable', 'state' end
+    local id, code, expires, length = unpack('>I4BI7I2', state, at)
+    at = at + HEADER
+    if length == 0 or length > size - at + 1 or expires > LAST_TIME or count == ENTRIES_MAX then
+      return 'undecodable', 'state'
+    end
+    count = count + 1
+    entries[count] = {id, code, expires, sub(state, at, at + length - 1), false}
+    by_id[id] = by_id[id] or entries[count]
+    at = at + length
+  end
+end
+
+-- That of a rule, if it is of the same algorithm and has not expired.
+local function live_entry(id, code)
+  local entry = by_id[id]
+  if entry and entry[2] == code and (entry[3] == 0 or entry[3] > now) then return entry end
+end
+
