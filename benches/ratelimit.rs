@@ -1,7 +1,7 @@
 //! Decisions of a token bucket beside what one would use instead, in turns: `cargo bench -p sysd-benches --bench ratelimit`.
 //!
 //! In process: beside `governor` keyed by String, over 1, 100 thousand and 1 million keys, evenly and by Zipf's law (exponent 1.1),
-//! on one thread and on two. `decide_rules_3` are three rules on a key, all or nothing, beside three calls of governor, which
+//! on one thread and on two: `decide_…` on the memory store, `local_…` by a `LocalLimiter`. `decide_rules_3` are three rules on a key, all or nothing, beside three calls of governor, which
 //! are not.
 //!
 //! On Redis: 64 callers, each waiting for one decision before the next, beside a script by hand that is called once for each
@@ -33,7 +33,7 @@ use rand_distr::{Distribution as _, Zipf};
 use rand_pcg::Pcg64Mcg;
 use redis::aio::MultiplexedConnection;
 use sysd_core::{FastClock, SystemClock, SystemEntropy, random_base62};
-use sysd_ratelimit::{FixedWindow, RateLimiter, Rule, RuleLimiter, RuleSet, SlidingWindow, TokenBucket};
+use sysd_ratelimit::{FixedWindow, LocalLimiter, RateLimiter, Rule, RuleLimiter, RuleSet, SlidingWindow, TokenBucket};
 use sysd_storage::{Memory, RedisConfig, RedisStore};
 
 use callers::timed;
@@ -118,8 +118,10 @@ fn in_process() {
     for (keys, size) in [(1, "1"), (100_000, "100k"), (1_000_000, "1m")] {
         for law in [Law::Uniform, Law::Zipf] {
             for threads in [1, 2] {
-                let row = format!("decide_{size}_{law:?}_t{threads}").to_lowercase();
-                if (keys == 1 && matches!(law, Law::Zipf)) || !is_wanted(&row) {
+                let [row, local_row] =
+                    ["decide", "local"].map(|what| format!("{what}_{size}_{law:?}_t{threads}").to_lowercase());
+                let is_twice = keys == 1 && matches!(law, Law::Zipf);
+                if is_twice || !(is_wanted(&row) || is_wanted(&local_row)) {
                     continue;
                 }
                 let names: Vec<_> = (0..keys).map(name).collect();
@@ -127,14 +129,26 @@ fn in_process() {
                 let limiter = RateLimiter::new(Memory::with_clock(FastClock::new()), "api", bucket());
                 let governor = governor::RateLimiter::keyed(governor::Quota::per_second(NonZeroU32::MAX));
                 let ours = |name: &String| assert!(now(limiter.check(name, 1)).unwrap().is_allowed());
+                let local = LocalLimiter::new(bucket(), 2 * keys).unwrap();
+                let locally = |name: &String| assert!(local.check(name, 1).is_allowed());
                 let other = |name: &String| assert!(governor.check_key(name).is_ok());
-                names.iter().for_each(ours);
                 names.iter().for_each(other);
-                pairs::compare(
-                    &row,
-                    |calls| on_threads(calls, threads, &names, &visits, &ours),
-                    |calls| on_threads(calls, threads, &names, &visits, &other),
-                );
+                if is_wanted(&row) {
+                    names.iter().for_each(ours);
+                    pairs::compare(
+                        &row,
+                        |calls| on_threads(calls, threads, &names, &visits, &ours),
+                        |calls| on_threads(calls, threads, &names, &visits, &other),
+                    );
+                }
+                if is_wanted(&local_row) {
+                    names.iter().for_each(locally);
+                    pairs::compare(
+                        &local_row,
+                        |calls| on_threads(calls, threads, &names, &visits, &locally),
+                        |calls| on_threads(calls, threads, &names, &visits, &other),
+                    );
+                }
             }
         }
     }

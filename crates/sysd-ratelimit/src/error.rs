@@ -59,6 +59,12 @@ pub enum RateLimitError {
         /// The earlier one.
         other: String,
     },
+    /// A limiter within the process with room for no key, or for too many.
+    #[error("keys_max: room for {keys_max} keys can't be had; give 1 to 2147483647")]
+    LocalKeys {
+        /// How many were asked for.
+        keys_max: usize,
+    },
     /// A bucket that would need longer than [`MAX_REFILL`](crate::MAX_REFILL) to fill.
     #[error("burst: {burst} tokens need more than 100 years to refill at this rate; lower the burst or raise the rate")]
     BurstTooLarge {

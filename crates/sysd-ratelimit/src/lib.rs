@@ -4,6 +4,7 @@
 pub mod algorithm;
 pub mod error;
 pub mod joint;
+pub mod local;
 pub mod model;
 #[cfg(feature = "policy")]
 pub mod policy;
@@ -14,6 +15,7 @@ pub mod service;
 pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
 pub use joint::{Ask, JointLimiter, JointOutcome, OnError};
+pub use local::LocalLimiter;
 pub use model::{
     CalendarSpan, Decision, FixedWindow, JointDecision, LeakyBucket, MAX_REFILL, Outcome, RULE_NAME_MAX, RULES_MAX,
     Rate, Rule, RuleLimit, RuleSet, SLIDING_LOG_MAX, SlidingLog, SlidingWindow, TokenBucket,
