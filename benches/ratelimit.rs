@@ -6,7 +6,8 @@
 //!
 //! On Redis: 64 callers, each waiting for one decision before the next, beside a script by hand that is called once for each
 //! decision; one caller alone, the same; and 50,000 decisions a second offered at even intervals whatever the answers do, with
-//! the quantiles of their latencies. It needs a server: `cargo xtask servers up` prints the variable to export. An argument
+//! the quantiles of their latencies. `leased` and `local_first` are what a process decides with Redis behind it, and what three
+//! that share a limit admit beyond it. It needs a server: `cargo xtask servers up` prints the variable to export. An argument
 //! chooses rows by a part of their name.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::future_not_send)]
 #![allow(
@@ -33,7 +34,10 @@ use rand_distr::{Distribution as _, Zipf};
 use rand_pcg::Pcg64Mcg;
 use redis::aio::MultiplexedConnection;
 use sysd_core::{FastClock, SystemClock, SystemEntropy, random_base62};
-use sysd_ratelimit::{FixedWindow, LocalLimiter, RateLimiter, Rule, RuleLimiter, RuleSet, SlidingWindow, TokenBucket};
+use sysd_ratelimit::{
+    FixedWindow, LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, LocalLimiter, RateLimiter, Rule,
+    RuleLimiter, RuleSet, SlidingWindow, TokenBucket,
+};
 use sysd_storage::{Memory, RedisConfig, RedisStore};
 
 use callers::timed;
@@ -305,8 +309,109 @@ fn on_redis() {
     }
 }
 
+/// A limiter of a fleet's mode, as a process has it.
+#[derive(Clone)]
+enum Fleet {
+    Leased(LeasedLimiter<RedisStore>),
+    LocalFirst(LocalFirstLimiter<RedisStore>),
+}
+
+impl Fleet {
+    async fn connect(mode: &str, url: &str, name: &str, rule: &Rule) -> Self {
+        let store = RedisStore::connect_with(url, RedisConfig::default(), SystemClock).await.unwrap();
+        if mode == "leased" {
+            let config = LeaseConfig::new(LEASE_BATCH_MAX);
+            let (limiter, keeper) = LeasedLimiter::new(store, name, rule.clone(), config).unwrap();
+            tokio::spawn(keeper);
+            Self::Leased(limiter)
+        } else {
+            let config = LocalFirstConfig::default();
+            let (limiter, keeper) = LocalFirstLimiter::new(store, name, rule.clone(), config).unwrap();
+            tokio::spawn(keeper);
+            Self::LocalFirst(limiter)
+        }
+    }
+
+    async fn is_allowed(&self, key: &str) -> bool {
+        match self {
+            Self::Leased(limiter) => limiter.check(key, 1).await.unwrap().is_allowed(),
+            Self::LocalFirst(limiter) => limiter.check(key, 1).await.unwrap().is_allowed(),
+        }
+    }
+}
+
+const LEASE_BATCH_MAX: u32 = 100_000;
+
+/// Asks as fast as it can, over some keys, and counts what was asked and allowed.
+async fn ask(limiter: Fleet, keys: usize, from: usize, until: Instant) -> (u64, u64) {
+    let names: Vec<_> = (0..keys).map(name).collect();
+    let (mut asked, mut allowed, mut at) = (0, 0, from);
+    while Instant::now() < until {
+        for _ in 0..512 {
+            at = (at + 611_953) % keys;
+            asked += 1;
+            allowed += u64::from(limiter.is_allowed(&names[at]).await);
+        }
+        // The keeper and the connection have their turn.
+        tokio::task::yield_now().await;
+    }
+    (asked, allowed)
+}
+
+/// Decisions a second of one process with Redis behind; and what three that share a limit admit beyond it.
+fn fleets() {
+    for mode in ["leased", "local_first"] {
+        if !is_wanted(mode) {
+            continue;
+        }
+        let url = std::env::var("SYSD_TEST_REDIS_URL")
+            .expect("SYSD_TEST_REDIS_URL is not set: run `cargo xtask servers up` and export what it prints");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let fresh = || random_base62(12, &SystemEntropy);
+        let seconds = Duration::from_secs(2);
+        for keys in [1, 1_000] {
+            for limit in ["1000000000/s", "1000/s"] {
+                let rule = Rule::new("all", TokenBucket::new(limit.parse().unwrap(), 1_000_000).unwrap()).unwrap();
+                runtime.block_on(async {
+                    let limiter = Fleet::connect(mode, &url, &fresh(), &rule).await;
+                    let until = Instant::now() + seconds;
+                    let tasks = [0, 7].map(|from| tokio::spawn(ask(limiter.clone(), keys, from, until)));
+                    let (mut asked, mut allowed) = (0, 0);
+                    for task in tasks {
+                        let (a, b) = task.await.unwrap();
+                        (asked, allowed) = (asked + a, allowed + b);
+                    }
+                    let millions = asked as f64 / seconds.as_secs_f64() / 1e6;
+                    println!(
+                        "{mode}_{keys}_keys_{limit:<14} {millions:.1} M decisions/s, {allowed} of {asked} allowed"
+                    );
+                });
+            }
+        }
+        let (rate, burst) = (10_000_u32, 1_000_u32);
+        let bucket = TokenBucket::new(format!("{rate}/s").parse().unwrap(), burst).unwrap();
+        let rule = Rule::new("all", bucket).unwrap();
+        runtime.block_on(async {
+            let (name, start) = (fresh(), Instant::now());
+            let mut tasks = Vec::new();
+            for _ in 0..3 {
+                let limiter = Fleet::connect(mode, &url, &name, &rule).await;
+                tasks.push(tokio::spawn(ask(limiter, 1, 0, start + seconds)));
+            }
+            let mut allowed = 0;
+            for task in tasks {
+                allowed += task.await.unwrap().1;
+            }
+            let granted = f64::from(burst) + f64::from(rate) * start.elapsed().as_secs_f64();
+            let beyond = allowed as f64 - granted;
+            println!("{mode}_overshoot: three at {rate}/s with a burst of {burst}: {allowed} allowed, {beyond:.0} beyond the limit");
+        });
+    }
+}
+
 fn main() {
     in_process();
     rules();
     on_redis();
+    fleets();
 }

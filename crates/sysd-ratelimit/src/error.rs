@@ -65,6 +65,28 @@ pub enum RateLimitError {
         /// How many were asked for.
         keys_max: usize,
     },
+    /// A number of a fleet's limiter that is zero.
+    #[error("{field}: zero would never decide anything; give at least 1")]
+    Fleet {
+        /// Which.
+        field: &'static str,
+    },
+    /// A rule that can't be decided before the store is asked.
+    #[error("rule: {name:?} {why}; decide it centrally, or lease it")]
+    LocalFirst {
+        /// The rule's name.
+        name: String,
+        /// What stands against it.
+        why: &'static str,
+    },
+    /// More shards than there are tokens, or than [`SHARDS_MAX`](crate::SHARDS_MAX).
+    #[error("shards: {shards} shards of a burst of {burst} can't be had; give 1 to 64, and no more than the burst")]
+    Shards {
+        /// How many were asked for.
+        shards: u32,
+        /// The limit's burst.
+        burst: u32,
+    },
     /// A bucket that would need longer than [`MAX_REFILL`](crate::MAX_REFILL) to fill.
     #[error("burst: {burst} tokens need more than 100 years to refill at this rate; lower the burst or raise the rate")]
     BurstTooLarge {

@@ -3,6 +3,7 @@
 
 pub mod algorithm;
 pub mod error;
+pub mod fleet;
 pub mod joint;
 pub mod local;
 pub mod model;
@@ -14,6 +15,7 @@ pub mod service;
 
 pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
+pub use fleet::{LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, SHARDS_MAX, ShardedLimiter};
 pub use joint::{Ask, JointLimiter, JointOutcome, OnError};
 pub use local::LocalLimiter;
 pub use model::{

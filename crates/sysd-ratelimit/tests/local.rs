@@ -73,7 +73,8 @@ fn a_flood_beyond_the_room_denies_and_never_grants_more() {
 fn threads_share_a_key_exactly() {
     let (bucket, clock) = (TokenBucket::new("1/s".parse().unwrap(), 10_000).unwrap(), clock());
     let limiter = LocalLimiter::with_clock(bucket, 100, clock.clone()).unwrap();
-    let count = |limiter: &LocalLimiter<ManualClock>| (0..5_000).filter(|_| limiter.check("ann", 1).is_allowed()).count();
+    let count =
+        |limiter: &LocalLimiter<ManualClock>| (0..5_000).filter(|_| limiter.check("ann", 1).is_allowed()).count();
     let allowed: usize = std::thread::scope(|scope| {
         let handles = [(); 4].map(|()| scope.spawn(|| count(&limiter)));
         handles.into_iter().map(|handle| handle.join().unwrap()).sum()

@@ -35,6 +35,7 @@ pub struct Rule {
     name: Arc<str>,
     id: RuleId,
     limit: RuleLimit,
+    is_billed: bool,
 }
 
 /// What a rule decides by.
@@ -72,7 +73,18 @@ impl Rule {
         if name.is_empty() || name.len() > RULE_NAME_MAX || !name.bytes().all(is_quotable) {
             return Err(RateLimitError::RuleName { name: name.chars().take(RULE_NAME_MAX).collect() });
         }
-        Ok(Self { name: name.into(), id: RuleId::of(name), limit: limit.into() })
+        Ok(Self { name: name.into(), id: RuleId::of(name), limit: limit.into(), is_billed: false })
+    }
+
+    /// The same, of which somebody pays for what it admits: no mode that admits beyond it takes it.
+    #[must_use]
+    pub fn billed(self) -> Self {
+        Self { is_billed: true, ..self }
+    }
+
+    /// Whether somebody pays for what it admits.
+    pub fn is_billed(&self) -> bool {
+        self.is_billed
     }
 
     /// The name.

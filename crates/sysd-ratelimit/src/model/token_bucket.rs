@@ -67,6 +67,14 @@ impl TokenBucket {
         Duration::from_micros(self.capacity.ceil_us())
     }
 
+    /// The same rate with the largest burst that can be: what is taken from it is noted, whether this bucket has it or not.
+    pub(crate) fn lifted(&self) -> Self {
+        // No more than 100 years, which is below 2^52 microseconds.
+        let most = MAX_REFILL.as_micros() * u128::from(self.denominator) / u128::from(self.numerator_us);
+        let burst = u32::try_from(most).unwrap_or(u32::MAX).max(self.burst);
+        Self::new(self.rate, burst).unwrap_or(*self)
+    }
+
     #[inline]
     pub(crate) fn denominator(&self) -> u32 {
         self.denominator

@@ -1,0 +1,53 @@
+//! Deciding within the process for a limit that a fleet shares: how much closer to the speed of memory, for how much less
+//! exactness.
+//!
+//! | mode | asks the store | admits beyond the limit, at most |
+//! |---|---|---|
+//! | central: [`RateLimiter`](crate::RateLimiter), [`RuleLimiter`](crate::RuleLimiter), [`JointLimiter`](crate::JointLimiter) | for each decision | nothing |
+//! | [`ShardedLimiter`] | for each decision, one of several records | nothing |
+//! | [`LeasedLimiter`] | for each batch of tokens | what processes hold: their number times `batch_max`, in the bursts of one window; nothing in the long run |
+//! | [`LocalFirstLimiter`] | every `flush_every`, after the fact | `n * (burst + 2 * rate * lag)` for `n` processes, in any stretch of time |
+//!
+//! All of them keep the states that a `RuleLimiter` of the same name and rule keeps, but for the sharded one, so that some
+//! processes may decide centrally while others lease.
+
+mod lease;
+mod leased;
+mod local_first;
+mod sharded;
+mod table;
+mod view;
+
+pub use leased::{LeaseConfig, LeasedLimiter};
+pub use local_first::{LocalFirstConfig, LocalFirstLimiter};
+pub use sharded::{SHARDS_MAX, ShardedLimiter};
+
+use std::time::Duration;
+
+use sysd_core::{Clock, Effect, Error, ErrorKind, Result, timeout};
+
+/// How long a call of the store's may take unless the config says otherwise.
+const CALL_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// A call of the store's, for at most so long.
+async fn within<T: Send>(
+    clock: &impl Clock,
+    wait: Duration,
+    call: impl Future<Output = Result<T>> + Send,
+) -> Result<T> {
+    let late =
+        |_| Err(Error::new(ErrorKind::Timeout, Effect::Unknown, "the store did not answer within call_wait_max"));
+    timeout(clock, wait, call).await.unwrap_or_else(late)
+}
+
+/// The steady time of `clock` in microseconds.
+#[inline]
+fn steady_us(clock: &impl Clock) -> u64 {
+    micros(clock.steady())
+}
+
+/// Whole microseconds.
+#[inline]
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

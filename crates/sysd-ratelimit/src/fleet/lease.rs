@@ -1,0 +1,181 @@
+//! What a process holds of one key, pure: it is told what happened and when, and says what to do.
+//!
+//! | state | a request of `cost` |
+//! |---|---|
+//! | in hand: `tokens`, until a time | enough: is allowed. Else the store is asked, by this request for the next batch |
+//! | denied, until a time | of the same cost: is denied. Another cost asks the store |
+//! | asking: a batch is under way | enough in hand: is allowed. Else it asks the store for its own cost alone |
+//! | fresh, or the time is over | asks for a batch; what is left of the one before is given back |
+//!
+//! A batch that was used up before its time is followed by one of twice the size, one that was not by one of what was used
+//! of it: so a key that is seldom asked for is decided by the store, exactly, and a busy one asks it about once in the time
+//! for which a batch is held.
+
+use crate::model::{Decision, Outcome};
+use crate::procedure::{JointVerdict, TakeAll};
+
+/// A batch that was taken, by which what is left of it is given back.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) take: TakeAll,
+    pub(super) verdict: JointVerdict,
+}
+
+/// What of a batch is left, to be given back.
+#[derive(Debug)]
+pub(super) struct Rest {
+    pub(super) batch: Box<Batch>,
+    pub(super) tokens: u32,
+}
+
+/// What the store said last.
+#[derive(Debug, Default, Clone, Copy)]
+struct Seen {
+    limit: u32,
+    remaining: u32,
+    /// When all of the limit is there again.
+    reset_at_us: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Lease {
+    /// In hand, of `batch`.
+    tokens: u32,
+    /// The tokens of `batch`.
+    size: u32,
+    /// From then on nothing is in hand.
+    until_us: u64,
+    batch: Option<Box<Batch>>,
+    /// Somebody asks for the next batch.
+    is_asking: bool,
+    /// A request of this cost is denied until then.
+    denied: (u32, u64),
+    seen: Seen,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub(super) enum Step {
+    Decided(Decision),
+    /// The store is asked for the request's own cost, and nothing is told to the lease.
+    Alone,
+    /// The store is asked for so many, and for less where it has less; the lease is told what came of it. What is left of the
+    /// batch before is given back.
+    Lead {
+        tokens: u32,
+        rest: Option<Rest>,
+    },
+}
+
+impl Lease {
+    #[inline]
+    pub(super) fn take(&mut self, now_us: u64, cost: u32, batch_max: u32) -> Step {
+        if cost == 0 {
+            return Step::Alone;
+        }
+        let is_held = now_us < self.until_us;
+        if is_held && self.tokens >= cost {
+            self.tokens -= cost;
+            return Step::Decided(self.allowed(now_us));
+        }
+        let (denied_cost, denied_until_us) = self.denied;
+        if cost == denied_cost && now_us < denied_until_us {
+            let retry_after = std::time::Duration::from_micros(denied_until_us - now_us);
+            return Step::Decided(self.decision(Outcome::Denied { retry_after }, now_us));
+        }
+        if self.is_asking {
+            return Step::Alone;
+        }
+        self.is_asking = true;
+        let wanted = if is_held { self.size.saturating_mul(2) } else { self.size - self.tokens };
+        let rest = if is_held { None } else { self.rest() };
+        Step::Lead { tokens: wanted.min(batch_max).max(cost), rest }
+    }
+
+    /// A batch of so many was taken, `cost` of them for the request that asked.
+    pub(super) fn granted(
+        &mut self,
+        now_us: u64,
+        hold_us: u64,
+        (tokens, cost): (u32, u32),
+        batch: Box<Batch>,
+        decision: &Decision,
+    ) {
+        self.is_asking = false;
+        self.see(now_us, decision);
+        // What was in hand goes first: it was less than the cost.
+        let before = if now_us < self.until_us { self.tokens.min(cost) } else { 0 };
+        self.tokens = (tokens - cost) + before;
+        self.size = tokens;
+        self.until_us = now_us.saturating_add(hold_us);
+        self.batch = Some(batch);
+    }
+
+    /// Not even the request's own cost was there.
+    pub(super) fn refused(&mut self, now_us: u64, cost: u32, decision: &Decision) {
+        self.is_asking = false;
+        self.see(now_us, decision);
+        // What is in hand counts as all there is: a batch was too much.
+        self.size = self.tokens;
+        if let Some(retry_after) = decision.retry_after() {
+            self.denied = (cost, now_us.saturating_add(super::micros(retry_after)));
+        }
+    }
+
+    /// Nothing is known: the call failed, or its future was dropped.
+    pub(super) fn gave_up(&mut self) {
+        self.is_asking = false;
+    }
+
+    /// What is in hand though its time is over, or though it `ends`.
+    pub(super) fn expire(&mut self, now_us: u64, ends: bool) -> Option<Rest> {
+        if self.is_asking || (now_us < self.until_us && !ends) {
+            return None;
+        }
+        // The next batch is of what was used of this one.
+        let used = self.size - self.tokens;
+        let rest = self.rest();
+        (self.size, self.until_us) = (used, self.until_us.min(now_us));
+        rest
+    }
+
+    /// Whether it says nothing any more.
+    pub(super) fn is_idle(&self, now_us: u64, hold_us: u64) -> bool {
+        !self.is_asking
+            && self.tokens == 0
+            && self.until_us.saturating_add(hold_us) <= now_us
+            && self.denied.1 <= now_us
+    }
+
+    /// How many tokens are in hand.
+    pub(super) fn in_hand(&self, now_us: u64) -> u32 {
+        if now_us < self.until_us { self.tokens } else { 0 }
+    }
+
+    fn rest(&mut self) -> Option<Rest> {
+        let tokens = std::mem::take(&mut self.tokens);
+        let batch = self.batch.take()?;
+        (tokens > 0).then_some(Rest { batch, tokens })
+    }
+
+    fn see(&mut self, now_us: u64, decision: &Decision) {
+        let reset_at_us = now_us.saturating_add(super::micros(decision.reset_after()));
+        self.seen = Seen { limit: decision.limit(), remaining: decision.remaining(), reset_at_us };
+    }
+
+    #[inline]
+    fn allowed(&self, now_us: u64) -> Decision {
+        self.decision(Outcome::Allowed, now_us)
+    }
+
+    #[inline]
+    fn decision(&self, outcome: Outcome, now_us: u64) -> Decision {
+        let Seen { limit, remaining, reset_at_us } = self.seen;
+        let remaining = remaining.saturating_add(self.in_hand(now_us)).min(limit);
+        Decision::new(outcome, limit, remaining, reset_at_us.saturating_sub(now_us))
+    }
+}
+
+#[cfg(test)]
+#[path = "lease_tests.rs"]
+mod tests;

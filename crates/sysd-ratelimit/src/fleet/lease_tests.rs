@@ -1,0 +1,206 @@
+//! What is held, used and given back is what was taken: laws of a lease, and leases that break them.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use sysd_core::{Procedure as _, StateChange, Timestamp};
+
+use super::*;
+use crate::{FixedWindow, Rule};
+
+const HOLD_US: u64 = 100;
+const BATCH_MAX: u32 = 16;
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Wait(u64),
+    /// A request of this cost; one that asks is answered only so many operations later.
+    Take(u32, usize),
+    /// One whose future is dropped while it asks.
+    Dropped(u32),
+    /// The keeper comes round.
+    Keep,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bug {
+    None,
+    /// What is given back stays in hand.
+    GivesAndKeeps,
+    /// What is in hand is used for as long as it lasts.
+    NeverExpires,
+    /// A batch is asked for though one is under way.
+    AsksTwice,
+    /// A denial is remembered for other costs too.
+    DeniesAll,
+}
+
+fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
+    let op = prop_oneof![
+        2 => (0..150_u64).prop_map(Op::Wait),
+        8 => (0..6_u32, 0..4_usize).prop_map(|(cost, later)| Op::Take(cost, later)),
+        1 => (1..6_u32).prop_map(Op::Dropped),
+        2 => Just(Op::Keep),
+    ];
+    (1..80_u32, proptest::collection::vec(op, 1..120))
+}
+
+/// A rule on a store of its own; nothing comes back by time.
+struct Store {
+    rule: Rule,
+    state: Option<Vec<u8>>,
+    left: u32,
+}
+
+impl Store {
+    fn take(&mut self, cost: u32) -> (Box<Batch>, Decision) {
+        let take = TakeAll::new([(&self.rule, cost)]);
+        let step = take.apply(self.state.as_deref(), Timestamp::from_micros(1_800_000_000_000_000).unwrap()).unwrap();
+        if let StateChange::Put { state, .. } = step.change {
+            self.state = Some(state.to_vec());
+        }
+        let decision = *take.decision(&step.output).decision();
+        self.left -= if decision.is_allowed() { cost } else { 0 };
+        (Box::new(Batch { take, verdict: step.output }), decision)
+    }
+}
+
+struct Ask {
+    answered_after: usize,
+    cost: u32,
+    tokens: u32,
+}
+
+fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
+    let rule = Rule::new("all", FixedWindow::new(format!("{limit}/d").parse().unwrap())).unwrap();
+    let mut store = Store { rule, state: None, left: limit };
+    let (mut lease, mut now_us) = (Lease::default(), 1_000_u64);
+    let (mut admitted, mut given, mut taken, mut lost) = (0_u32, 0_u32, 0_u32, 0_u32);
+    let mut asks: Vec<Ask> = Vec::new();
+    let mut held_since_us = 0;
+    let give = |lease: &mut Lease, rest: Option<Rest>| {
+        let Some(rest) = rest else { return 0 };
+        if bug == Bug::GivesAndKeeps {
+            lease.tokens = rest.tokens;
+            lease.until_us = u64::MAX;
+        }
+        rest.tokens
+    };
+    for op in ops {
+        for ask in &mut asks {
+            ask.answered_after = ask.answered_after.saturating_sub(1);
+        }
+        while let Some(at) = asks.iter().position(|ask| ask.answered_after == 0) {
+            let Ask { cost, tokens, .. } = asks.remove(at);
+            let held = lease.tokens;
+            let (batch, decision) = store.take(tokens);
+            if decision.is_allowed() {
+                taken += tokens;
+                lease.granted(now_us, HOLD_US, (tokens, cost), batch, &decision);
+                admitted += cost;
+                held_since_us = now_us;
+                lost += (held + tokens - cost) - lease.tokens;
+            } else if tokens > cost {
+                let half = (decision.remaining() / 2).max(cost);
+                asks.push(Ask { answered_after: 0, cost, tokens: if half < tokens { half } else { cost } });
+            } else {
+                lease.refused(now_us, cost, &decision);
+            }
+        }
+        match op {
+            Op::Wait(us) => now_us += us,
+            Op::Keep => {
+                let rest = lease.expire(now_us, false);
+                given += give(&mut lease, rest);
+            }
+            Op::Take(cost, _) | Op::Dropped(cost) => {
+                if bug == Bug::NeverExpires && lease.tokens > 0 {
+                    lease.until_us = u64::MAX;
+                }
+                if bug == Bug::AsksTwice {
+                    lease.is_asking = false;
+                }
+                if bug == Bug::DeniesAll {
+                    lease.denied.0 = cost;
+                }
+                let before = lease.tokens;
+                match lease.take(now_us, cost, BATCH_MAX) {
+                    Step::Decided(decision) if decision.is_allowed() => {
+                        admitted += cost;
+                        prop_assert!(now_us < held_since_us + HOLD_US, "used when its time was over");
+                        prop_assert!(lease.tokens + cost == before, "took another number than its cost");
+                    }
+                    Step::Decided(_) => prop_assert!(store.left < cost, "denied while there is enough"),
+                    Step::Alone => {
+                        let (_, decision) = store.take(cost);
+                        taken += if decision.is_allowed() { cost } else { 0 };
+                        admitted += if decision.is_allowed() { cost } else { 0 };
+                    }
+                    Step::Lead { tokens, rest } => {
+                        given += give(&mut lease, rest);
+                        prop_assert!(asks.is_empty(), "two batches are asked for at once");
+                        prop_assert!(tokens >= cost && tokens <= BATCH_MAX.max(cost), "a batch of {}", tokens);
+                        if let Op::Take(_, later) = op {
+                            asks.push(Ask { answered_after: later, cost, tokens });
+                        } else {
+                            lease.gave_up();
+                        }
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(admitted + given + lost + lease.tokens, taken, "what is taken is used, given, lost or held");
+    }
+    Ok(())
+}
+
+fn outcome(bug: Bug) -> Result<(), String> {
+    let config = Config { cases: 3_000, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    match runner.run(&ops(), |history| run(history, bug)) {
+        Err(TestError::Fail(reason, history)) => Err(format!("{reason}: {history:?}")),
+        Err(error) => Err(error.to_string()),
+        Ok(()) => Ok(()),
+    }
+}
+
+#[test]
+fn what_is_taken_is_used_given_back_lost_or_held() {
+    outcome(Bug::None).unwrap();
+}
+
+#[test]
+fn broken_leases_are_found() {
+    for bug in [Bug::GivesAndKeeps, Bug::NeverExpires, Bug::AsksTwice, Bug::DeniesAll] {
+        assert!(outcome(bug).is_err(), "{bug:?}");
+    }
+}
+
+#[test]
+fn batches_follow_the_demand() {
+    let rule = Rule::new("all", FixedWindow::new("1000000/d".parse().unwrap())).unwrap();
+    let mut store = Store { rule, state: None, left: 1_000_000 };
+    let (mut lease, mut sizes) = (Lease::default(), Vec::new());
+    let mut take = |lease: &mut Lease, now_us| {
+        if let Step::Lead { tokens, .. } = lease.take(now_us, 1, 100) {
+            let (batch, decision) = store.take(tokens);
+            lease.granted(now_us, HOLD_US, (tokens, 1), batch, &decision);
+            sizes.push(tokens);
+        }
+    };
+    // Two a microsecond, then ten in the time for which a batch is held, then one.
+    for now_us in 1_000..1_400 {
+        take(&mut lease, now_us);
+        take(&mut lease, now_us);
+    }
+    for now_us in (2_000..3_000).step_by(10) {
+        take(&mut lease, now_us);
+    }
+    for now_us in (10_000..11_000).step_by(200) {
+        take(&mut lease, now_us);
+    }
+    assert_eq!(sizes[..8], [1, 2, 4, 8, 16, 32, 64, 100]);
+    assert!(sizes[8..14].iter().all(|&size| size == 100), "{sizes:?}");
+    assert_eq!(sizes[15..25], [10; 10], "{sizes:?}");
+    assert_eq!(sizes[25..], [1; 4], "{sizes:?}");
+}

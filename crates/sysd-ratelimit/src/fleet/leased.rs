@@ -1,0 +1,265 @@
+//! Leased: a process takes tokens in batches.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _};
+use sysd_core::tuple::{self, KeyBytes};
+use sysd_core::{Clock, FastClock, Key, Result, Store, StoreExt as _};
+
+use super::lease::{Batch, Lease, Rest, Step};
+use super::table::Table;
+use super::{CALL_WAIT_MAX, micros, steady_us, within};
+use crate::error::RateLimitError;
+use crate::model::{Decision, Rule};
+use crate::procedure::{GiveAll, TakeAll};
+use crate::schema;
+use crate::service::partition;
+
+/// So many rests are given back at once.
+const GIVES_MAX: usize = 32;
+
+/// How a [`LeasedLimiter`] takes its batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseConfig {
+    /// The most tokens of a key that a process takes at once. With the number of processes it bounds what they admit beyond the limit.
+    pub batch_max: u32,
+    /// How long a process keeps what it took and does not use. A busy key asks the store about once in that time.
+    pub hold_for: Duration,
+    /// The most keys of which a process holds anything; more are decided by the store. About 300 bytes each.
+    pub keys_max: usize,
+    /// How long a call of the store's may take; then its effect counts as unknown.
+    pub call_wait_max: Duration,
+}
+
+impl LeaseConfig {
+    /// Batches of at most `batch_max` tokens, held for 100 ms, of up to 100,000 keys.
+    pub fn new(batch_max: u32) -> Self {
+        Self { batch_max, hold_for: Duration::from_millis(100), keys_max: 100_000, call_wait_max: CALL_WAIT_MAX }
+    }
+}
+
+/// A limit that a fleet shares, decided within the process from tokens that it took in batches.
+///
+/// The first requests of a key are decided by the store. While a key uses up its batches within
+/// [`hold_for`](LeaseConfig::hold_for), they double, up to [`batch_max`](LeaseConfig::batch_max); what is not used in that
+/// time is given back. A denial is remembered for as long as it says, so a flood that is over the limit asks the store once.
+///
+/// ```
+/// use sysd_ratelimit::{LeaseConfig, LeasedLimiter, Rule, TokenBucket};
+/// use sysd_storage::Memory;
+///
+/// # futures::executor::block_on(async {
+/// let rule = Rule::new("each client", TokenBucket::new("1000/s".parse()?, 1_000)?)?;
+/// let (limiter, keeper) = LeasedLimiter::new(Memory::new(), "api", rule, LeaseConfig::new(100))?;
+/// // On a runtime: `tokio::spawn(keeper)`.
+/// # drop(keeper);
+/// assert!(limiter.check("ann", 1).await?.is_allowed());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Guarantees
+/// - **Overshoot.** What is admitted was taken from the limit before. So in any stretch of time for which the rule admits at
+///   most `m`, processes `n` admit at most `m + n * batch_max`: the tokens that they held when it began. Nothing is
+///   admitted beyond what was taken, ever; in the long run the rate is the limit's.
+/// - **Undershoot.** What a process holds others can't use, for at most `hold_for` and until it is given back. Giving back
+///   is as [`GiveAll`] says: a bucket that would have been full meanwhile gets less.
+/// - A process that dies, a future that is dropped, a reply that is lost: tokens are lost and never gained.
+///
+/// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule: some processes may lease while
+/// others decide centrally.
+#[derive(Debug)]
+pub struct LeasedLimiter<S, C = FastClock> {
+    shared: Arc<Shared<S, C>>,
+    /// Held by limiters alone: the keeper ends with the last of them.
+    user: Arc<()>,
+}
+
+impl<S, C> Clone for LeasedLimiter<S, C> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), user: Arc::clone(&self.user) }
+    }
+}
+
+#[derive(Debug)]
+struct Shared<S, C> {
+    store: S,
+    clock: C,
+    prefix: KeyBytes,
+    rule: Rule,
+    config: LeaseConfig,
+    hold_us: u64,
+    leases: Table<Lease>,
+}
+
+/// A batch is being asked for; if that ends without an answer, others may.
+struct Asking<'a>(Option<(&'a Table<Lease>, &'a [u8])>);
+
+impl Asking<'_> {
+    fn tell(mut self, tell: impl FnOnce(&mut Lease)) {
+        if let Some((leases, key)) = self.0.take() {
+            leases.with_known(key, tell);
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if let Some((leases, key)) = self.0.take() {
+            leases.with_known(key, Lease::gave_up);
+        }
+    }
+}
+
+impl<S: Store> LeasedLimiter<S> {
+    /// The limiter `name` on `store`, and its keeper: a future to spawn, which gives back what is not used, and ends, after it
+    /// gave back the rest, when the last clone of the limiter is dropped. Without it, what is not used is lost.
+    ///
+    /// # Errors
+    /// [`RateLimitError::Fleet`] naming the field of `config` that is zero.
+    pub fn new(
+        store: S,
+        name: &str,
+        rule: Rule,
+        config: LeaseConfig,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + use<S>), RateLimitError> {
+        Self::with_clock(store, name, rule, config, FastClock::new())
+    }
+}
+
+impl<S: Store, C: Clock> LeasedLimiter<S, C> {
+    /// The same, by `clock`.
+    ///
+    /// # Errors
+    /// As [`LeasedLimiter::new`].
+    pub fn with_clock(
+        store: S,
+        name: &str,
+        rule: Rule,
+        config: LeaseConfig,
+        clock: C,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + use<S, C>), RateLimitError> {
+        let hold_us = micros(config.hold_for);
+        let is_zero =
+            [("batch_max", config.batch_max == 0), ("hold_for", hold_us == 0), ("keys_max", config.keys_max == 0)];
+        if let Some((field, _)) = is_zero.into_iter().find(|(_, is_zero)| *is_zero) {
+            return Err(RateLimitError::Fleet { field });
+        }
+        let leases = Table::new(config.keys_max);
+        let prefix = tuple::encode(&(name,));
+        let shared = Arc::new(Shared { store, clock, prefix, rule, config, hold_us, leases });
+        let user = Arc::new(());
+        let keeper = keep(Arc::clone(&shared), Arc::downgrade(&user));
+        Ok((Self { shared, user }, keeper))
+    }
+
+    /// What it decides by.
+    pub fn rule(&self) -> &Rule {
+        &self.shared.rule
+    }
+
+    /// Takes `cost` for `key`, if there is as much; a cost of zero asks the store what is there.
+    ///
+    /// What `remaining` and `reset_after` say is what is in hand and what the store said last.
+    ///
+    /// # Errors
+    /// As [`RateLimiter::check`](crate::RateLimiter::check), where the store is asked; [`Timeout`](sysd_core::ErrorKind::Timeout)
+    /// after [`call_wait_max`](LeaseConfig::call_wait_max).
+    ///
+    /// # Cost
+    /// None of the store's while there are tokens in hand or the denial lasts; else an update, and up to two more where the
+    /// store has less than the batch. Who asks for a batch after one that was not used up gives back the rest, at once with it.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped may have taken a batch, which is then lost; it never gives.
+    pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
+        let shared = &*self.shared;
+        let partition = partition(&shared.prefix, key);
+        let step = |lease: &mut Lease| lease.take(steady_us(&shared.clock), cost, shared.config.batch_max);
+        match shared.leases.with(&partition, step) {
+            Some(Step::Decided(decision)) => Ok(decision),
+            None | Some(Step::Alone) => Ok(shared.take(&partition, cost).await?.1),
+            Some(Step::Lead { tokens, rest }) => {
+                let asking = Asking(Some((&shared.leases, &partition)));
+                let lead = shared.lead(&partition, cost, tokens, asking);
+                match rest {
+                    Some(rest) => futures::join!(lead, shared.give(&partition, &rest)).0,
+                    None => lead.await,
+                }
+            }
+        }
+    }
+
+    /// How many keys this process holds anything of.
+    pub fn keys(&self) -> usize {
+        self.shared.leases.len()
+    }
+
+    /// How many tokens of `key` are in hand.
+    pub fn in_hand(&self, key: impl AsRef<[u8]>) -> u32 {
+        let shared = &*self.shared;
+        let partition = partition(&shared.prefix, key);
+        shared.leases.with_known(&partition, |lease| lease.in_hand(steady_us(&shared.clock))).unwrap_or(0)
+    }
+}
+
+impl<S: Store, C: Clock> Shared<S, C> {
+    async fn take(&self, partition: &KeyBytes, tokens: u32) -> Result<(Box<Batch>, Decision)> {
+        let take = TakeAll::new([(&self.rule, tokens)]);
+        let call = self.store.run(Key::lone(schema::RULES, partition), &take);
+        let verdict = within(&self.clock, self.config.call_wait_max, call).await?;
+        let decision = *take.decision(&verdict).decision();
+        Ok((Box::new(Batch { take, verdict }), decision))
+    }
+
+    /// Asks for a batch, smaller ones where the store has less, at last for the request's own cost.
+    async fn lead(&self, partition: &KeyBytes, cost: u32, mut tokens: u32, asking: Asking<'_>) -> Result<Decision> {
+        loop {
+            let (batch, decision) = self.take(partition, tokens).await?;
+            let now_us = steady_us(&self.clock);
+            if decision.is_allowed() {
+                asking.tell(|lease| lease.granted(now_us, self.hold_us, (tokens, cost), batch, &decision));
+                return Ok(decision);
+            }
+            if tokens == cost {
+                asking.tell(|lease| lease.refused(now_us, cost, &decision));
+                return Ok(decision);
+            }
+            // Half of what is there, so that others find some too.
+            let half = decision.remaining() / 2;
+            tokens = if half < tokens { half.max(cost) } else { cost };
+        }
+    }
+
+    /// Once: a second that follows a lost reply would give what was never taken.
+    async fn give(&self, partition: &KeyBytes, rest: &Rest) {
+        if let Some(give) = GiveAll::part_of(&rest.batch.take, &rest.batch.verdict, |_| rest.tokens) {
+            let call = self.store.run(Key::lone(schema::RULES, partition), &give);
+            let _ = within(&self.clock, self.config.call_wait_max, call).await;
+        }
+    }
+
+    async fn give_expired(self: &Arc<Self>, ends: bool) {
+        let now_us = steady_us(&self.clock);
+        let mut rests: Vec<(KeyBytes, Rest)> = Vec::new();
+        self.leases.retain(|key, lease| {
+            rests.extend(lease.expire(now_us, ends).map(|rest| (KeyBytes::from_slice(key), rest)));
+            !lease.is_idle(now_us, self.hold_us)
+        });
+        let give = |(key, rest)| {
+            let shared = Arc::clone(self);
+            async move { shared.give(&key, &rest).await }
+        };
+        let gives: Vec<_> = rests.into_iter().map(give).collect();
+        stream::iter(gives).buffer_unordered(GIVES_MAX).collect::<()>().await;
+    }
+}
+
+async fn keep<S: Store, C: Clock>(shared: Arc<Shared<S, C>>, user: Weak<()>) {
+    while user.strong_count() > 0 {
+        shared.clock.sleep_until(shared.clock.now().saturating_add(shared.config.hold_for)).await;
+        shared.give_expired(false).await;
+    }
+    shared.give_expired(true).await;
+}

@@ -1,0 +1,251 @@
+//! Local-first: a process decides by what it believes, and posts what it admitted afterwards.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _};
+use sysd_core::tuple::{self, KeyBytes};
+use sysd_core::{Clock, FastClock, Key, Result, Store, StoreExt as _};
+
+use super::table::Table;
+use super::view::View;
+use super::{CALL_WAIT_MAX, micros, steady_us, within};
+use crate::algorithm::Limit;
+use crate::error::RateLimitError;
+use crate::model::{Decision, Rule, RuleLimit, TokenBucket};
+use crate::procedure::{Take, TakeAll};
+use crate::schema;
+use crate::service::partition;
+
+/// So many keys are posted at once.
+const POSTS_MAX: usize = 64;
+
+/// How a [`LocalFirstLimiter`] posts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalFirstConfig {
+    /// How often a process posts what it admitted, and learns what others did.
+    pub flush_every: Duration,
+    /// The most keys that it knows of; more are decided by the store. About 150 bytes each.
+    pub keys_max: usize,
+    /// How long a call of the store's may take; then its effect counts as unknown.
+    pub call_wait_max: Duration,
+}
+
+impl Default for LocalFirstConfig {
+    /// Every 100 ms, up to 100,000 keys.
+    fn default() -> Self {
+        Self { flush_every: Duration::from_millis(100), keys_max: 100_000, call_wait_max: CALL_WAIT_MAX }
+    }
+}
+
+/// A token bucket that a fleet shares, decided within the process at once; what was admitted is posted to the store afterwards.
+///
+/// For protecting a service, where a few too many do no harm and no decision may wait: also while the store is away, each
+/// process goes on alone, and posts later. A rule that is [billed](Rule::billed) is refused.
+///
+/// ```
+/// use sysd_ratelimit::{LocalFirstLimiter, Rule, TokenBucket};
+/// use sysd_storage::Memory;
+///
+/// # futures::executor::block_on(async {
+/// let rule = Rule::new("each client", TokenBucket::new("1000/s".parse()?, 1_000)?)?;
+/// let (limiter, keeper) = LocalFirstLimiter::new(Memory::new(), "api", rule, Default::default())?;
+/// // On a runtime: `tokio::spawn(keeper)`.
+/// # drop(keeper);
+/// assert!(limiter.check("ann", 1).await?.is_allowed());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Guarantees
+/// - **Overshoot.** Let `lag` be the longest time from an admission until a posting that includes it is answered: about
+///   `flush_every` and a call. In any stretch of time `t`, `n` processes admit at most `burst + rate * t + n * (burst + 2 *
+///   rate * lag)`. What they admitted too much the bucket owes, so it is made up for: in the long run the rate is the
+///   limit's. While the store does not answer, `lag` grows, and each process admits what the bucket alone would.
+/// - A posting whose answer is lost is sent again: that may deny too much, and never admits too much.
+///
+/// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule.
+#[derive(Debug)]
+pub struct LocalFirstLimiter<S, C = FastClock> {
+    shared: Arc<Shared<S, C>>,
+    /// Held by limiters alone: the keeper ends with the last of them.
+    user: Arc<()>,
+}
+
+impl<S, C> Clone for LocalFirstLimiter<S, C> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), user: Arc::clone(&self.user) }
+    }
+}
+
+#[derive(Debug)]
+struct Shared<S, C> {
+    store: S,
+    clock: C,
+    prefix: KeyBytes,
+    rule: Rule,
+    bucket: TokenBucket,
+    /// The same with as large a burst as can be: what was admitted is posted, whether it was there or not.
+    lifted_rule: Rule,
+    lifted: TokenBucket,
+    config: LocalFirstConfig,
+    views: Table<View>,
+    /// When the last round began in which all was posted.
+    posted_us: AtomicU64,
+}
+
+/// A posting is under way; without an answer, it is to be sent again.
+struct Posting<S: Store, C: Clock> {
+    shared: Arc<Shared<S, C>>,
+    key: KeyBytes,
+    is_answered: bool,
+}
+
+impl<S: Store, C: Clock> Posting<S, C> {
+    async fn post(mut self, cost: u32) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let take = TakeAll::new([(&shared.lifted_rule, cost)]);
+        let call = shared.store.run(Key::lone(schema::RULES, &self.key), &take);
+        let Ok(verdict) = within(&shared.clock, shared.config.call_wait_max, call).await else { return false };
+        let full_in_us = micros(take.decision(&verdict).decision().reset_after());
+        let now_us = steady_us(&shared.clock);
+        self.is_answered = true;
+        shared.views.with_known(&self.key, |view| view.posted(&shared.lifted, now_us, full_in_us));
+        true
+    }
+}
+
+impl<S: Store, C: Clock> Drop for Posting<S, C> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.shared.views.with_known(&self.key, View::failed);
+        }
+    }
+}
+
+impl<S: Store> LocalFirstLimiter<S> {
+    /// The limiter `name` on `store`, and its keeper: a future to spawn, which posts, and ends, after it posted the rest, when the
+    /// last clone of the limiter is dropped. Without it no process learns of another.
+    ///
+    /// # Errors
+    /// [`RateLimitError::LocalFirst`] for a rule that is billed, or is no token bucket; [`RateLimitError::Fleet`] naming the
+    /// field of `config` that is zero.
+    pub fn new(
+        store: S,
+        name: &str,
+        rule: Rule,
+        config: LocalFirstConfig,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + use<S>), RateLimitError> {
+        Self::with_clock(store, name, rule, config, FastClock::new())
+    }
+}
+
+impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
+    /// The same, by `clock`.
+    ///
+    /// # Errors
+    /// As [`LocalFirstLimiter::new`].
+    pub fn with_clock(
+        store: S,
+        name: &str,
+        rule: Rule,
+        config: LocalFirstConfig,
+        clock: C,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + use<S, C>), RateLimitError> {
+        let refused = |why| RateLimitError::LocalFirst { name: rule.name().to_owned(), why };
+        if rule.is_billed() {
+            return Err(refused("is billed, and would be admitted beyond its limit"));
+        }
+        let RuleLimit::Limit(Limit::TokenBucket(bucket)) = *rule.by() else {
+            return Err(refused("is no token bucket, so what was admitted too much would be forgotten"));
+        };
+        let is_zero = [
+            ("flush_every", micros(config.flush_every) == 0),
+            ("keys_max", config.keys_max == 0),
+            ("call_wait_max", config.call_wait_max.is_zero()),
+        ];
+        if let Some((field, _)) = is_zero.into_iter().find(|(_, is_zero)| *is_zero) {
+            return Err(RateLimitError::Fleet { field });
+        }
+        let lifted = bucket.lifted();
+        let lifted_rule = Rule::new(rule.name(), lifted)?;
+        let (prefix, views) = (tuple::encode(&(name,)), Table::new(config.keys_max));
+        let posted_us = AtomicU64::new(steady_us(&clock));
+        let shared = Shared { store, clock, prefix, rule, bucket, lifted_rule, lifted, config, views, posted_us };
+        let (shared, user) = (Arc::new(shared), Arc::new(()));
+        let keeper = keep(Arc::clone(&shared), Arc::downgrade(&user));
+        Ok((Self { shared, user }, keeper))
+    }
+
+    /// What it decides by.
+    pub fn rule(&self) -> &Rule {
+        &self.shared.rule
+    }
+
+    /// Takes `cost` for `key`, if the process believes that there is as much; a cost of zero only looks.
+    ///
+    /// # Errors
+    /// As [`RateLimiter::check`](crate::RateLimiter::check), where the store is asked; [`Timeout`](sysd_core::ErrorKind::Timeout)
+    /// after [`call_wait_max`](LocalFirstConfig::call_wait_max).
+    ///
+    /// # Cost
+    /// None of the store's, but where there are more keys than [`keys_max`](LocalFirstConfig::keys_max): then an update.
+    ///
+    /// # Cancel safety
+    /// It does not wait, but where it asks the store: then as [`RateLimiter::check`](crate::RateLimiter::check).
+    pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
+        let shared = &*self.shared;
+        let partition = partition(&shared.prefix, key);
+        let take = |view: &mut View| view.take(&shared.bucket, steady_us(&shared.clock), cost);
+        if let Some(verdict) = shared.views.with(&partition, take) {
+            return Ok(Take::new(shared.bucket, cost).decision(&verdict));
+        }
+        let take = TakeAll::new([(&shared.rule, cost)]);
+        let call = shared.store.run(Key::lone(schema::RULES, &partition), &take);
+        let verdict = within(&shared.clock, shared.config.call_wait_max, call).await?;
+        Ok(*take.decision(&verdict).decision())
+    }
+
+    /// How long ago the last round began in which all was posted: the `lag` of the guarantees, as far as it has come.
+    pub fn lag(&self) -> Duration {
+        let posted_us = self.shared.posted_us.load(Ordering::Relaxed);
+        Duration::from_micros(steady_us(&self.shared.clock).saturating_sub(posted_us))
+    }
+
+    /// How many keys this process knows of.
+    pub fn keys(&self) -> usize {
+        self.shared.views.len()
+    }
+}
+
+impl<S: Store, C: Clock> Shared<S, C> {
+    /// Posts what is pending of all keys.
+    async fn flush(self: &Arc<Self>) {
+        let begun_us = steady_us(&self.clock);
+        let mut keys: Vec<(KeyBytes, u32)> = Vec::new();
+        self.views.retain(|key, view| {
+            keys.extend(view.post(self.lifted.burst()).map(|cost| (KeyBytes::from_slice(key), cost)));
+            !view.is_idle(begun_us)
+        });
+        // From here on each is answered, or told that it was not, also if this future is dropped.
+        let post = |(key, cost)| Posting { shared: Arc::clone(self), key, is_answered: false }.post(cost);
+        let posts: Vec<_> = keys.into_iter().map(post).collect();
+        let mut posts = stream::iter(posts).buffer_unordered(POSTS_MAX);
+        let mut all_are_answered = true;
+        while let Some(is_answered) = posts.next().await {
+            all_are_answered &= is_answered;
+        }
+        if all_are_answered {
+            self.posted_us.store(begun_us, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn keep<S: Store, C: Clock>(shared: Arc<Shared<S, C>>, user: Weak<()>) {
+    while user.strong_count() > 0 {
+        shared.clock.sleep_until(shared.clock.now().saturating_add(shared.config.flush_every)).await;
+        shared.flush().await;
+    }
+    shared.flush().await;
+}
