@@ -5,12 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sysd_core::entropy::below;
-use sysd_core::{
-    Effect, ErasedProcedure, Error, ErrorKind, Key, Limits, Outcome, OutputBytes, Page, Record, Result, Scan, Store,
-    Trim, Trimmed, Write,
-};
+use sysd_core::{Effect, ErasedProcedure, Error, ErrorKind, Key, OutputBytes, Result, Store};
 use sysd_ratelimit::{Ask, FixedWindow, JointLimiter, OnError, Rule, SlidingLog, TokenBucket};
 use sysd_testkit::sim::{Faults, Node, SimStore, Simulation};
+use sysd_testkit::{Overridden, Overrides};
 
 const LIMIT: u32 = 12;
 
@@ -40,43 +38,11 @@ enum Broken {
     SendsAgain,
 }
 
-/// The simulated store, or a broken one.
-#[derive(Clone)]
-struct Through(SimStore, Broken);
-
-impl Store for Through {
-    fn limits(&self) -> &Limits {
-        self.0.limits()
-    }
-
-    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        self.0.get(key).await
-    }
-
-    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
-        self.0.get_many(keys).await
-    }
-
-    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
-        self.0.write(write).await
-    }
-
-    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
-        self.0.write_many(writes).await
-    }
-
-    async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
-        self.0.scan(scan).await
-    }
-
-    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
-        self.0.trim(trim).await
-    }
-
-    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+impl Overrides<SimStore> for Broken {
+    async fn update(&self, store: &SimStore, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
         loop {
-            match self.0.update(key, procedure).await {
-                Err(error) if error.effect() == Effect::Unknown && self.1 == Broken::SendsAgain => {}
+            match store.update(key, procedure).await {
+                Err(error) if error.effect() == Effect::Unknown && *self == Self::SendsAgain => {}
                 answer => return answer,
             }
         }
@@ -96,7 +62,7 @@ fn run(seed: u64, faults: Faults, broken: Broken) -> std::result::Result<(), Str
     simulation.set_faults(faults);
     let told = Arc::new(Mutex::new(Told::default()));
     for node in 0..3 {
-        let limiter = JointLimiter::new(Through(simulation.store(Node(node)), broken), "api");
+        let limiter = JointLimiter::new(Overridden(simulation.store(Node(node)), broken), "api");
         let (entropy, told) = (simulation.entropy(), Arc::clone(&told));
         simulation.spawn(Node(node), async move {
             let rules = rules();

@@ -5,11 +5,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sysd_core::{Key, ManualClock, Timestamp};
+use sysd_core::{Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Store, Timestamp};
 use sysd_ratelimit::Outcome;
 use sysd_ratelimit::policy::{Listing, Policy, PolicyLimiter, Reason, RequestView, Ruling};
 use sysd_storage::Memory;
 use sysd_testkit::sim::{Faults, Node, Simulation};
+use sysd_testkit::{Overridden, Overrides};
 
 fn policy(text: &str) -> Policy {
     Policy::from_toml("limits.toml", text).unwrap()
@@ -47,7 +48,7 @@ fn limiter(text: &str) -> (PolicyLimiter<Memory<ManualClock>>, ManualClock) {
     (PolicyLimiter::new(Memory::with_clock(clock.clone()), policy(text)), clock)
 }
 
-async fn ask<S: sysd_core::Store>(limiter: &PolicyLimiter<S>, method: &str, path: &str, peer: &str) -> Ruling {
+async fn ask<S: Store>(limiter: &PolicyLimiter<S>, method: &str, path: &str, peer: &str) -> Ruling {
     let headers: [(&str, &str); 0] = [];
     let peer = Some(peer.parse().unwrap());
     limiter.check(&RequestView { method, path, peer, user: None, headers: &headers }).await
@@ -167,47 +168,15 @@ async fn requests_under_way_end_under_the_policy_they_began_with() {
     assert_eq!(limiter.policy().name(), "other");
 }
 
-/// A store in which the records of one key can't be reached.
-struct Without(Memory<ManualClock>, &'static [u8]);
+/// The records of keys with these bytes can't be reached.
+struct Without(&'static [u8]);
 
-impl sysd_core::Store for Without {
-    fn limits(&self) -> &sysd_core::Limits {
-        self.0.limits()
-    }
-
-    async fn get(&self, key: Key<'_>) -> sysd_core::Result<Option<sysd_core::Record>> {
-        self.0.get(key).await
-    }
-
-    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<sysd_core::Result<Option<sysd_core::Record>>> {
-        self.0.get_many(keys).await
-    }
-
-    async fn write(&self, write: sysd_core::Write<'_>) -> sysd_core::Result<sysd_core::Outcome> {
-        self.0.write(write).await
-    }
-
-    async fn write_many(&self, writes: &[sysd_core::Write<'_>]) -> Vec<sysd_core::Result<sysd_core::Outcome>> {
-        self.0.write_many(writes).await
-    }
-
-    async fn scan(&self, scan: sysd_core::Scan<'_>) -> sysd_core::Result<sysd_core::Page> {
-        self.0.scan(scan).await
-    }
-
-    async fn trim(&self, trim: sysd_core::Trim<'_>) -> sysd_core::Result<sysd_core::Trimmed> {
-        self.0.trim(trim).await
-    }
-
-    async fn update(
-        &self,
-        key: Key<'_>,
-        procedure: &dyn sysd_core::ErasedProcedure,
-    ) -> sysd_core::Result<sysd_core::OutputBytes> {
-        if key.partition().windows(self.1.len()).any(|part| part == self.1) {
-            return Err(sysd_core::Error::new(sysd_core::ErrorKind::Unavailable, sysd_core::Effect::None, "away"));
+impl<S: Store> Overrides<S> for Without {
+    async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> sysd_core::Result<OutputBytes> {
+        if key.partition().windows(self.0.len()).any(|part| part == self.0) {
+            return Err(Error::new(ErrorKind::Unavailable, Effect::None, "away"));
         }
-        self.0.update(key, procedure).await
+        store.update(key, procedure).await
     }
 }
 
@@ -216,7 +185,7 @@ async fn a_rule_that_allowed_is_not_named_where_another_could_not_be_asked() {
     let text = LIMITS.replace("name = \"logins\"", "name = \"logins\"\n    on_error = \"deny\"");
     let memory = Memory::with_clock(ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000)));
     // What `global` is in a key.
-    let limiter = PolicyLimiter::new(Without(memory, b"\x0A"), policy(&text));
+    let limiter = PolicyLimiter::new(Overridden(memory, Without(b"\x0A")), policy(&text));
     let ruling = ask(&limiter, "POST", "/login", "192.0.2.1").await;
     assert_eq!((ruling.is_allowed(), ruling.reason()), (false, &Reason::Unavailable));
     assert!(ruling.decision().is_none() && ruling.rule().is_none(), "{ruling:?}");
