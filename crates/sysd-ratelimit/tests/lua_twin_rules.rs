@@ -17,8 +17,8 @@ fn rule(at: usize, algorithm: usize, count: u32, period_us: u64, now_us: u64) ->
     twin::rule(at, algorithm, (count, period_us), CalendarUnit::Month, now_us)
 }
 
-/// A call: how far the clock moves; for each rule that is asked its place, algorithm, limit, window and cost.
-type Call = (i64, Vec<(usize, usize, u32, u64, u32)>);
+/// A call: how far the clock moves; whether it takes; for each rule that is asked its place, algorithm, limit, window and cost.
+type Call = (i64, bool, Vec<(usize, usize, u32, u64, u32)>);
 
 fn calls() -> impl Strategy<Value = Vec<Call>> {
     let costs = prop_oneof![1 => Just(0_u32), 6 => Just(1_u32), 2 => 0..=6_u32];
@@ -40,7 +40,8 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         },
     );
     let steps = prop_oneof![4 => Just(0_i64), 4 => 0..=4_i64, 1 => 0..=40_i64, 1 => -10..=0_i64];
-    proptest::collection::vec((steps, asked), 1..25)
+    let takes = prop_oneof![4 => Just(true), 1 => Just(false)];
+    proptest::collection::vec((steps, takes, asked), 1..25)
 }
 
 fn take(asked: &[(usize, usize, u32, u64, u32)], now_us: u64) -> TakeAll {
@@ -89,9 +90,10 @@ fn histories() -> impl Strategy<Value = History<TakeAll>> {
         let mut now_us = start_us;
         let calls = calls
             .into_iter()
-            .map(|(step, asked)| {
+            .map(|(step, takes, asked)| {
                 now_us = now_us.saturating_add_signed(step).min(Timestamp::MAX.as_micros());
-                (Timestamp::from_micros(now_us).unwrap(), take(&asked, now_us))
+                let take = take(&asked, now_us);
+                (Timestamp::from_micros(now_us).unwrap(), if takes { take } else { take.look() })
             })
             .collect();
         History { state, calls }
@@ -115,8 +117,10 @@ fn slips_are_found() {
         &any_take(),
         &histories(),
         &[
-            ("if denied and byte(output) == 1 then", "if false then"),
-            ("if denied or not writes then", "if not writes then"),
+            ("if (denied or not takes) and byte(output) == 1 then", "if false then"),
+            ("if (denied or not takes) and byte(output) == 1 then", "if denied and byte(output) == 1 then"),
+            ("if denied or not takes or not writes then", "if not takes or not writes then"),
+            ("if denied or not takes or not writes then", "if denied or not writes then"),
             ("string.rep('\\0', COST_BYTES[code])", "string.rep('\\1', COST_BYTES[code])"),
             ("entry[2] == code and (entry[3] == 0 or entry[3] > now)", "entry[3] == 0 or entry[3] > now"),
             ("by_id[id] = by_id[id] or entries[count]", "by_id[id] = entries[count]"),

@@ -178,8 +178,9 @@ impl JointDecision {
         self.bound_by
     }
 
-    /// Each rule's own decision, in the order in which they were asked. Of a denied request they say what is there, and a rule
-    /// that would have allowed it says so.
+    /// Each rule's own decision, in the order in which they were asked. Of a denied request they say what is there, as nothing was
+    /// taken, and a rule that would have allowed it says so. Where a [`JointLimiter`](crate::JointLimiter) asked several keys, that is
+    /// each as it was a moment before, when all were looked at; rules that could not be asked are left out.
     pub fn each(&self) -> &[Decision] {
         &self.each
     }

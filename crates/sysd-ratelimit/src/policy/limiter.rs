@@ -169,8 +169,8 @@ impl<S: Store> PolicyLimiter<S> {
     /// Decides on a request.
     ///
     /// # Cost
-    /// An update for each key that its rules count by; one more for each key before the one that denies, and for each shadow rule of a
-    /// request that is allowed. They follow one another.
+    /// As a [`JointLimiter`](crate::JointLimiter): one key, an update; several, a look at all of them at the same time and, unless one
+    /// denies, an update of each, one after the other. Then one more for each shadow rule of a request that is allowed.
     ///
     /// # Cancel safety
     /// A future that is dropped may have taken from some rules; it never gives.

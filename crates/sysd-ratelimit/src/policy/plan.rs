@@ -23,9 +23,9 @@ pub enum Plan {
     Missing(Missing),
     /// To be asked about at these rules.
     Rules {
-        /// The rules by their keys, in the order in which to ask: first the keys of this client alone, then those that others have
-        /// too, so that who is over a limit of his own takes nothing of theirs, not for a moment; of both sorts those of high
-        /// priority first. The request may go on if all of them allow it; there may be none.
+        /// The rules by their keys, in the order in which to take: first the keys of this client alone, then those that others have
+        /// too, so that who races with himself for a limit of his own takes nothing of theirs, not for a moment; of both sorts those
+        /// of high priority first. The request may go on if all of them allow it; there may be none.
         groups: Vec<Group>,
         /// Rules that only count: whatever they say, the request goes on.
         shadows: Vec<Group>,

@@ -42,7 +42,7 @@ struct Taken {
 impl GiveAll {
     /// Of what `take` took, if it took anything.
     pub fn of(take: &TakeAll, verdict: &JointVerdict) -> Option<Self> {
-        if !verdict.is_allowed() {
+        if !take.takes || !verdict.is_allowed() {
             return None;
         }
         let taken = take.asked.iter().zip(&verdict.each).filter(|(asked, _)| asked.cost > 0);

@@ -9,7 +9,9 @@ local function state_of(id, code)
   return entry and entry[4]
 end
 
-local asked, denied, at = {}, false, 1
+-- 1 takes, 0 only looks.
+local takes = byte(arguments) == 1
+local asked, denied, at = {}, false, 2
 while at <= #arguments do
   local id, code, length = unpack('>I4BB', arguments, at)
   local own = sub(arguments, at + 6, at + 5 + length)
@@ -23,7 +25,7 @@ end
 local answer, writes = {}, false
 for index, rule in ipairs(asked) do
   local id, code, own, output = rule[1], rule[2], rule[3], rule[4]
-  if denied and byte(output) == 1 then
+  if (denied or not takes) and byte(output) == 1 then
     -- Nothing is taken: those that had enough tell what is there.
     local look = sub(own, 1, -COST_BYTES[code] - 1) .. string.rep('\0', COST_BYTES[code])
     local _
@@ -33,7 +35,7 @@ for index, rule in ipairs(asked) do
   writes = writes or rule[5]
 end
 answer = pack('>I8', now) .. table.concat(answer)
-if denied or not writes then return 'keep', answer end
+if denied or not takes or not writes then return 'keep', answer end
 
 -- In the place of what it replaces, or at the end.
 for _, rule in ipairs(asked) do

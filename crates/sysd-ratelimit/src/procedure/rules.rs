@@ -16,6 +16,8 @@ use crate::schema::rules::{self as schema, ENTRIES_MAX, Entry};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakeAll {
     pub(super) asked: SmallVec<[Asked; 4]>,
+    /// Else it only looks.
+    pub(super) takes: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,15 +59,23 @@ impl TakeAll {
     /// Takes each rule's cost. The rules are those of one [`RuleSet`](crate::RuleSet), some or all of them, each once.
     pub fn new<'a>(rules: impl IntoIterator<Item = (&'a Rule, u32)>) -> Self {
         let asked = rules.into_iter().map(|(rule, cost)| Asked { id: rule.id(), limit: rule.limit(), cost });
-        Self { asked: asked.collect() }
+        Self { asked: asked.collect(), takes: true }
+    }
+
+    /// The same question without the taking: it is denied exactly when the take would be, and then says the same; where it is allowed,
+    /// every rule says what is there.
+    #[must_use]
+    pub fn look(mut self) -> Self {
+        self.takes = false;
+        self
     }
 
     /// The answer that `verdict`, the output of this very procedure, amounts to.
     pub fn decision(&self, verdict: &JointVerdict) -> JointDecision {
-        let is_allowed = verdict.is_allowed();
+        let is_taken = self.takes && verdict.is_allowed();
         let decide = |(asked, verdict): (&Asked, &AnyVerdict)| {
-            // Of a denied request, those that had enough only looked.
-            let cost = if is_allowed || !verdict.is_allowed() { asked.cost } else { 0 };
+            // Where nothing was taken, those that had enough only looked.
+            let cost = if is_taken || !verdict.is_allowed() { asked.cost } else { 0 };
             asked.limit.decision(&asked.limit.take(cost), verdict)
         };
         JointDecision::of(self.asked.iter().zip(&verdict.each).map(decide).collect())
@@ -171,7 +181,7 @@ impl Procedure for TakeAll {
                 written.push(Written { id: asked.id, code: asked.limit.code(), expires_us, state });
             }
         }
-        if !each.iter().all(AnyVerdict::is_allowed) {
+        if !self.takes || !each.iter().all(AnyVerdict::is_allowed) {
             // Nothing is taken: those that had enough tell what is there.
             for (asked, verdict) in self.asked.iter().zip(&mut each) {
                 if verdict.is_allowed() {
@@ -214,6 +224,7 @@ impl Procedure for TakeAll {
     }
 
     fn encode_arguments(&self, out: &mut ArgumentBytes) {
+        out.push(u8::from(self.takes));
         for asked in &self.asked {
             asked.encode(&[], out);
         }

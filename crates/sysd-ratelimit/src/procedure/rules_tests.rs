@@ -133,6 +133,63 @@ fn broken_records_are_found() {
     }
 }
 
+/// Asks whether the request would be allowed: what the take says that follows it, but of an allowed one, what is there.
+type Look = fn(&mut State, &TakeAll, Timestamp) -> JointDecision;
+
+fn look(state: &mut State, take: &TakeAll, now: Timestamp) -> JointDecision {
+    let look = take.clone().look();
+    let output = run(state, &look, now);
+    let mut bytes = OutputBytes::new();
+    look.encode_output(&output, &mut bytes);
+    assert_eq!(look.decode_output(&bytes).unwrap(), output);
+    assert_eq!(crate::procedure::GiveAll::of(&look, &output), None, "a look took something");
+    look.decision(&output)
+}
+
+fn certify_look(look: Look) -> Result<(), String> {
+    let mut runner = TestRunner::new(Config { cases: 3_000, failure_persistence: None, ..Config::default() });
+    let outcome = runner.run(&samples(), |sample| {
+        let mut state: State = None;
+        let mut now = Timestamp::from_micros(1_700_000_000_000_000).unwrap();
+        for (step, asked) in &sample.requests {
+            now = now.checked_add(Duration::from_micros(*step)).unwrap();
+            let rules = |cost_of: fn(u32) -> u32| {
+                TakeAll::new(asked.iter().map(|&(at, cost)| (&sample.rules[at], cost_of(cost))))
+            };
+            let (take, peek) = (rules(|cost| cost), rules(|_| 0));
+            let there = peek.decision(&run(&mut state.clone(), &peek, now));
+            let seen = look(&mut state, &take, now);
+            let taken = take.decision(&run(&mut state, &take, now));
+            let expected = if taken.is_allowed() { &there } else { &taken };
+            prop_assert_eq!(&seen, expected);
+        }
+        Ok(())
+    });
+    outcome.map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_look_is_denied_exactly_when_the_take_would_be_and_takes_nothing() {
+    if let Err(error) = certify_look(look) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn looks_that_take_or_that_ask_for_less_are_found() {
+    let broken: [(&str, Look); 2] = [
+        ("takes", |state, take, now| take.decision(&run(state, take, now))),
+        ("asks for nothing", |state, take, now| {
+            let mut take = take.clone();
+            take.asked.iter_mut().for_each(|asked| asked.cost = 0);
+            look(state, &take, now)
+        }),
+    ];
+    for (name, broken) in broken {
+        assert!(certify_look(broken).is_err(), "one that {name} passed");
+    }
+}
+
 #[test]
 fn who_waits_is_admitted_by_all() {
     let mut runner = TestRunner::new(Config { cases: 3_000, failure_persistence: None, ..Config::default() });
