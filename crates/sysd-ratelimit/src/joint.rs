@@ -2,9 +2,9 @@
 
 use futures::future::join_all;
 use sysd_core::tuple::{self, KeyBytes};
-use sysd_core::{Error, Key, Result, Store, StoreExt};
+use sysd_core::{Effect, Error, ErrorKind, Key, Limits, Result, Store, StoreExt};
 
-use crate::model::{Decision, JointDecision, RULES_MAX, Rule};
+use crate::model::{Decision, JointDecision, RULES_MAX, Rule, fit_record};
 use crate::procedure::{GiveAll, JointVerdict, TakeAll};
 use crate::schema;
 use crate::service::partition;
@@ -20,23 +20,24 @@ pub struct Ask<'a> {
 
 impl Ask<'_> {
     /// Why its rules can't be decided together.
-    fn problem(&self) -> Option<String> {
+    fn problem(&self, limits: &Limits) -> Option<Error> {
         let count = self.rules.len();
         if count > RULES_MAX {
-            return Some(format!("{count} rules of one key; give at most {RULES_MAX}"));
+            return Some(Error::invalid("asks", format!("{count} rules of one key; give at most {RULES_MAX}")));
         }
         // One that is there twice would be taken from once.
         let twice = |at: usize| self.rules[..at].iter().find(|(before, _)| before.id() == self.rules[at].0.id());
-        let (at, other) = (0..count).find_map(|at| Some((at, twice(at)?.0)))?;
-        let name = self.rules[at].0.name();
-        Some(format!(
-            "rules {name:?} and {other:?} of one key can't be told apart; give each once",
-            other = other.name()
-        ))
+        if let Some((at, (other, _))) = (0..count).find_map(|at| Some((at, twice(at)?))) {
+            let (name, other) = (self.rules[at].0.name(), other.name());
+            let problem = format!("rules {name:?} and {other:?} of one key can't be told apart; give each once");
+            return Some(Error::invalid("asks", problem));
+        }
+        let too_large = fit_record(self.rules.iter().map(|(rule, _)| *rule), limits).err()?;
+        Some(Error::new(ErrorKind::TooLarge, Effect::None, too_large.to_string()).with_field("asks"))
     }
 }
 
-/// What happens to a request that a rule can't be asked about.
+/// What happens to a request that a rule can't be asked about, for an outage of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "policy", derive(serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum OnError {
@@ -45,6 +46,12 @@ pub enum OnError {
     Allow,
     /// It is refused: the limit fails closed.
     Deny,
+}
+
+/// Whether an error is an outage: the store can't be reached, is slow, crowded or full, and the same question may find it well. Any
+/// other is a mistake: of the program, of the set-up, or in what is stored; to let requests pass would be to have no limit.
+pub fn is_outage(error: &Error) -> bool {
+    error.kind().is_transient() || error.kind() == ErrorKind::Full
 }
 
 /// What the rules of several keys came to.
@@ -131,16 +138,18 @@ impl<S: Store> JointLimiter<S> {
 
     /// The same, where `on_error` chooses what becomes of a request when a key's rules can't be asked; it is given the key's place. A key
     /// that could not be looked at and lets the request pass is not asked again.
-    /// Rules of a key that are no [`RuleSet`](crate::RuleSet), too many or one of them twice, are refused whatever it says, before any is
-    /// asked.
+    ///
+    /// It is asked about outages only ([`is_outage`]). Other errors refuse the request whatever it would say, as they don't pass: stored
+    /// bytes that are no state, missing rights, a key that is too long. So are, before any is asked, rules of a key that are no
+    /// [`RuleSet`](crate::RuleSet), too many or one of them twice, or that the store can't hold in one record.
     ///
     /// # Cancel safety
     /// As [`check`](Self::check).
     pub async fn check_or(&self, asks: &[Ask<'_>], on_error: impl Fn(usize, &Error) -> OnError + Send) -> JointOutcome {
-        let mut problems = asks.iter().enumerate().filter_map(|(at, ask)| Some((at, ask.problem()?)));
-        if let Some((at, problem)) = problems.next() {
-            let errors = vec![(at, Error::invalid("asks", problem))];
-            return JointOutcome { decision: None, errors, is_allowed: false };
+        let limits = self.store.limits();
+        let mut problems = asks.iter().enumerate().filter_map(|(at, ask)| Some((at, ask.problem(limits)?)));
+        if let Some(problem) = problems.next() {
+            return JointOutcome { decision: None, errors: vec![problem], is_allowed: false };
         }
         check_or(&self.store, &self.prefix, asks, on_error).await
     }
@@ -203,7 +212,7 @@ impl Joint {
                     self.is_allowed &= verdict.is_allowed();
                 }
                 Err(error) => {
-                    self.is_allowed &= on_error(asked.at, &error) == OnError::Allow;
+                    self.is_allowed &= is_outage(&error) && on_error(asked.at, &error) == OnError::Allow;
                     self.errors.push((asked.at, error));
                 }
             }
@@ -229,7 +238,7 @@ impl Joint {
                     taken.extend(give.map(|give| (place, give, before)));
                 }
                 Err(error) => {
-                    self.is_allowed = on_error(asked.at, &error) == OnError::Allow;
+                    self.is_allowed = is_outage(&error) && on_error(asked.at, &error) == OnError::Allow;
                     self.errors.push((asked.at, error));
                     self.asked[place].decisions = None;
                 }

@@ -20,7 +20,7 @@ pub use decision::{Decision, Outcome};
 pub use fixed_window::FixedWindow;
 pub use leaky_bucket::LeakyBucket;
 pub use rate::{MAX_REFILL, Rate};
-pub(crate) use rule::RuleId;
+pub(crate) use rule::{RuleId, fit_record};
 pub use rule::{JointDecision, RULE_NAME_MAX, RULES_MAX, Rule, RuleLimit, RuleSet};
 pub use sliding_log::{SLIDING_LOG_MAX, SlidingLog};
 pub use sliding_window::SlidingWindow;

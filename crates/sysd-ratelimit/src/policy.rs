@@ -38,6 +38,7 @@ mod error;
 mod key;
 mod limiter;
 mod plan;
+mod records;
 mod request;
 mod route;
 mod text;

@@ -45,7 +45,7 @@ const LIMITS: &str = r#"
 
 fn limiter(text: &str) -> (PolicyLimiter<Memory<ManualClock>>, ManualClock) {
     let clock = ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000));
-    (PolicyLimiter::new(Memory::with_clock(clock.clone()), policy(text)), clock)
+    (PolicyLimiter::new(Memory::with_clock(clock.clone()), policy(text)).unwrap(), clock)
 }
 
 async fn ask<S: Store>(limiter: &PolicyLimiter<S>, method: &str, path: &str, peer: &str) -> Ruling {
@@ -111,15 +111,15 @@ async fn another_policy_keeps_the_counts() {
     for _ in 0..2 {
         assert!(ask(&limiter, "GET", "/", "192.0.2.1").await.is_allowed());
     }
-    let changes = limiter.replace(policy(&LIMITS.replace("3/h", "5/h")));
+    let changes = limiter.replace(policy(&LIMITS.replace("3/h", "5/h"))).unwrap();
     assert!(changes.to_string().contains("each address"), "{changes}");
     let ruling = ask(&limiter, "GET", "/", "192.0.2.1").await;
     assert_eq!(remaining(&ruling), [2], "five less the two before and this one");
-    limiter.replace(policy(&LIMITS.replace("3/h", "2/h")));
+    limiter.replace(policy(&LIMITS.replace("3/h", "2/h"))).unwrap();
     assert!(!ask(&limiter, "GET", "/", "192.0.2.1").await.is_allowed());
     assert_eq!(limiter.policy().rules()[0].rule().limit(), limiter.policy().rules()[2].rule().limit());
     // A shadow that goes live has counted.
-    limiter.replace(policy(&LIMITS.replace("shadow = true", "").replace("3/h", "9/h")));
+    limiter.replace(policy(&LIMITS.replace("shadow = true", "").replace("3/h", "9/h"))).unwrap();
     let denied = ask(&limiter, "GET", "/", "192.0.2.1").await;
     assert_eq!(denied.rule().unwrap().rule().name(), "a tighter one, perhaps");
 }
@@ -129,7 +129,7 @@ fn a_store_that_is_down_opens_or_closes_as_each_rule_says() {
     for (on_error, is_open) in [("allow", true), ("deny", false)] {
         let simulation = Simulation::new(7);
         let text = LIMITS.replace("name = \"logins\"", &format!("name = \"logins\"\n    on_error = \"{on_error}\""));
-        let limiter = Arc::new(PolicyLimiter::new(simulation.store(Node(0)), policy(&text)));
+        let limiter = Arc::new(PolicyLimiter::new(simulation.store(Node(0)), policy(&text)).unwrap());
         let rulings = Arc::new(Mutex::new(Vec::new()));
         let run = |count: usize| {
             for _ in 0..count {
@@ -161,20 +161,20 @@ async fn requests_under_way_end_under_the_policy_they_began_with() {
     let peer = Some("192.0.2.1".parse().unwrap());
     let request = RequestView { method: "GET", path: "/", peer, user: None, headers: &headers };
     let ruling = limiter.check(&request);
-    limiter.replace(policy("name = \"other\"\n"));
+    limiter.replace(policy("name = \"other\"\n")).unwrap();
     // A future does nothing before it is polled: this one begins now.
     assert!(ruling.await.each().is_empty());
     clock.advance(Duration::from_secs(1));
     assert_eq!(limiter.policy().name(), "other");
 }
 
-/// The records of keys with these bytes can't be reached.
-struct Without(&'static [u8]);
+/// The records of keys with these bytes can't be had.
+struct Without(&'static [u8], ErrorKind);
 
 impl<S: Store> Overrides<S> for Without {
     async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> sysd_core::Result<OutputBytes> {
         if key.partition().windows(self.0.len()).any(|part| part == self.0) {
-            return Err(Error::new(ErrorKind::Unavailable, Effect::None, "away"));
+            return Err(Error::new(self.1, Effect::None, "away"));
         }
         store.update(key, procedure).await
     }
@@ -185,9 +185,55 @@ async fn a_rule_that_allowed_is_not_named_where_another_could_not_be_asked() {
     let text = LIMITS.replace("name = \"logins\"", "name = \"logins\"\n    on_error = \"deny\"");
     let memory = Memory::with_clock(ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000)));
     // What `global` is in a key.
-    let limiter = PolicyLimiter::new(Overridden(memory, Without(b"\x0A")), policy(&text));
+    let limiter = PolicyLimiter::new(Overridden(memory, Without(b"\x0A", ErrorKind::Unavailable)), policy(&text)).unwrap();
     let ruling = ask(&limiter, "POST", "/login", "192.0.2.1").await;
     assert_eq!((ruling.is_allowed(), ruling.reason()), (false, &Reason::Unavailable));
     assert!(ruling.decision().is_none() && ruling.rule().is_none(), "{ruling:?}");
     assert_eq!(remaining(&ask(&limiter, "GET", "/", "192.0.2.1").await), [2], "given back");
+}
+
+#[tokio::test]
+async fn only_an_outage_opens() {
+    for kind in ErrorKind::ALL {
+        let is_outage = matches!(
+            kind,
+            ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Throttled | ErrorKind::Contention | ErrorKind::Full
+        );
+        for on_error in ["allow", "deny"] {
+            let text = LIMITS.replace("name = \"logins\"", &format!("name = \"logins\"\n    on_error = \"{on_error}\""));
+            let memory = Memory::with_clock(ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000)));
+            let limiter = PolicyLimiter::new(Overridden(memory, Without(b"\x0A", kind)), policy(&text)).unwrap();
+            let ruling = ask(&limiter, "POST", "/login", "192.0.2.1").await;
+            assert_eq!(ruling.is_allowed(), is_outage && on_error == "allow", "{kind} {on_error}");
+            let reason = match (is_outage, on_error) {
+                (true, "allow") => Reason::Rules,
+                (true, _) => Reason::Unavailable,
+                (false, _) => Reason::Failed,
+            };
+            assert_eq!((ruling.reason(), ruling.errors().len()), (&reason, 1), "{kind} {on_error}");
+            let left = remaining(&ask(&limiter, "GET", "/", "192.0.2.1").await)[0];
+            assert_eq!(left, 2 - u32::from(ruling.is_allowed()), "{kind} {on_error}");
+        }
+    }
+}
+
+#[test]
+fn a_policy_whose_records_the_store_can_t_hold_is_refused() {
+    let text = |limit: u32, key: &str| {
+        let rule = |at| {
+            format!("[[rules]]\nname = \"log {at}\"\nroute = [\"/{at}\", \"/all\"]\nkey = {key}\nalgorithm = \"sliding_log\"\nrate = \"{limit}/d\"\n")
+        };
+        policy(&format!("name = \"api\"\n{}", (0..16).map(rule).collect::<String>()))
+    };
+    let simulation = Simulation::new(7);
+    let bytes = 1 + 16 * (14 + 1 + 20 * 11);
+    let store = |bytes_max| simulation.store(Node(0)).with_value_bytes_max(bytes_max);
+    for key in ["\"ip\"", "[\"ip\", \"route\"]"] {
+        let error = PolicyLimiter::new(store(bytes - 1), text(20, key)).unwrap_err();
+        assert!(error.to_string().contains("and 15 others of one key may come to 3761 bytes"), "{error}");
+        let limiter = PolicyLimiter::new(store(bytes), text(20, key)).unwrap();
+        assert!(limiter.replace(text(21, key)).is_err());
+        assert_eq!(limiter.policy(), text(20, key), "the old one stays");
+        assert!(limiter.replace(text(19, key)).is_ok());
+    }
 }

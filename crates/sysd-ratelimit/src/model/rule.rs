@@ -4,11 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sysd_core::Limits;
+
 #[cfg(feature = "calendar")]
 use super::calendar::CalendarWindow;
 use super::decision::{Decision, Outcome};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
+use crate::schema::rules::record_bytes_max;
 
 /// The most rules of a set.
 pub const RULES_MAX: usize = 16;
@@ -135,6 +138,22 @@ impl RuleSet {
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
+}
+
+/// Refuses rules whose states no record of a store takes.
+///
+/// # Errors
+/// [`RateLimitError::RecordTooLarge`].
+pub(crate) fn fit_record<'a>(rules: impl Iterator<Item = &'a Rule> + Clone, limits: &Limits) -> Result<(), RateLimitError> {
+    let state_bytes = |rule: &Rule| rule.limit().state_bytes_max();
+    let bytes = record_bytes_max(rules.clone().map(state_bytes));
+    let bytes_max = limits.value_bytes_max;
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    let others = rules.clone().count().saturating_sub(1);
+    let rule = rules.max_by_key(|rule| state_bytes(rule)).map_or_else(String::new, ToString::to_string);
+    Err(RateLimitError::RecordTooLarge { rule, others, bytes, bytes_max })
 }
 
 /// What several rules decided on one request: it goes on only if all of them let it, and if one does not, none has taken

@@ -6,6 +6,7 @@ use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Error, Key, Store, StoreExt as _};
 
 use super::{Changes, Group, Listing, Missing, OnError, Plan, Policy, RequestView};
+use crate::error::RateLimitError;
 use crate::joint::{self, Ask};
 use crate::model::{Decision, JointDecision};
 use crate::procedure::TakeAll;
@@ -26,7 +27,7 @@ use crate::service::partition;
 ///     key = "ip"
 ///     rate = "1/h"
 /// "#)?;
-/// let limiter = PolicyLimiter::new(Memory::new(), policy);
+/// let limiter = PolicyLimiter::new(Memory::new(), policy)?;
 /// let headers = [("accept", "*/*")];
 /// let peer = Some("192.0.2.1".parse()?);
 /// let request = RequestView { method: "GET", path: "/", peer, user: None, headers: &headers };
@@ -44,6 +45,8 @@ use crate::service::partition;
 ///   the others.
 /// - A store that does not answer never makes an error of a request: each rule's `on_error` says whether it passes. How long to
 ///   wait is the store's to say: put a timeout and a breaker around it (`sysd_storage::layer`).
+/// - Only an outage opens ([`is_outage`](crate::is_outage)). What is wrong with the program, the set-up or the stored bytes does not
+///   pass by itself, and refuses: [`Reason::Failed`].
 /// - [`replace`](Self::replace) keeps the counts: a rule of the same name and algorithm goes on with what was taken.
 #[derive(Debug)]
 pub struct PolicyLimiter<S> {
@@ -73,8 +76,10 @@ pub enum Reason {
     Missing(Missing),
     /// The rules decided, those that could be asked; or no rule applied.
     Rules,
-    /// Rules that could not be asked fail closed.
+    /// Rules that could not be asked, for an outage of the store, fail closed.
     Unavailable,
+    /// Rules could not be asked, and that is no outage but a mistake: of the program, of the store's set-up, or in what is stored.
+    Failed,
 }
 
 /// What became of a request.
@@ -145,8 +150,12 @@ impl Ruling {
 
 impl<S: Store> PolicyLimiter<S> {
     /// Decides by `policy`, with the states in `store`.
-    pub fn new(store: S, policy: Policy) -> Self {
-        Self { store, current: RwLock::new(Current::new(policy)) }
+    ///
+    /// # Errors
+    /// [`RateLimitError::RecordTooLarge`] if the store could not hold the states of all rules of a key in one record.
+    pub fn new(store: S, policy: Policy) -> Result<Self, RateLimitError> {
+        policy.fits(store.limits())?;
+        Ok(Self { store, current: RwLock::new(Current::new(policy)) })
     }
 
     /// The policy that requests are ruled by now.
@@ -159,11 +168,15 @@ impl<S: Store> PolicyLimiter<S> {
     }
 
     /// Rules by another policy from here on, and says what that changes. Requests that are being asked about end under the old one.
-    pub fn replace(&self, policy: Policy) -> Changes {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); then the old one stays in force.
+    pub fn replace(&self, policy: Policy) -> Result<Changes, RateLimitError> {
+        policy.fits(self.store.limits())?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let changes = policy.changes(&current.policy);
         *current = Current::new(policy);
-        changes
+        Ok(changes)
     }
 
     /// Decides on a request.
@@ -213,7 +226,12 @@ impl<S: Store> PolicyLimiter<S> {
         };
         let failed: Vec<_> = outcome.errors.iter().map(|(at, _)| *at).collect();
         let is_unavailable = !outcome.is_allowed && outcome.decision.as_ref().is_none_or(JointDecision::is_allowed);
-        let reason = if is_unavailable { Reason::Unavailable } else { Reason::Rules };
+        let is_mistake = outcome.errors.iter().any(|(_, error)| !joint::is_outage(error));
+        let reason = match (is_unavailable, is_mistake) {
+            (false, _) => Reason::Rules,
+            (true, false) => Reason::Unavailable,
+            (true, true) => Reason::Failed,
+        };
         let mut ruling = Ruling::new(policy, outcome.is_allowed, reason);
         if let Some(joint) = outcome.decision {
             let asked = groups.iter().enumerate().filter(|(at, _)| !failed.contains(at));
