@@ -151,7 +151,8 @@ impl<S: Store> JointLimiter<S> {
         if let Some(problem) = problems.next() {
             return JointOutcome { decision: None, errors: vec![problem], is_allowed: false };
         }
-        check_or(&self.store, &self.prefix, asks, on_error).await
+        let takes = asks.iter().map(|ask| (ask.key, TakeAll::new(ask.rules.iter().copied())));
+        Joint::new(&self.prefix, takes).check_or(&self.store, on_error).await
     }
 }
 
@@ -171,36 +172,38 @@ impl Asked {
     }
 }
 
-/// [`JointLimiter::check_or`], of a limiter with this prefix.
-pub(crate) async fn check_or<S: Store>(
-    store: &S,
-    prefix: &KeyBytes,
-    asks: &[Ask<'_>],
-    on_error: impl Fn(usize, &Error) -> OnError + Send,
-) -> JointOutcome {
-    let asked = asks.iter().enumerate().filter(|(_, ask)| !ask.rules.is_empty()).map(|(at, ask)| {
-        let take = TakeAll::new(ask.rules.iter().copied());
-        Asked { at, partition: partition(prefix, ask.key), take, decisions: None }
-    });
-    let mut joint = Joint { asked: asked.collect(), errors: Vec::new(), is_allowed: true };
-    // A key alone gives back nothing.
-    if joint.asked.len() > 1 {
-        joint.look(store, &on_error).await;
-    }
-    if joint.is_allowed {
-        joint.take(store, &on_error).await;
-    }
-    joint.outcome()
-}
-
 /// A request under way.
-struct Joint {
+pub(crate) struct Joint {
     asked: Vec<Asked>,
     errors: Vec<(usize, Error)>,
     is_allowed: bool,
 }
 
 impl Joint {
+    /// To ask these keys, of a limiter with this prefix.
+    pub(crate) fn new<'a>(prefix: &KeyBytes, takes: impl Iterator<Item = (&'a [u8], TakeAll)>) -> Self {
+        let asked = takes.enumerate().filter(|(_, (_, take))| !take.is_empty());
+        let asked =
+            asked.map(|(at, (key, take))| Asked { at, partition: partition(prefix, key), take, decisions: None });
+        Self { asked: asked.collect(), errors: Vec::new(), is_allowed: true }
+    }
+
+    /// As [`JointLimiter::check_or`].
+    pub(crate) async fn check_or<S: Store>(
+        mut self,
+        store: &S,
+        on_error: impl Fn(usize, &Error) -> OnError + Send,
+    ) -> JointOutcome {
+        // A key alone gives back nothing.
+        if self.asked.len() > 1 {
+            self.look(store, &on_error).await;
+        }
+        if self.is_allowed {
+            self.take(store, &on_error).await;
+        }
+        self.outcome()
+    }
+
     /// Asks all keys at once whether they would allow it, and takes nothing.
     async fn look<S: Store>(&mut self, store: &S, on_error: &(impl Fn(usize, &Error) -> OnError + Send)) {
         let looks: Vec<_> = self.asked.iter().map(|asked| asked.take.clone().look()).collect();

@@ -66,7 +66,7 @@ pub use request::{Headers, RequestView};
 use route::Pattern;
 
 pub use crate::joint::OnError;
-use crate::model::Rule;
+use crate::model::{Rule, RuleId};
 
 /// Which limits a request must pass. Cheap to clone.
 ///
@@ -90,6 +90,8 @@ struct Compiled {
     rules: Vec<PolicyRule>,
     /// The rules' places, those of high priority first.
     order: Vec<usize>,
+    /// For each rule and each route that it counts by, those whose states lie in the same record.
+    in_force: Vec<Vec<Option<Arc<[RuleId]>>>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]

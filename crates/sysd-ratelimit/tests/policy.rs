@@ -237,3 +237,23 @@ fn a_policy_whose_records_the_store_can_t_hold_is_refused() {
         assert!(limiter.replace(text(19, key)).is_ok());
     }
 }
+
+#[tokio::test]
+async fn a_rule_in_force_keeps_its_count_however_often_others_are_renamed() {
+    let named = |name: &str| {
+        let other = format!("[[rules]]\nname = \"{name}\"\nkey = \"ip\"\nalgorithm = \"fixed_window\"\nrate = \"9/w\"\n");
+        let monthly = "[[rules]]\nname = \"downloads\"\nroute = \"/files/*\"\nkey = \"ip\"\nrate = \"3/mo\"\npriority = 1\nfinal = true\n";
+        let tried = "[[rules]]\nname = \"tried\"\nkey = \"ip\"\nrate = \"5/mo\"\nshadow = true\n";
+        format!("name = \"api\"\n{monthly}{other}{tried}")
+    };
+    let (limiter, _) = limiter(&named("at first"));
+    for path in ["/files/1", "/files/2"] {
+        assert!(ask(&limiter, "GET", path, "192.0.2.1").await.is_allowed());
+    }
+    for at in 0..200 {
+        limiter.replace(policy(&named(&format!("renamed {at}")))).unwrap();
+        assert!(ask(&limiter, "GET", "/", "192.0.2.1").await.is_allowed());
+    }
+    assert_eq!(remaining(&ask(&limiter, "GET", "/files/3", "192.0.2.1").await), [0]);
+    assert!(!ask(&limiter, "GET", "/files/4", "192.0.2.1").await.is_allowed());
+}

@@ -36,8 +36,9 @@ pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
     if config.rules.len() > POLICY_RULES_MAX {
         return Err(rules.fault(format!("{} rules; give at most {POLICY_RULES_MAX}", config.rules.len())));
     }
-    let mut compiled =
-        Compiled { name: config.name.as_str().into(), clients, allow, deny, rules: Vec::new(), order: Vec::new() };
+    let name = config.name.as_str().into();
+    let (rules_of, order, in_force) = (Vec::new(), Vec::new(), Vec::new());
+    let mut compiled = Compiled { name, clients, allow, deny, rules: rules_of, order, in_force };
     let mut lists = HashMap::new();
     for (at, config) in config.rules.iter().enumerate() {
         let next = lists.len();
@@ -49,6 +50,7 @@ pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
     compiled.order = (0..compiled.rules.len()).collect();
     // Stable: those of one priority as they are written.
     compiled.order.sort_by_key(|at| std::cmp::Reverse(compiled.rules[*at].priority));
+    compiled.in_force = compiled.in_force();
     Ok(compiled)
 }
 

@@ -7,9 +7,8 @@ use sysd_core::{Error, Key, Store, StoreExt as _};
 
 use super::{Changes, Group, Listing, Missing, OnError, Plan, Policy, RequestView};
 use crate::error::RateLimitError;
-use crate::joint::{self, Ask};
+use crate::joint::{self, Joint};
 use crate::model::{Decision, JointDecision};
-use crate::procedure::TakeAll;
 use crate::schema;
 use crate::service::partition;
 
@@ -210,19 +209,15 @@ impl<S: Store> PolicyLimiter<S> {
     async fn enforce(&self, policy: Policy, prefix: &KeyBytes, groups: &[Group]) -> Ruling {
         let outcome = {
             let rules = policy.rules();
-            let asks: Vec<_> = groups
-                .iter()
-                .map(|group| Ask {
-                    key: &group.key,
-                    rules: group.rules.iter().map(|&(place, cost)| (rules[place].rule(), cost)).collect(),
-                })
-                .collect();
+            let of = |&(place, cost): &(usize, u32)| (rules[place].rule(), cost);
+            let takes = groups.iter().map(|group| (&group.key[..], group.take(group.rules.iter().map(of))));
+            let joint = Joint::new(prefix, takes);
             let fails_closed = |place: usize| rules[place].on_error() == OnError::Deny;
             let on_error = |at: usize, _: &Error| {
                 let is_closed = groups[at].rules.iter().any(|&(place, _)| fails_closed(place));
                 if is_closed { OnError::Deny } else { OnError::Allow }
             };
-            joint::check_or(&self.store, prefix, &asks, on_error).await
+            joint.check_or(&self.store, on_error).await
         };
         let failed: Vec<_> = outcome.errors.iter().map(|(at, _)| *at).collect();
         let is_unavailable = !outcome.is_allowed && outcome.decision.as_ref().is_none_or(JointDecision::is_allowed);
@@ -248,7 +243,7 @@ impl<S: Store> PolicyLimiter<S> {
     async fn observe(&self, ruling: &mut Ruling, prefix: &KeyBytes, shadow: &Group) {
         let partition = partition(prefix, &shadow.key);
         for &(place, cost) in &shadow.rules {
-            let take = TakeAll::new([(ruling.policy.rules()[place].rule(), cost)]);
+            let take = shadow.take([(ruling.policy.rules()[place].rule(), cost)]);
             match self.store.run(Key::lone(schema::RULES, &partition), &take).await {
                 Ok(verdict) if verdict.is_allowed() => {}
                 Ok(_) => ruling.would_deny.push(place),

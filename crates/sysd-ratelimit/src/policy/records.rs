@@ -1,17 +1,22 @@
 //! Which rules' states come to lie in one record.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sysd_core::Limits;
 
 use super::{Compiled, KeyPart, Policy, PolicyRule};
 use crate::error::RateLimitError;
-use crate::model::fit_record;
+use crate::model::{RuleId, fit_record};
 
 impl PolicyRule {
-    /// The routes by which it counts apart; one, of no name, where it counts all of its requests by one.
+    pub(super) fn is_by_route(&self) -> bool {
+        self.key.contains(&KeyPart::Route)
+    }
+
+    /// The routes by which it counts apart, as they are written; one, of no name, where it counts all of its requests by one.
     pub(super) fn counted_routes(&self) -> impl Iterator<Item = &str> {
-        let is_by_route = self.key.contains(&KeyPart::Route);
+        let is_by_route = self.is_by_route();
         let routes = self.routes.iter().filter(move |_| is_by_route).map(super::Pattern::text);
         routes.chain((!is_by_route).then_some(""))
     }
@@ -31,6 +36,22 @@ impl Compiled {
             }
         }
         records
+    }
+}
+
+impl Compiled {
+    /// For each rule and each route by which it counts, or for the one of no name: the rules of that record.
+    pub(super) fn in_force(&self) -> Vec<Vec<Option<Arc<[RuleId]>>>> {
+        let of_record = |places: Vec<usize>| {
+            // One alone is always asked.
+            (places.len() > 1).then(|| places.iter().map(|&place| self.rules[place].rule.id()).collect::<Arc<[_]>>())
+        };
+        let records: HashMap<_, _> = self.records().into_iter().map(|(by, places)| (by, of_record(places))).collect();
+        let in_force = self.rules.iter().map(|rule| {
+            let of_route = |route| records.get(&(rule.list, route)).cloned().flatten();
+            rule.counted_routes().map(of_route).collect()
+        });
+        in_force.collect()
     }
 }
 

@@ -170,7 +170,7 @@ impl Procedure for GiveAll {
             written.push(Written { id, code, expires_us, state });
         }
         let output = u8::try_from(written.len()).unwrap_or(u8::MAX);
-        let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, now) };
+        let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, |_| true, now) };
         Ok(Step { change, output })
     }
 

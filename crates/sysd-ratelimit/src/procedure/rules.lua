@@ -9,9 +9,9 @@ local function state_of(id, code)
   return entry and entry[4]
 end
 
--- 1 takes, 0 only looks.
-local takes = byte(arguments) == 1
-local asked, denied, at = {}, false, 2
+-- 1 takes, 0 only looks. Then how many rules are in force beside those that are asked, and their numbers.
+local takes, others = byte(arguments) == 1, byte(arguments, 2)
+local asked, denied, at = {}, false, 3 + 4 * others
 while at <= #arguments do
   local id, code, length = unpack('>I4BB', arguments, at)
   local own = sub(arguments, at + 6, at + 5 + length)
@@ -49,7 +49,7 @@ for _, rule in ipairs(asked) do
     entry[2], entry[3], entry[4], entry[5] = rule[2], rule[6] and now + rule[6] or 0, rule[5], true
   end
 end
--- What says nothing any more is dropped, and of too many those that have been there longest.
+-- What says nothing any more is dropped, and of too many those that have been there longest, first of those not in force.
 local kept, live = {}, 0
 for _, entry in ipairs(entries) do
   if entry[5] or entry[3] == 0 or entry[3] > now then
@@ -57,13 +57,26 @@ for _, entry in ipairs(entries) do
     kept[live] = entry
   end
 end
-local excess, record, last = live - ENTRIES_MAX, {pack('>B', 1)}, 0
-for _, entry in ipairs(kept) do
-  if excess > 0 and not entry[5] then
-    excess = excess - 1
-  else
-    record[#record + 1] = pack('>I4BI7I2', entry[1], entry[2], entry[3], #entry[4]) .. entry[4]
-    last = last and entry[3] ~= 0 and math.max(last, entry[3])
+local excess, in_force = live - ENTRIES_MAX, {}
+if excess > 0 then
+  for other = 1, others do in_force[unpack('>I4', arguments, 4 * other - 1)] = true end
+  for _, rule in ipairs(asked) do in_force[rule[1]] = true end
+end
+for pass = 1, 2 do
+  if excess <= 0 then break end
+  local rest = {}
+  for _, entry in ipairs(kept) do
+    if excess > 0 and not entry[5] and (pass == 2 or not in_force[entry[1]]) then
+      excess = excess - 1
+    else
+      rest[#rest + 1] = entry
+    end
   end
+  kept = rest
+end
+local record, last = {pack('>B', 1)}, 0
+for _, entry in ipairs(kept) do
+  record[#record + 1] = pack('>I4BI7I2', entry[1], entry[2], entry[3], #entry[4]) .. entry[4]
+  last = last and entry[3] ~= 0 and math.max(last, entry[3])
 end
 return 'put', answer, table.concat(record), last and last - now or nil

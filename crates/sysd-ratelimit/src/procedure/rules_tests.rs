@@ -239,6 +239,33 @@ fn states_of_rules_that_are_gone_do_not_pile_up() {
 }
 
 #[test]
+fn states_of_rules_in_force_stay_when_those_that_are_gone_are_too_many() {
+    let now = Timestamp::from_micros(1_700_000_000_000_000).unwrap();
+    let rule = |name: &str| Rule::new(name, limit(2, 5, 1_000_000)).unwrap();
+    // Some are asked, some are in force only; they are older than those that are gone.
+    let kept: Vec<_> = (0..40).map(|at| rule(&format!("in force {at}"))).collect();
+    let left_of = |knows: bool| {
+        let mut state: State = None;
+        for one in &kept {
+            joint(&mut state, &[(one, 1)], now);
+        }
+        for at in 0..3 * ENTRIES_MAX {
+            let gone = rule(&format!("gone {at}"));
+            let take = TakeAll::new([(&gone, 1), (&kept[0], 0)]);
+            let take = if knows { take.beside(&kept) } else { take };
+            assert!(run(&mut state, &take, now).is_allowed());
+            let (bytes, _) = state.as_ref().unwrap();
+            assert!(schema::decode_state(bytes).unwrap().len() <= ENTRIES_MAX);
+        }
+        kept.iter().map(|one| joint(&mut state, &[(one, 0)], now)[0].remaining()).collect::<Vec<_>>()
+    };
+    assert_eq!(left_of(true), [4; 40]);
+    // Who does not know of them drops the oldest, but for those it asks.
+    let forgotten = left_of(false);
+    assert!(forgotten[0] == 4 && forgotten[1..].iter().all(|left| *left == 5), "{forgotten:?}");
+}
+
+#[test]
 fn bytes_that_are_no_record_are_refused() {
     let rule = Rule::new("a", limit(2, 5, 1_000_000)).unwrap();
     let take = TakeAll::new([(&rule, 1)]);
