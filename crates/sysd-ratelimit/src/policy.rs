@@ -42,6 +42,7 @@ mod records;
 mod request;
 mod route;
 mod text;
+mod words;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -208,7 +208,7 @@ fn key(path: &FieldPath, written: &OneOrMany<String>) -> Result<Vec<KeyPart>, Fa
     for (part, path) in items(path, written)? {
         let part = KeyPart::parse(part).map_err(|problem| path.clone().fault(problem))?;
         if key.contains(&part) {
-            return Err(path.fault(format!("{part} is there twice; leave one away")));
+            return Err(path.fault("there twice; leave one away"));
         }
         key.push(part);
     }

@@ -82,7 +82,11 @@ impl Policy {
     /// address.
     ///
     /// # Cost
-    /// Every rule's routes are held against the path: a step a pattern and segment. A SHA-256 where there is an API key to look at.
+    /// No waiting. The client's address is looked for among the networks of the proxies, for each entry of the forwarding header, and
+    /// then of both lists, one after the other. Every rule's routes are held against the path, a step a pattern and segment, but for those
+    /// that a `final` rule ends. For each key that the request is counted by some hundred bytes are written, and a SHA-256 is
+    /// computed of an API key, of a header that holds a secret, of a value longer than 256 bytes and of a key longer than
+    /// [`KEY_MAX`](super::KEY_MAX), as often as they are in a key; and once where a list holds API keys.
     pub fn plan(&self, request: &RequestView<'_>) -> Plan {
         let policy = &*self.compiled;
         let client = policy.clients.proxies.client(request);
