@@ -1,6 +1,8 @@
 //! Validated types: what a limit is, and what it answers.
 
-mod calendar;
+mod calendar_span;
+#[cfg(feature = "calendar")]
+mod calendar_window;
 mod decision;
 mod fixed_window;
 mod leaky_bucket;
@@ -12,10 +14,10 @@ mod span;
 mod token_bucket;
 
 #[cfg(test)]
-pub(crate) use calendar::BOUNDS;
-pub use calendar::CalendarSpan;
+pub(crate) use calendar_span::BOUNDS;
+pub use calendar_span::CalendarSpan;
 #[cfg(feature = "calendar")]
-pub use calendar::{CalendarUnit, CalendarWindow};
+pub use calendar_window::{CalendarUnit, CalendarWindow};
 pub use decision::{Decision, Outcome};
 pub use fixed_window::FixedWindow;
 pub use leaky_bucket::LeakyBucket;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sysd_core::Limits;
 
 #[cfg(feature = "calendar")]
-use super::calendar::CalendarWindow;
+use super::calendar_window::CalendarWindow;
 use super::decision::{Decision, Outcome};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
