@@ -50,6 +50,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use sysd_core::Clock;
 
 pub use changes::{Changes, RuleChange, WholeChange};
 pub use client::FORWARDED_MAX;
@@ -82,7 +83,7 @@ pub struct Policy {
     compiled: Arc<Compiled>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Compiled {
     name: Box<str>,
     clients: Clients,
@@ -95,7 +96,7 @@ struct Compiled {
     in_force: Vec<Vec<Option<Arc<[RuleId]>>>>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Clients {
     ipv4_prefix: u8,
     ipv6_prefix: u8,
@@ -104,7 +105,7 @@ struct Clients {
 }
 
 /// The entries of a list by what they are, each with its place.
-#[derive(Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 struct Lists {
     networks: Vec<(IpNet, usize)>,
     users: HashMap<Box<str>, usize>,
@@ -243,6 +244,17 @@ impl Policy {
     /// The rules, as they are written: a rule's place here is what plans call it by.
     pub fn rules(&self) -> &[PolicyRule] {
         &self.compiled.rules
+    }
+
+    /// The same policy, its windows of the calendar worked out from `clock`, which must be within three windows of the one by which
+    /// the store decides. As it is read they go by the system's clock.
+    #[must_use]
+    pub fn by_clock(&self, clock: &(impl Clock + Clone)) -> Self {
+        let mut compiled = Compiled::clone(&self.compiled);
+        for rule in &mut compiled.rules {
+            rule.rule = rule.rule.by_clock(clock);
+        }
+        Self { compiled: Arc::new(compiled) }
     }
 
     /// What changes when this policy takes the place of `old`.

@@ -257,3 +257,19 @@ async fn a_rule_in_force_keeps_its_count_however_often_others_are_renamed() {
     assert_eq!(remaining(&ask(&limiter, "GET", "/files/3", "192.0.2.1").await), [0]);
     assert!(!ask(&limiter, "GET", "/files/4", "192.0.2.1").await.is_allowed());
 }
+
+#[cfg(feature = "calendar")]
+#[tokio::test]
+async fn windows_of_the_calendar_begin_where_the_customer_is() {
+    let text = "name = \"api\"\n[[rules]]\nname = \"daily\"\nkey = \"ip\"\nalgorithm = \"calendar_window\"\nrate = \"3/d\"\nzone = \"Europe/Berlin\"\n";
+    // 2027-01-15, 22:59:58 UTC: two seconds before midnight in Berlin.
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_800_053_998_000_000));
+    let limiter = PolicyLimiter::new(Memory::with_clock(clock.clone()), policy(text).by_clock(&clock)).unwrap();
+    for left in [2, 1, 0] {
+        assert_eq!(remaining(&ask(&limiter, "GET", "/", "192.0.2.1").await), [left]);
+    }
+    let denied = ask(&limiter, "GET", "/", "192.0.2.1").await;
+    assert_eq!(denied.decision().unwrap().retry_after(), Some(Duration::from_secs(2)));
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(remaining(&ask(&limiter, "GET", "/", "192.0.2.1").await), [2]);
+}

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "policy")]
+use sysd_core::Clock;
 use sysd_core::Limits;
 
 #[cfg(feature = "calendar")]
@@ -51,6 +53,17 @@ pub enum RuleLimit {
     Calendar(CalendarWindow),
 }
 
+impl RuleLimit {
+    /// The limit as it is now.
+    pub(crate) fn now(&self) -> Limit {
+        match self {
+            Self::Limit(limit) => *limit,
+            #[cfg(feature = "calendar")]
+            Self::Calendar(window) => window.span().into(),
+        }
+    }
+}
+
 impl<L: Into<Limit>> From<L> for RuleLimit {
     fn from(limit: L) -> Self {
         Self::Limit(limit.into())
@@ -90,10 +103,16 @@ impl Rule {
 
     /// The limit as it is now.
     pub fn limit(&self) -> Limit {
+        self.limit.now()
+    }
+
+    /// The same, its windows of the calendar worked out from another clock.
+    #[cfg(feature = "policy")]
+    pub(crate) fn by_clock(&self, clock: &(impl Clock + Clone)) -> Self {
         match &self.limit {
-            RuleLimit::Limit(limit) => *limit,
+            RuleLimit::Limit(_) => self.clone(),
             #[cfg(feature = "calendar")]
-            RuleLimit::Calendar(window) => window.span().into(),
+            RuleLimit::Calendar(window) => Self { limit: window.by_clock(clock.clone()).into(), ..self.clone() },
         }
     }
 

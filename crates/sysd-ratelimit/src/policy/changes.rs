@@ -104,10 +104,9 @@ fn changes(old: &PolicyRule, new: &PolicyRule) -> Vec<RuleChange> {
     if old.key != new.key || is_by_route && old.routes != new.routes {
         changes.push(RuleChange::Key(name()));
     }
-    let (before, after) = (old.rule.limit(), new.rule.limit());
-    if before.code() != after.code() {
+    if old.rule.limit().code() != new.rule.limit().code() {
         changes.push(RuleChange::Algorithm(name()));
-    } else if before != after {
+    } else if old.rule.by() != new.rule.by() {
         changes.push(RuleChange::Limit(name()));
     }
     // All that is left: what is made alike otherwise is alike.

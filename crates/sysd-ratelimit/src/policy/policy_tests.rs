@@ -399,3 +399,56 @@ fn errors_speak_of_policies_and_not_of_parsers() {
         assert!(problem.len() > 5 && error.line().is_some(), "{text:?}: {error}");
     }
 }
+
+#[cfg(feature = "calendar")]
+#[test]
+fn windows_of_the_calendar_are_read_and_what_is_wrong_with_them_has_its_line() {
+    let (_, docs) = DOCS.split_once("\n**Windows of the calendar**").unwrap();
+    let text = docs.split_once("```toml\n").unwrap().1.split_once("\n```\n").unwrap().0;
+    let policy = toml(&format!("name = \"p\"\n{text}")).unwrap();
+    let crate::RuleLimit::Calendar(window) = policy.rules()[0].rule().by() else { panic!("{policy:?}") };
+    assert_eq!((window.limit(), window.unit(), window.zone()), (1_000, crate::CalendarUnit::Month, "Europe/Berlin"));
+
+    let calendar = ("algorithm", "\"calendar_window\"");
+    for (rate, unit) in [("\"7/minute\"", "Minute"), ("\"7/h\"", "Hour"), ("\" 7 / d \"", "Day"), ("\"7/mo\"", "Month")] {
+        for read in rule_with(&[("rate", rate), calendar]) {
+            let rule = &read.unwrap().rules()[0];
+            let crate::RuleLimit::Calendar(window) = rule.rule().by() else { panic!("{rule:?}") };
+            assert_eq!((format!("{:?}", window.unit()).as_str(), window.zone()), (unit, "UTC"));
+        }
+    }
+    let mut all = Vec::new();
+    for (rate, hint) in [
+        ("\"7/s\"", "minutes, hours, days and months"),
+        ("\"7/2d\"", "minutes, hours, days and months"),
+        ("\"7/w\"", "minutes, hours, days and months"),
+        ("\"x/d\"", "minutes, hours, days and months"),
+        ("\"7\"", "minutes, hours, days and months"),
+        ("\"0/d\"", "give at least 1"),
+    ] {
+        all.extend(slips(&[("rate", rate), calendar], "rate", 5, hint));
+    }
+    let daily = ("rate", "\"7/d\"");
+    all.extend(slips(&[daily, calendar, ("zone", "\"Europe/Atlantis\"")], "zone", 7, "no time zone"));
+    all.extend(slips(&[daily, calendar, ("zone", "\"\"")], "zone", 7, "no time zone"));
+    all.extend(slips(&[daily, calendar, ("zone", "7")], "zone", 7, "expected a text"));
+    all.extend(slips(&[daily, ("zone", "\"UTC\"")], "zone", 6, "leave it away"));
+    all.extend(slips(&[daily, calendar, ("burst", "7")], "burst", 7, "leave it away"));
+    all.extend(slips(&[daily, calendar, ("cost", "8")], "cost", 7, "would admit nothing"));
+    assert!(all.is_empty(), "{}", all.join("\n"));
+
+    // Another zone is another limit, and keeps the counts.
+    let [berlin, tokyo] = ["Europe/Berlin", "Asia/Tokyo"].map(|zone| {
+        let [policy, _] = rule_with(&[daily, calendar, ("zone", &format!("\"{zone}\""))]);
+        policy.unwrap()
+    });
+    assert_eq!(tokyo.changes(&berlin).rules, [RuleChange::Limit("r".to_owned())]);
+    assert!(berlin.changes(&berlin.by_clock(&sysd_core::ManualClock::new(sysd_core::Timestamp::MAX))).is_empty());
+}
+
+#[cfg(not(feature = "calendar"))]
+#[test]
+fn windows_of_the_calendar_say_which_feature_they_need() {
+    let slips = slips(&[("algorithm", "\"calendar_window\"")], "algorithm", 6, "feature calendar");
+    assert!(slips.is_empty(), "{slips:?}");
+}
