@@ -246,6 +246,15 @@ impl Policy {
         &self.compiled.rules
     }
 
+    /// The same policy under another name: with counts of its own, beside those of this one.
+    ///
+    /// # Errors
+    /// [`PolicyError`] for what is no name.
+    pub fn renamed(&self, name: &str) -> Result<Self, PolicyError> {
+        let name = compile::policy_name(name)?;
+        Ok(Self { compiled: Arc::new(Compiled { name, ..Compiled::clone(&self.compiled) }) })
+    }
+
     /// The same policy, its windows of the calendar worked out from `clock`, which must be within three windows of the one by which
     /// the store decides. As it is read they go by the system's clock.
     #[must_use]

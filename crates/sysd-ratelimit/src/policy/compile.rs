@@ -28,14 +28,17 @@ pub const POLICY_RULES_MAX: usize = 512;
 pub const LIST_MAX: usize = 4_096;
 const NAME_MAX: usize = 64;
 
-pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
-    let top = FieldPath::default();
-    let is_name = !config.name.trim().is_empty()
-        && config.name.len() <= NAME_MAX
-        && config.name.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-    if !is_name {
-        return Err(top.field("name").fault("no name; give 1 to 64 printable ASCII characters"));
+pub(super) fn policy_name(name: &str) -> Result<Box<str>, Fault> {
+    let is_printable = |byte: u8| matches!(byte, b' '..=b'~');
+    let is_name = !name.trim().is_empty() && name.len() <= NAME_MAX && name.bytes().all(is_printable);
+    if is_name {
+        return Ok(name.into());
     }
+    Err(FieldPath::of("name").fault("no name; give 1 to 64 printable ASCII characters"))
+}
+
+pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
+    let name = policy_name(&config.name)?;
     let clients = clients(&config.clients)?;
     let allow = lists(&FieldPath::of("allow"), &config.allow)?;
     let deny = lists(&FieldPath::of("deny"), &config.deny)?;
@@ -43,7 +46,6 @@ pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
     if config.rules.len() > POLICY_RULES_MAX {
         return Err(rules.fault(format!("{} rules; give at most {POLICY_RULES_MAX}", config.rules.len())));
     }
-    let name = config.name.as_str().into();
     let (rules_of, order, in_force) = (Vec::new(), Vec::new(), Vec::new());
     let mut compiled = Compiled { name, clients, allow, deny, rules: rules_of, order, in_force };
     let mut lists = HashMap::new();
