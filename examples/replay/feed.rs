@@ -44,8 +44,7 @@ pub(crate) enum Part {
     Host,
 }
 
-const PARTS: [Part; 7] =
-    [Part::Client, Part::Method, Part::Path, Part::User, Part::Agent, Part::Referer, Part::Host];
+const PARTS: [Part; 7] = [Part::Client, Part::Method, Part::Path, Part::User, Part::Agent, Part::Referer, Part::Host];
 
 /// Requests in the order of their times.
 #[derive(Debug)]

@@ -28,7 +28,12 @@ impl Decides {
     ///
     /// # Errors
     /// In words: what of a policy the store can't hold.
-    pub(crate) fn judge<S: Store + Clone>(&self, store: S, clock: &ManualClock, name: &str) -> Result<Judge<S>, String> {
+    pub(crate) fn judge<S: Store + Clone>(
+        &self,
+        store: S,
+        clock: &ManualClock,
+        name: &str,
+    ) -> Result<Judge<S>, String> {
         #[cfg(not(feature = "policy"))]
         let _ = clock;
         match self {

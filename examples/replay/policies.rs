@@ -125,11 +125,7 @@ impl<'a> Request<'a> {
             path: String::from_utf8_lossy(part(Part::Path)),
             peer: address(part(Part::Client)),
             user: (!user.is_empty()).then(|| String::from_utf8_lossy(user)),
-            headers: [
-                ("user-agent", part(Part::Agent)),
-                ("referer", part(Part::Referer)),
-                ("host", part(Part::Host)),
-            ],
+            headers: [("user-agent", part(Part::Agent)), ("referer", part(Part::Referer)), ("host", part(Part::Host))],
         }
     }
 
@@ -176,8 +172,69 @@ impl Joined {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use sysd::core::Timestamp;
+    use sysd::storage::Memory;
+
+    use super::super::feed::{BATCHES_WAITING, Feeder, Wanted};
+    use super::super::traffic::Traffic;
     use super::*;
+
+    /// How many neighbouring requests of one key, of either policy, are not on one lane in their order.
+    fn apart(dealt: &[Vec<usize>], keys: &[Vec<(usize, KeyBytes)>]) -> usize {
+        let place = |index: usize| {
+            let lane = dealt.iter().position(|lane| lane.contains(&index)).unwrap();
+            (lane, dealt[lane].iter().position(|other| *other == index).unwrap())
+        };
+        let mut last: HashMap<_, (usize, usize)> = HashMap::new();
+        let mut apart = 0;
+        for (index, keys) in keys.iter().enumerate() {
+            let (lane, at) = place(index);
+            for key in keys {
+                let before = last.insert(key.clone(), (lane, at));
+                apart += usize::from(before.is_some_and(|(other, before)| other != lane || before >= at));
+            }
+        }
+        apart
+    }
+
+    #[test]
+    fn requests_that_share_a_key_are_on_one_lane_in_their_order() {
+        let policy = |rules: &str| Policy::from_toml("t.toml", &format!("name = \"t\"\nrules = [{rules}]")).unwrap();
+        let first = policy(
+            r#"{ name = "ip", key = "ip", rate = "1/s" }, { name = "one", route = "/page/1", key = "global", rate = "1/s" }"#,
+        );
+        let other = policy(r#"{ name = "page", route = "/page/2", key = "global", rate = "1/s", shadow = true }"#);
+        let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
+        let store = Memory::with_clock(clock.clone());
+        let policies = Policies::new(&store, &clock, "t", &first, Some(&other)).unwrap();
+        let (sender, mut batches) = tokio::sync::mpsc::channel(BATCHES_WAITING);
+        Feeder::new(Wanted::Parts, sender).feed_traffic(Traffic::new(900, 1).unwrap());
+        let batch = batches.try_recv().unwrap();
+        let keys: Vec<Vec<_>> = (0..batch.len())
+            .map(|index| {
+                let request = Request::new(&batch, index);
+                let plans = [&first, &other].map(|policy| policy.plan(&request.view()));
+                let of = |(which, plan)| match plan {
+                    Plan::Rules { groups, shadows, .. } => {
+                        groups.into_iter().chain(shadows).map(|group| (which, group.key)).collect()
+                    }
+                    _ => Vec::new(),
+                };
+                plans.into_iter().enumerate().flat_map(of).collect()
+            })
+            .collect();
+        let dealt = policies.deal(&batch, 7);
+        assert_eq!((apart(&dealt, &keys), dealt.iter().map(Vec::len).sum::<usize>()), (0, batch.len()));
+        assert!(dealt.iter().filter(|lane| !lane.is_empty()).count() > 3, "side by side");
+        // By the client alone, those of the keys that all share are not.
+        let mut by_client = vec![Vec::new(); 7];
+        for index in 0..batch.len() {
+            by_client[batch.key(index).iter().map(|byte| usize::from(*byte)).sum::<usize>() % 7].push(index);
+        }
+        assert!(apart(&by_client, &keys) > 0);
+    }
 
     #[test]
     fn clients_by_name_have_networks_of_their_own() {

@@ -145,7 +145,11 @@ impl<S: Store> JointLimiter<S> {
     ///
     /// # Cancel safety
     /// As [`check`](Self::check).
-    pub async fn check_or(&self, asks: &[Ask<'_>], on_error: impl Fn(usize, &Error) -> OnError + Send) -> JointOutcome {
+    pub async fn check_or(
+        &self,
+        asks: &[Ask<'_>],
+        on_error: impl Fn(usize, &Error) -> OnError + Send + Sync,
+    ) -> JointOutcome {
         let limits = self.store.limits();
         let mut problems = asks.iter().enumerate().filter_map(|(at, ask)| Some((at, ask.problem(limits)?)));
         if let Some(problem) = problems.next() {
@@ -192,7 +196,7 @@ impl Joint {
     pub(crate) async fn check_or<S: Store>(
         mut self,
         store: &S,
-        on_error: impl Fn(usize, &Error) -> OnError + Send,
+        on_error: impl Fn(usize, &Error) -> OnError + Send + Sync,
     ) -> JointOutcome {
         // A key alone gives back nothing.
         if self.asked.len() > 1 {
@@ -205,7 +209,7 @@ impl Joint {
     }
 
     /// Asks all keys at once whether they would allow it, and takes nothing.
-    async fn look<S: Store>(&mut self, store: &S, on_error: &(impl Fn(usize, &Error) -> OnError + Send)) {
+    async fn look<S: Store>(&mut self, store: &S, on_error: &(impl Fn(usize, &Error) -> OnError + Send + Sync)) {
         let looks: Vec<_> = self.asked.iter().map(|asked| asked.take.clone().look()).collect();
         let verdicts = join_all(self.asked.iter().zip(&looks).map(|(asked, look)| asked.run(store, look))).await;
         for ((asked, look), verdict) in self.asked.iter_mut().zip(&looks).zip(verdicts) {
@@ -223,7 +227,7 @@ impl Joint {
     }
 
     /// Takes from one key after the other, or gives back what was taken.
-    async fn take<S: Store>(&mut self, store: &S, on_error: &(impl Fn(usize, &Error) -> OnError + Send)) {
+    async fn take<S: Store>(&mut self, store: &S, on_error: &(impl Fn(usize, &Error) -> OnError + Send + Sync)) {
         // Those that failed open when they were looked at pass: the request has waited for them once.
         let is_open: Vec<_> = self.errors.iter().map(|(at, _)| *at).collect();
         let mut taken = Vec::new();

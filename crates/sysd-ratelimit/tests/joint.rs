@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use sysd_core::entropy::below;
 use sysd_core::{
-    Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Key, OutputBytes, Result, Store, StoreExt as _, tuple,
+    Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Key, OutputBytes, Result, Store, StoreExt as _,
+    tuple::{self, KeyBytes},
 };
 use sysd_ratelimit::schema::RULES;
 use sysd_ratelimit::{
@@ -140,7 +141,7 @@ fn giving_back_again_after_a_lost_reply_is_found() {
 
 /// Takes from one key after the other and gives back, without a look before.
 async fn take_in_order<S: Store>(store: &S, asks: &[Ask<'_>]) -> bool {
-    let mut taken = Vec::new();
+    let mut taken: Vec<(KeyBytes, GiveAll)> = Vec::new();
     for ask in asks {
         let partition = tuple::encode(&("api", ask.key));
         let take = TakeAll::new(ask.rules.iter().copied());
@@ -172,14 +173,17 @@ fn after_a_flood(looks: bool) -> (u32, u32) {
         let limiter = JointLimiter::new(store.clone(), "api");
         let asks = [Ask { key: b"all", rules: vec![(&all, 1)] }, Ask { key: b"ann", rules: vec![(&each, 1)] }];
         for _ in 0..1_000 {
-            let is_allowed =
-                if looks { limiter.check(&asks).await.unwrap().is_allowed() } else { take_in_order(&store, &asks).await };
+            let is_allowed = if looks {
+                limiter.check(&asks).await.unwrap().is_allowed()
+            } else {
+                take_in_order(&store, &asks).await
+            };
             assert!(!is_allowed);
         }
     });
     simulation.run().unwrap();
-    let look = truth.check(&[Ask { key: b"all", rules: vec![(&shared, 0)] }]);
-    let left = futures::executor::block_on(look).unwrap().decision().remaining();
+    let look = [Ask { key: b"all", rules: vec![(&shared, 0)] }];
+    let left = futures::executor::block_on(truth.check(&look)).unwrap().decision().remaining();
     let passed = simulation.clock().now().saturating_since(start);
     (left, 100 + u32::try_from(passed.as_millis() / 100).unwrap())
 }

@@ -185,7 +185,8 @@ async fn a_rule_that_allowed_is_not_named_where_another_could_not_be_asked() {
     let text = LIMITS.replace("name = \"logins\"", "name = \"logins\"\n    on_error = \"deny\"");
     let memory = Memory::with_clock(ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000)));
     // What `global` is in a key.
-    let limiter = PolicyLimiter::new(Overridden(memory, Without(b"\x0A", ErrorKind::Unavailable)), policy(&text)).unwrap();
+    let limiter =
+        PolicyLimiter::new(Overridden(memory, Without(b"\x0A", ErrorKind::Unavailable)), policy(&text)).unwrap();
     let ruling = ask(&limiter, "POST", "/login", "192.0.2.1").await;
     assert_eq!((ruling.is_allowed(), ruling.reason()), (false, &Reason::Unavailable));
     assert!(ruling.decision().is_none() && ruling.rule().is_none(), "{ruling:?}");
@@ -197,10 +198,15 @@ async fn only_an_outage_opens() {
     for kind in ErrorKind::ALL {
         let is_outage = matches!(
             kind,
-            ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Throttled | ErrorKind::Contention | ErrorKind::Full
+            ErrorKind::Unavailable
+                | ErrorKind::Timeout
+                | ErrorKind::Throttled
+                | ErrorKind::Contention
+                | ErrorKind::Full
         );
         for on_error in ["allow", "deny"] {
-            let text = LIMITS.replace("name = \"logins\"", &format!("name = \"logins\"\n    on_error = \"{on_error}\""));
+            let text =
+                LIMITS.replace("name = \"logins\"", &format!("name = \"logins\"\n    on_error = \"{on_error}\""));
             let memory = Memory::with_clock(ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000)));
             let limiter = PolicyLimiter::new(Overridden(memory, Without(b"\x0A", kind)), policy(&text)).unwrap();
             let ruling = ask(&limiter, "POST", "/login", "192.0.2.1").await;
@@ -221,7 +227,9 @@ async fn only_an_outage_opens() {
 fn a_policy_whose_records_the_store_can_t_hold_is_refused() {
     let text = |limit: u32, key: &str| {
         let rule = |at| {
-            format!("[[rules]]\nname = \"log {at}\"\nroute = [\"/{at}\", \"/all\"]\nkey = {key}\nalgorithm = \"sliding_log\"\nrate = \"{limit}/d\"\n")
+            format!(
+                "[[rules]]\nname = \"log {at}\"\nroute = [\"/{at}\", \"/all\"]\nkey = {key}\nalgorithm = \"sliding_log\"\nrate = \"{limit}/d\"\n"
+            )
         };
         policy(&format!("name = \"api\"\n{}", (0..16).map(rule).collect::<String>()))
     };
@@ -241,7 +249,8 @@ fn a_policy_whose_records_the_store_can_t_hold_is_refused() {
 #[tokio::test]
 async fn a_rule_in_force_keeps_its_count_however_often_others_are_renamed() {
     let named = |name: &str| {
-        let other = format!("[[rules]]\nname = \"{name}\"\nkey = \"ip\"\nalgorithm = \"fixed_window\"\nrate = \"9/w\"\n");
+        let other =
+            format!("[[rules]]\nname = \"{name}\"\nkey = \"ip\"\nalgorithm = \"fixed_window\"\nrate = \"9/w\"\n");
         let monthly = "[[rules]]\nname = \"downloads\"\nroute = \"/files/*\"\nkey = \"ip\"\nrate = \"3/mo\"\npriority = 1\nfinal = true\n";
         let tried = "[[rules]]\nname = \"tried\"\nkey = \"ip\"\nrate = \"5/mo\"\nshadow = true\n";
         format!("name = \"api\"\n{monthly}{other}{tried}")

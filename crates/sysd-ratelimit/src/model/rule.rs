@@ -163,7 +163,10 @@ impl RuleSet {
 ///
 /// # Errors
 /// [`RateLimitError::RecordTooLarge`].
-pub(crate) fn fit_record<'a>(rules: impl Iterator<Item = &'a Rule> + Clone, limits: &Limits) -> Result<(), RateLimitError> {
+pub(crate) fn fit_record<'a>(
+    rules: impl Iterator<Item = &'a Rule> + Clone,
+    limits: &Limits,
+) -> Result<(), RateLimitError> {
     let state_bytes = |rule: &Rule| rule.limit().state_bytes_max();
     let bytes = record_bytes_max(rules.clone().map(state_bytes));
     let bytes_max = limits.value_bytes_max;

@@ -14,11 +14,11 @@ use super::{Clients, Compiled, Lists, PolicyRule};
 use crate::algorithm::{Algorithm, Limit};
 use crate::error::RateLimitError;
 use crate::joint::OnError;
+#[cfg(feature = "calendar")]
+use crate::model::{CalendarUnit, CalendarWindow};
 use crate::model::{
     FixedWindow, LeakyBucket, RULES_MAX, Rate, Rule, RuleLimit, SlidingLog, SlidingWindow, TokenBucket,
 };
-#[cfg(feature = "calendar")]
-use crate::model::{CalendarUnit, CalendarWindow};
 use crate::schema::policy::sha256;
 use crate::schema::rules::ENTRIES_MAX;
 
@@ -256,7 +256,8 @@ fn without(path: &FieldPath, config: &RuleConfig) -> Result<(), Fault> {
 fn calendar(path: &FieldPath, config: &RuleConfig) -> Result<RuleLimit, Fault> {
     without(path, config)?;
     let at_rate = || {
-        let problem = "the calendar has minutes, hours, days and months; write a count and one of them, like 1000/d or 1000/mo";
+        let problem =
+            "the calendar has minutes, hours, days and months; write a count and one of them, like 1000/d or 1000/mo";
         path.field("rate").fault(problem)
     };
     let (count, unit) = config.rate.0.split_once('/').ok_or_else(at_rate)?;

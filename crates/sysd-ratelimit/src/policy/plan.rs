@@ -154,7 +154,7 @@ impl Compiled {
                 }
                 (missing, _) => {
                     let is_own = missing.is_none() && rule.is_by_client();
-                    picked.add(key, (place, rule.cost), is_own, &self.in_force[place][at]);
+                    picked.add(key, (place, rule.cost), is_own, self.in_force[place][at].as_ref());
                 }
             }
             if rule.is_final {
@@ -166,13 +166,13 @@ impl Compiled {
 }
 
 impl Picked {
-    fn add(&mut self, key: KeyBytes, rule: (usize, u32), is_own: bool, in_force: &Option<Arc<[RuleId]>>) {
+    fn add(&mut self, key: KeyBytes, rule: (usize, u32), is_own: bool, in_force: Option<&Arc<[RuleId]>>) {
         if let Some(group) = self.groups.iter_mut().find(|group| group.key == key) {
             group.rules.push(rule);
             return;
         }
         let at = if is_own { self.own } else { self.groups.len() };
-        self.groups.insert(at, Group { key, rules: vec![rule], in_force: in_force.clone() });
+        self.groups.insert(at, Group { key, rules: vec![rule], in_force: in_force.cloned() });
         self.own += usize::from(is_own);
     }
 }

@@ -66,8 +66,8 @@ impl Policy {
         // Of several the first that is written, whatever the order of the map.
         let mut records: Vec<_> = records.values().collect();
         records.sort();
-        records.into_iter().try_for_each(|places| {
-            fit_record(places.iter().map(|&place| self.compiled.rules[place].rule()), limits)
-        })
+        records
+            .into_iter()
+            .try_for_each(|places| fit_record(places.iter().map(|&place| self.compiled.rules[place].rule()), limits))
     }
 }

@@ -64,9 +64,8 @@ impl PolicyError {
 
 fn parse_toml(text: &str) -> Result<PolicyConfig, Malformed> {
     let place = |error: &toml::de::Error| error.span().map(|span| place_of(text, span.start));
-    let parsed = toml::de::Deserializer::parse(text).map_err(|error| {
-        Malformed::new(FieldPath::default(), place(&error), words::of_toml_syntax(error.message()))
-    })?;
+    let parsed = toml::de::Deserializer::parse(text)
+        .map_err(|error| Malformed::new(FieldPath::default(), place(&error), words::of_toml_syntax(error.message())))?;
     serde_path_to_error::deserialize(parsed).map_err(|error| {
         let (path, error) = (path_of(error.path()), error.inner());
         Malformed::new(path, place(error), words::of_toml(error.message()))

@@ -228,8 +228,7 @@ impl Procedure for TakeAll {
             return Ok(Step { change: StateChange::Keep, output: JointVerdict { now_us, each } });
         }
         let is_in_force = |id| self.asks(id) || self.others().any(|other| other == id);
-        let change =
-            if written.is_empty() { StateChange::Keep } else { record(&stored, &written, is_in_force, now) };
+        let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, is_in_force, now) };
         Ok(Step { change, output: JointVerdict { now_us, each } })
     }
 
