@@ -170,7 +170,7 @@ fn rules() {
         Rule::new("minute", SlidingWindow::new("4000000000/m".parse().unwrap())).unwrap(),
         Rule::new("day", FixedWindow::new("4000000000/d".parse().unwrap())).unwrap(),
     ]);
-    let limiter = RuleLimiter::new(Memory::with_clock(FastClock::new()), "api", rules.unwrap());
+    let limiter = RuleLimiter::new(Memory::with_clock(FastClock::new()), "api", rules.unwrap()).unwrap();
     let governors = [(); 3].map(|()| governor::RateLimiter::keyed(governor::Quota::per_second(NonZeroU32::MAX)));
     let ours = |name: &String| assert!(now(limiter.check(name, 1)).unwrap().is_allowed());
     let other = |name: &String| assert!(governors.iter().all(|governor| governor.check_key(name).is_ok()));

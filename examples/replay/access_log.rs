@@ -27,9 +27,16 @@ pub(crate) enum Format {
 pub(crate) struct Entry<'a> {
     pub(crate) at: Timestamp,
     pub(crate) client: &'a [u8],
+    /// `-` for what is no request of HTTP.
+    pub(crate) method: &'a [u8],
     /// Without its query; for a request line that is none, all of it; for sshd, the user.
     pub(crate) path: &'a [u8],
+    /// Who was signed in, `-` for nobody. For sshd too: there nobody is, yet.
+    pub(crate) user: &'a [u8],
     pub(crate) agent: &'a [u8],
+    pub(crate) referer: &'a [u8],
+    /// The virtual host, where the log names it, or `-`.
+    pub(crate) host: &'a [u8],
     /// How many such requests the line stands for.
     pub(crate) repeats: u32,
 }
@@ -85,15 +92,16 @@ impl Parser {
         let (client, rest) = line.split_at(find(line, b" ").ok_or("no client")?);
         // A user may hold spaces and brackets, so the time is the first bracket that reads as one.
         let mut from = 0;
-        let (at, rest) = loop {
+        let (at, user, rest) = loop {
             let open = find(&rest[from..], b" [").ok_or("no [time]")? + from;
             from = open + 2;
             let Some((stamp, after)) = cut(&rest[from..], b"]") else { return Err("no [time]") };
             if let Some(at) = self.stamp(stamp) {
-                if rest[..open].split(|&byte| byte == b' ').filter(|word| !word.is_empty()).count() < 2 {
+                let who = rest[..open].trim_ascii();
+                let Some((_identity, user)) = cut(who, b" ") else {
                     return Err("no identity or no user before the time");
-                }
-                break (at, after);
+                };
+                break (at, user.trim_ascii(), after);
             }
         };
         let (request, rest) = rest.strip_prefix(b" ").and_then(|rest| quoted(rest, b' ')).ok_or("no \"request\"")?;
@@ -102,21 +110,21 @@ impl Parser {
             return Err("no status and bytes behind the request");
         }
         let rest = nth_space(rest, 2);
-        let agent = match quoted(rest, b' ') {
-            Some((_referer, rest)) => quoted(rest, b' ').ok_or("a referer but no \"agent\"")?.0,
-            None if rest.is_empty() => b"-",
+        let (referer, agent): (&[u8], &[u8]) = match quoted(rest, b' ') {
+            Some((referer, rest)) => (referer, quoted(rest, b' ').ok_or("a referer but no \"agent\"")?.0),
+            None if rest.is_empty() => (b"-", b"-"),
             None => return Err("no \"referer\" behind the bytes"),
         };
-        request_of(at, client, path_of(request), agent)
+        let (method, path) = method_and_path(request);
+        entry_of(Entry { at, client, method, path, user, agent, referer, host: b"-", repeats: 1 })
     }
 
     fn csv<'a>(&mut self, line: &'a [u8]) -> Result<Line<'a>, Malformed> {
         let (head, rest) = cut(line, b",[").ok_or("no ,[time]")?;
         let mut fields = head.split(|&byte| byte == b',');
-        let client = fields.nth(2).ok_or("no client")?;
-        if fields.count() < 2 {
-            return Err("no identity or no user before the time");
-        }
+        let host = fields.next().unwrap_or_default();
+        let client = fields.nth(1).ok_or("no client")?;
+        let user = fields.nth(1).ok_or("no identity or no user before the time")?;
         let (stamp, rest) = cut(rest, b"]").ok_or("no end of the time")?;
         let at = self.stamp(stamp).ok_or("not a time")?;
         let mut rest = rest.strip_prefix(b",").ok_or("nothing behind the time")?;
@@ -131,8 +139,8 @@ impl Parser {
         for text in &mut texts {
             (*text, rest) = quoted(rest, b',').ok_or("not six texts behind the status")?;
         }
-        let [_protocol, _method, path, _query, _referer, agent] = texts;
-        request_of(at, client, path, agent)
+        let [_protocol, method, path, _query, referer, agent] = texts;
+        entry_of(Entry { at, client, method, path, user, agent, referer, host, repeats: 1 })
     }
 
     fn sshd<'a>(&mut self, line: &'a [u8]) -> Result<Line<'a>, Malformed> {
@@ -158,7 +166,8 @@ impl Parser {
         if !is_address {
             return Err("the address is none");
         }
-        Ok(Line::Request(Entry { at, client, path, agent: b"-", repeats }))
+        let (method, user, agent, referer, host) = (b"-", b"-", b"-", b"-", b"-");
+        Ok(Line::Request(Entry { at, client, method, path, user, agent, referer, host, repeats }))
     }
 
     /// Reads `10/Oct/2000:13:55:36 -0700`.
@@ -195,21 +204,18 @@ fn timestamp(at: jiff::Timestamp) -> Option<Timestamp> {
     Timestamp::from_micros(u64::try_from(at.as_microsecond()).ok()?).ok()
 }
 
-fn request_of<'a>(at: Timestamp, client: &'a [u8], path: &'a [u8], agent: &'a [u8]) -> Result<Line<'a>, Malformed> {
-    if client.is_empty() {
-        return Err("no client");
-    }
-    Ok(Line::Request(Entry { at, client, path, agent, repeats: 1 }))
+fn entry_of(entry: Entry<'_>) -> Result<Line<'_>, Malformed> {
+    if entry.client.is_empty() { Err("no client") } else { Ok(Line::Request(entry)) }
 }
 
-/// `GET /path?query HTTP/1.1` has a path; anything else (TLS bytes, nothing) stands for itself.
-fn path_of(request: &[u8]) -> &[u8] {
+/// `GET /path?query HTTP/1.1` has a method and a path; anything else (TLS bytes, nothing) stands for itself.
+fn method_and_path(request: &[u8]) -> (&[u8], &[u8]) {
     let mut words = request.split(|&byte| byte == b' ');
     match (words.next(), words.next()) {
         (Some(method), Some(target)) if !method.is_empty() && method.iter().all(u8::is_ascii_alphabetic) => {
-            target.split(|&byte| byte == b'?').next().unwrap_or_default()
+            (method, target.split(|&byte| byte == b'?').next().unwrap_or_default())
         }
-        _ => request,
+        _ => (b"-", request),
     }
 }
 

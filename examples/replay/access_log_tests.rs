@@ -63,6 +63,24 @@ fn comma_separated_is_read() {
 }
 
 #[test]
+fn what_policies_look_at_is_read() {
+    let parts = |line: &str| {
+        let mut parser = Parser::new(Format::Auto);
+        let Ok(Line::Request(entry)) = parser.parse(line.as_bytes()) else { panic!("{line}") };
+        [entry.method, entry.user, entry.referer, entry.host].map(|part| String::from_utf8_lossy(part).into_owned())
+    };
+    let combined = format!("h - ann smith {TIME} \"PUT /x HTTP/2.0\" 200 1 \"http://a/\" \"agent\"");
+    assert_eq!(parts(&combined), ["PUT", "ann smith", "http://a/", "-"]);
+    assert_eq!(parts(&format!("h - - {TIME} \"\" 400 0")), ["-", "-", "-", "-"]);
+    let csv = format!(
+        r#"example.com,443,10.0.0.9,-,bob,{TIME},1,2,3,4,5,6,-,200,"HTTP/1.1","POST","/p","","http://b/","agent",-"#
+    );
+    assert_eq!(parts(&csv), ["POST", "bob", "http://b/", "example.com"]);
+    let sshd = "Dec 10 06:55:46 host sshd[17]: Failed password for root from 10.0.0.7 port 2 ssh2";
+    assert_eq!(parts(sshd), ["-"; 4]);
+}
+
+#[test]
 fn sshd_attempts_are_read() {
     let head = "Dec 10 06:55:46 host sshd[17]: ";
     let client = |message: &str| read(&format!("{head}{message}")).1;

@@ -14,6 +14,8 @@ use super::source::{self, Found};
 use super::traffic::Traffic;
 
 const BATCH_REQUESTS: usize = 1_024;
+/// Longer parts of a request are cut as keys are.
+const PART_BYTES_MAX: usize = 2_048;
 /// How many batches wait at most.
 pub(crate) const BATCHES_WAITING: usize = 8;
 /// Longer keys are cut, and end in a hash of the whole.
@@ -21,26 +23,75 @@ const KEY_BYTES_MAX: usize = 256;
 const SHOWN_MAX: usize = 5;
 const SHOWN_CHARS: usize = 120;
 
+/// What is wanted of each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// What it is limited by.
+    Key(KeyBy),
+    /// All that a policy looks at.
+    Parts,
+}
+
+/// What a policy looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Client,
+    Method,
+    Path,
+    User,
+    Agent,
+    Referer,
+    Host,
+}
+
+const PARTS: [Part; 7] = [Part::Client, Part::Method, Part::Path, Part::User, Part::Agent, Part::Referer, Part::Host];
+
 /// Requests in the order of their times.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Batch {
-    /// When, and where the key ends in `keys`.
-    requests: Vec<(Timestamp, usize)>,
-    keys: Vec<u8>,
+    times: Vec<Timestamp>,
+    /// Of each request's parts, where it ends in `bytes`; a key is one part.
+    ends: Vec<usize>,
+    parts: usize,
+    bytes: Vec<u8>,
 }
 
 impl Batch {
+    fn new(wanted: Wanted) -> Self {
+        let parts = if wanted == Wanted::Parts { PARTS.len() } else { 1 };
+        Self { times: Vec::new(), ends: Vec::new(), parts, bytes: Vec::new() }
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.requests.len()
+        self.times.len()
     }
 
     pub(crate) fn at(&self, index: usize) -> Timestamp {
-        self.requests[index].0
+        self.times[index]
     }
 
+    /// The key; where parts are wanted, the client.
     pub(crate) fn key(&self, index: usize) -> &[u8] {
-        let start = if index == 0 { 0 } else { self.requests[index - 1].1 };
-        &self.keys[start..self.requests[index].1]
+        self.at_place(index * self.parts)
+    }
+
+    /// Empty where the log has none, or where only keys were wanted.
+    #[cfg(feature = "policy")]
+    pub(crate) fn part(&self, index: usize, part: Part) -> &[u8] {
+        let place = part as usize;
+        if place < self.parts { self.at_place(index * self.parts + place) } else { b"" }
+    }
+
+    fn at_place(&self, place: usize) -> &[u8] {
+        let start = if place == 0 { 0 } else { self.ends[place - 1] };
+        &self.bytes[start..self.ends[place]]
+    }
+
+    fn push(&mut self, bytes_max: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        write(&mut self.bytes);
+        shorten(&mut self.bytes, start, bytes_max);
+        self.ends.push(self.bytes.len());
     }
 }
 
@@ -60,7 +111,7 @@ pub(crate) struct Notes {
 /// Collects requests and sends them in batches. Its time never goes back.
 #[derive(Debug)]
 pub(crate) struct Feeder {
-    by: KeyBy,
+    wanted: Wanted,
     batches: mpsc::Sender<Batch>,
     batch: Batch,
     now: Timestamp,
@@ -70,9 +121,9 @@ pub(crate) struct Feeder {
 }
 
 impl Feeder {
-    pub(crate) fn new(by: KeyBy, batches: mpsc::Sender<Batch>) -> Self {
+    pub(crate) fn new(wanted: Wanted, batches: mpsc::Sender<Batch>) -> Self {
         let (now, notes) = (Timestamp::UNIX_EPOCH, Notes::default());
-        Self { by, batches, batch: Batch::default(), now, shift_us: None, notes }
+        Self { wanted, batches, batch: Batch::new(wanted), now, shift_us: None, notes }
     }
 
     /// Sends all requests of the logs in `input`.
@@ -116,9 +167,12 @@ impl Feeder {
 
     /// Sends made-up requests.
     pub(crate) fn feed_traffic(mut self, traffic: Traffic) -> Notes {
-        let by = self.by;
         for hit in traffic {
-            if self.push(hit.at, |key| hit.write_key(by, key)).is_break() {
+            let pushed = match self.wanted {
+                Wanted::Key(by) => self.push(hit.at, |key| hit.write_key(by, key)),
+                Wanted::Parts => self.push_parts(hit.at, |part, out| hit.write_part(part, out)),
+            };
+            if pushed.is_break() {
                 break;
             }
         }
@@ -139,24 +193,50 @@ impl Feeder {
             shift_us
         });
         let at = Timestamp::from_micros_saturating(entry.at.as_micros().saturating_add(shift_us));
-        let key = match self.by {
-            KeyBy::Ip => entry.client,
-            KeyBy::Path => entry.path,
-            KeyBy::Agent => entry.agent,
+        let part_of = |part| match part {
+            Part::Client => entry.client,
+            Part::Method => entry.method,
+            Part::Path => entry.path,
+            Part::User => entry.user,
+            Part::Agent => entry.agent,
+            Part::Referer => entry.referer,
+            Part::Host => entry.host,
         };
         for _ in 0..entry.repeats {
-            self.push(at, |out| out.extend_from_slice(key))?;
+            match self.wanted {
+                Wanted::Key(by) => self.push(at, |out| {
+                    out.extend_from_slice(match by {
+                        KeyBy::Ip => entry.client,
+                        KeyBy::Path => entry.path,
+                        KeyBy::Agent => entry.agent,
+                    });
+                })?,
+                Wanted::Parts => self.push_parts(at, |part, out| {
+                    // What a log has none of is a dash.
+                    let bytes = part_of(part);
+                    out.extend_from_slice(if bytes == b"-" { b"" } else { bytes });
+                })?,
+            }
         }
         ControlFlow::Continue(())
     }
 
     fn push(&mut self, at: Timestamp, write_key: impl FnOnce(&mut Vec<u8>)) -> ControlFlow<()> {
+        self.batch.push(KEY_BYTES_MAX, write_key);
+        self.pushed(at)
+    }
+
+    fn push_parts(&mut self, at: Timestamp, write_part: impl Fn(Part, &mut Vec<u8>)) -> ControlFlow<()> {
+        for part in PARTS {
+            self.batch.push(PART_BYTES_MAX, |out| write_part(part, out));
+        }
+        self.pushed(at)
+    }
+
+    fn pushed(&mut self, at: Timestamp) -> ControlFlow<()> {
         // A log is in the order in which requests ended, so its times step back now and then.
         self.now = self.now.max(at);
-        let start = self.batch.keys.len();
-        write_key(&mut self.batch.keys);
-        shorten(&mut self.batch.keys, start);
-        self.batch.requests.push((self.now, self.batch.keys.len()));
+        self.batch.times.push(self.now);
         if self.batch.len() < BATCH_REQUESTS {
             return ControlFlow::Continue(());
         }
@@ -164,7 +244,7 @@ impl Feeder {
     }
 
     fn send(&mut self) -> ControlFlow<()> {
-        let batch = std::mem::take(&mut self.batch);
+        let batch = std::mem::replace(&mut self.batch, Batch::new(self.wanted));
         if self.batches.blocking_send(batch).is_err() {
             return ControlFlow::Break(());
         }
@@ -189,13 +269,13 @@ impl Feeder {
 }
 
 /// Cuts the key from `start` on if it is too long, and tells it apart by a hash.
-fn shorten(keys: &mut Vec<u8>, start: usize) {
-    if keys.len() - start <= KEY_BYTES_MAX {
+fn shorten(keys: &mut Vec<u8>, start: usize, bytes_max: usize) {
+    if keys.len() - start <= bytes_max {
         return;
     }
     let mut hasher = DefaultHasher::new();
     hasher.write(&keys[start..]);
-    keys.truncate(start + KEY_BYTES_MAX - 17);
+    keys.truncate(start + bytes_max - 17);
     let written = write!(keys, "#{:016x}", hasher.finish());
     debug_assert!(written.is_ok(), "a Vec takes any write");
 }
@@ -217,7 +297,7 @@ mod tests {
 
     fn feed(log: &[u8]) -> (Vec<(u64, String)>, Notes) {
         let (sender, mut receiver) = mpsc::channel(BATCHES_WAITING);
-        let notes = Feeder::new(KeyBy::Ip, sender).feed_log("log", &mut &*log, Format::Auto).unwrap();
+        let notes = Feeder::new(Wanted::Key(KeyBy::Ip), sender).feed_log("log", &mut &*log, Format::Auto).unwrap();
         let mut requests = Vec::new();
         while let Ok(batch) = receiver.try_recv() {
             for index in 0..batch.len() {

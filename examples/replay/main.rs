@@ -1,9 +1,12 @@
-//! Replays a web server's access log through a limit, one for every client.
+//! Replays a web server's access log through a limit, one for every client, or through a policy, and tries another policy beside it.
 //!
 //! Without a log it makes up a day of traffic. Time is the log's own, so a run decides the same on every store.
 
 mod access_log;
 mod feed;
+mod judge;
+#[cfg(feature = "policy")]
+mod policies;
 mod replay;
 mod report;
 mod source;
@@ -11,6 +14,7 @@ mod store;
 mod traffic;
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 
@@ -20,8 +24,9 @@ use sysd::ratelimit::{FixedWindow, LeakyBucket, Limit, Rate, RateLimitError, Sli
 use tokio::sync::mpsc;
 
 use self::access_log::Format;
-use self::feed::{BATCHES_WAITING, Batch, Feeder, Notes};
-use self::report::Summary;
+use self::feed::{BATCHES_WAITING, Batch, Feeder, Notes, Wanted};
+use self::judge::Decides;
+use self::report::{Names, Summary};
 use self::traffic::Traffic;
 
 /// What a request is limited by.
@@ -66,7 +71,7 @@ impl Decider {
     }
 }
 
-/// Replays an access log through a limit for every client, and says who would have been limited.
+/// Replays an access log through a limit for every client, or through a policy, and says who would have been limited.
 ///
 /// Without --log it makes up a day of traffic. Time is the log's own, so the decisions are the same on every store.
 #[derive(Debug, Parser)]
@@ -87,6 +92,12 @@ struct Arguments {
     /// How fast: max, or so many times real time
     #[arg(long, value_name = "max|N", default_value = "max", value_parser = parse_speed)]
     speed: Speed,
+    /// The policy that decides, in place of one limit: a .toml or .yaml file (docs/ratelimit.md, "Policies")
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "algorithm", "rate", "burst"])]
+    policy: Option<PathBuf>,
+    /// Another policy, to say who would fare otherwise under it
+    #[arg(long, value_name = "FILE", requires = "policy")]
+    compare: Option<PathBuf>,
     /// What a request is limited by
     #[arg(long, value_enum, default_value = "ip")]
     key: KeyBy,
@@ -116,7 +127,11 @@ What is read, told line by line with --format auto:
             begins in 2000
 A line that is none of these, or longer than 64 KiB, is counted as malformed, and the first five are shown.
 Times that step back count as the latest before them. The logs of a tar are replayed one after another; one that begins
-before the log in front of it ends is moved to begin there.";
+before the log in front of it ends is moved to begin there.
+
+What a policy sees of a request: method, path, the client as the address that connects, the user that the log names, and of the
+headers user-agent, referer and, in csv, host. A client that is logged by its name counts as an address of its own. Of an sshd log
+it sees the client alone.";
 
 /// Times real time; `None` is as fast as can be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -146,14 +161,14 @@ fn main() -> ExitCode {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let limit = arguments.algorithm.limit(arguments.rate, arguments.burst)?;
+    let (decides, names) = decides(arguments)?;
     let (sender, mut batches) = mpsc::channel(BATCHES_WAITING);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (tally, notes, store_name) = runtime.block_on(async {
         let opened = store::open(&arguments.store).await?;
         let shown = opened.shown.clone();
-        let lanes = opened.lanes(limit);
-        let (bar, feed) = start_feed(arguments, sender)?;
+        let lanes = opened.lanes(&decides)?;
+        let (bar, feed) = start_feed(arguments, decides.wanted(arguments.key), sender)?;
         let counts = arguments.log.is_none();
         let tally = replay::replay(&lanes, &mut batches, arguments.speed.0, |verdicts| {
             if counts {
@@ -167,9 +182,33 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         bar.finish_and_clear();
         Ok::<_, Failure>((tally?, notes??, shown))
     })?;
-    let summary = Summary::new(&tally, &notes, store_name);
+    let summary = Summary::new(&tally, &notes, store_name, &names);
     print(arguments, &summary, &tally, &notes)?;
     Ok(())
+}
+
+#[cfg(feature = "policy")]
+fn decides(arguments: &Arguments) -> Result<(Decides, Names), Failure> {
+    use sysd::ratelimit::Policy;
+
+    let Some(policy) = &arguments.policy else { return limit(arguments) };
+    let first = Policy::read(policy)?;
+    let candidate = arguments.compare.as_ref().map(Policy::read).transpose()?;
+    let names = Names { first: policies::names(&first), candidate: candidate.as_ref().map(policies::names) };
+    Ok((Decides::Policies { first, candidate }, names))
+}
+
+#[cfg(not(feature = "policy"))]
+fn decides(arguments: &Arguments) -> Result<(Decides, Names), Failure> {
+    if arguments.policy.is_some() {
+        return Err("--policy needs `--features policy`, and `calendar` for windows of the calendar".into());
+    }
+    limit(arguments)
+}
+
+fn limit(arguments: &Arguments) -> Result<(Decides, Names), Failure> {
+    let limit = arguments.algorithm.limit(arguments.rate, arguments.burst)?;
+    Ok((Decides::Limit(limit), Names::default()))
 }
 
 fn print(arguments: &Arguments, summary: &Summary, tally: &replay::Tally, notes: &Notes) -> io::Result<()> {
@@ -194,9 +233,10 @@ fn print(arguments: &Arguments, summary: &Summary, tally: &replay::Tally, notes:
 /// Starts the thread that reads or makes up requests, and the bar that shows how far it is.
 fn start_feed(
     arguments: &Arguments,
+    wanted: Wanted,
     sender: mpsc::Sender<Batch>,
 ) -> Result<(ProgressBar, JoinHandle<io::Result<Notes>>), Failure> {
-    let feeder = Feeder::new(arguments.key, sender);
+    let feeder = Feeder::new(wanted, sender);
     let thread = std::thread::Builder::new().name("feed".to_owned());
     let Some(log) = arguments.log.clone() else {
         let traffic = Traffic::new(arguments.requests, arguments.seed)?;

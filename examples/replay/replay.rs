@@ -1,21 +1,19 @@
 //! Puts requests to the limiter, at the times they have, and counts.
 //!
-//! Requests are dealt out to lanes by their key. A lane decides one request after another, its clock set to each one's
-//! time; lanes go side by side. So every request meets the same bucket at the same time on every store, however many
+//! Requests are dealt out to lanes by their keys. A lane decides one request after another, its clock set to each one's
+//! time; lanes go side by side. So every request meets the same states at the same time on every store, however many
 //! lanes hide the way to it.
 
 use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::Hasher as _;
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, TryStreamExt as _};
 use hdrhistogram::Histogram;
 use sysd::core::{ManualClock, Result, Store, Timestamp};
-use sysd::ratelimit::{Limit, RateLimiter};
 use tokio::sync::mpsc;
 
 use super::feed::Batch;
+use super::judge::{Judge, Judged, Verdict};
 
 /// What came of it.
 #[derive(Debug)]
@@ -23,23 +21,60 @@ pub(crate) struct Tally {
     pub(crate) allowed: u64,
     pub(crate) denied: u64,
     pub(crate) denied_by_key: HashMap<Box<[u8]>, u64>,
+    /// By the place of the rule; see [`Verdict`].
+    pub(crate) denied_by_cause: HashMap<usize, u64>,
+    /// What shadow rules would have denied, by their places.
+    pub(crate) would_deny: HashMap<usize, u64>,
+    /// What the other policy denies and the first does not.
+    pub(crate) newly_denied: Changed,
+    /// What the other policy allows and the first does not.
+    pub(crate) newly_allowed: Changed,
     /// How long decisions took, nanoseconds.
     pub(crate) latency_ns: Histogram<u64>,
     /// From the first decision to the last; with a speed, waiting for the log's time too.
     pub(crate) elapsed: Duration,
 }
 
-/// A limiter, and the clock that it goes by.
+/// Requests that two policies decide differently.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changed {
+    pub(crate) by_client: HashMap<Box<[u8]>, u64>,
+    /// By the place of the rule that denies it, in the policy that does.
+    pub(crate) by_cause: HashMap<usize, u64>,
+}
+
+impl Changed {
+    fn count(&mut self, client: &[u8], cause: Option<usize>) {
+        count(&mut self.by_client, client);
+        if let Some(cause) = cause {
+            *self.by_cause.entry(cause).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.by_client.values().sum()
+    }
+}
+
+fn count(by_client: &mut HashMap<Box<[u8]>, u64>, client: &[u8]) {
+    if let Some(requests) = by_client.get_mut(client) {
+        *requests += 1;
+    } else {
+        by_client.insert(client.into(), 1);
+    }
+}
+
+/// Who decides, and the clock that it goes by.
 #[derive(Debug)]
 pub(crate) struct Lane<S> {
-    limiter: RateLimiter<S, Limit>,
+    judge: Judge<S>,
     clock: ManualClock,
 }
 
 impl<S: Store> Lane<S> {
-    /// `clock` must be that of the limiter's store, and of no other lane's.
-    pub(crate) fn new(limiter: RateLimiter<S, Limit>, clock: ManualClock) -> Self {
-        Self { limiter, clock }
+    /// `clock` must be that of the judge's store, and of no other lane's.
+    pub(crate) fn new(judge: Judge<S>, clock: ManualClock) -> Self {
+        Self { judge, clock }
     }
 }
 
@@ -47,11 +82,11 @@ impl<S: Store> Lane<S> {
 struct Made {
     /// Of the request, in its batch.
     index: usize,
-    is_allowed: bool,
-    took: Duration,
+    judged: Judged,
 }
 
-/// Replays all batches at `speed` times real time, or as fast as can be. `on_batch` is given what became of each request.
+/// Replays all batches at `speed` times real time, or as fast as can be. `on_batch` is given what became of each request, and what the
+/// other policy, if there is one, says.
 ///
 /// # Errors
 /// The first of the store.
@@ -59,12 +94,16 @@ pub(crate) async fn replay<S: Store>(
     lanes: &[Lane<S>],
     batches: &mut mpsc::Receiver<Batch>,
     speed: Option<f64>,
-    mut on_batch: impl FnMut(&[bool]) + Send,
+    mut on_batch: impl FnMut(&[(bool, Option<bool>)]) + Send,
 ) -> Result<Tally> {
     let mut tally = Tally {
         allowed: 0,
         denied: 0,
         denied_by_key: HashMap::new(),
+        denied_by_cause: HashMap::new(),
+        would_deny: HashMap::new(),
+        newly_denied: Changed::default(),
+        newly_allowed: Changed::default(),
         latency_ns: latency_histogram(),
         elapsed: Duration::ZERO,
     };
@@ -78,10 +117,11 @@ pub(crate) async fn replay<S: Store>(
         let made = decide_batch(lanes, &batch, pacer.as_ref()).await?;
         tally.elapsed += start.elapsed();
         verdicts.clear();
-        verdicts.resize(batch.len(), false);
+        verdicts.resize(batch.len(), (false, None));
         for made in made {
-            verdicts[made.index] = made.is_allowed;
-            tally.count(batch.key(made.index), &made);
+            let candidate = made.judged.candidate.map(|verdict| verdict.is_allowed);
+            verdicts[made.index] = (made.judged.verdict.is_allowed, candidate);
+            tally.count(batch.key(made.index), &made.judged);
         }
         on_batch(&verdicts);
     }
@@ -92,20 +132,10 @@ async fn decide_batch<S: Store>(lanes: &[Lane<S>], batch: &Batch, pacer: Option<
     if let [lane] = lanes {
         return decide_in_order(lane, batch, 0..batch.len(), pacer).await;
     }
-    let mut dealt = vec![Vec::new(); lanes.len()];
-    for index in 0..batch.len() {
-        dealt[lane_of(batch.key(index), lanes.len())].push(index);
-    }
+    let dealt = lanes.first().map(|lane| lane.judge.deal(batch, lanes.len())).unwrap_or_default();
     let under_way: FuturesUnordered<_> =
         lanes.iter().zip(dealt).map(|(lane, indexes)| decide_in_order(lane, batch, indexes, pacer)).collect();
     under_way.try_concat().await
-}
-
-/// Always the same for a key.
-fn lane_of(key: &[u8], lanes: usize) -> usize {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(key);
-    usize::try_from(hasher.finish() % lanes as u64).unwrap_or_default()
 }
 
 async fn decide_in_order<S: Store>(
@@ -121,25 +151,31 @@ async fn decide_in_order<S: Store>(
             pacer.wait_for(at).await;
         }
         lane.clock.set(at);
-        let start = Instant::now();
-        let decision = lane.limiter.check(batch.key(index), 1).await?;
-        made.push(Made { index, is_allowed: decision.is_allowed(), took: start.elapsed() });
+        made.push(Made { index, judged: lane.judge.judge(batch, index).await? });
     }
     Ok(made)
 }
 
 impl Tally {
-    fn count(&mut self, key: &[u8], made: &Made) {
-        self.latency_ns.saturating_record(u64::try_from(made.took.as_nanos()).unwrap_or(u64::MAX));
-        if made.is_allowed {
+    fn count(&mut self, key: &[u8], judged: &Judged) {
+        self.latency_ns.saturating_record(u64::try_from(judged.took.as_nanos()).unwrap_or(u64::MAX));
+        let Verdict { is_allowed, cause } = judged.verdict;
+        for shadow in &judged.would_deny {
+            *self.would_deny.entry(*shadow).or_default() += 1;
+        }
+        match judged.candidate {
+            Some(candidate) if is_allowed && !candidate.is_allowed => self.newly_denied.count(key, candidate.cause),
+            Some(candidate) if !is_allowed && candidate.is_allowed => self.newly_allowed.count(key, cause),
+            _ => {}
+        }
+        if is_allowed {
             self.allowed += 1;
             return;
         }
         self.denied += 1;
-        if let Some(denied) = self.denied_by_key.get_mut(key) {
-            *denied += 1;
-        } else {
-            self.denied_by_key.insert(key.into(), 1);
+        count(&mut self.denied_by_key, key);
+        if let Some(cause) = cause {
+            *self.denied_by_cause.entry(cause).or_default() += 1;
         }
     }
 }

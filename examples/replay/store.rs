@@ -1,9 +1,9 @@
 //! Which store the states lie in.
 
 use sysd::core::{AnyStore, Error, ManualClock, SystemEntropy, Timestamp, random_base62};
-use sysd::ratelimit::{Limit, RateLimiter};
 use sysd::storage::Memory;
 
+use super::judge::Decides;
 use super::replay::Lane;
 
 /// Hides the way to a server: so many calls share the connection.
@@ -21,8 +21,12 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    pub(crate) fn lanes(self, limit: Limit) -> Vec<Lane<AnyStore>> {
-        let lane = |(store, clock)| Lane::new(RateLimiter::new(store, &self.limiter_name, limit), clock);
+    /// # Errors
+    /// As [`Decides::judge`].
+    pub(crate) fn lanes(self, decides: &Decides) -> Result<Vec<Lane<AnyStore>>, String> {
+        let lane = |(store, clock): (AnyStore, ManualClock)| {
+            Ok(Lane::new(decides.judge(store, &clock, &self.limiter_name)?, clock))
+        };
         self.stores.into_iter().map(lane).collect()
     }
 }

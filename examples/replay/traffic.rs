@@ -13,6 +13,7 @@ use rand_pcg::Pcg64;
 use sysd::core::Timestamp;
 
 use super::KeyBy;
+use super::feed::Part;
 
 /// 2026-01-01T00:00:00Z.
 const DAY_START_US: u64 = 1_767_225_600_000_000;
@@ -156,6 +157,17 @@ impl Hit {
             KeyBy::Agent => write!(out, "browser/{}.0", 90 + self.client % 30),
         };
         debug_assert!(written.is_ok(), "a Vec takes any write");
+    }
+
+    /// Appends what a policy looks at; see [`Part`](super::feed::Part).
+    pub(crate) fn write_part(&self, part: Part, out: &mut Vec<u8>) {
+        match part {
+            Part::Client => self.write_key(KeyBy::Ip, out),
+            Part::Method => out.extend_from_slice(b"GET"),
+            Part::Path => self.write_key(KeyBy::Path, out),
+            Part::Agent => self.write_key(KeyBy::Agent, out),
+            Part::User | Part::Referer | Part::Host => {}
+        }
     }
 
     /// Addresses that belong to nobody: private ones, and those for documentation.

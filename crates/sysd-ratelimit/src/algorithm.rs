@@ -140,6 +140,18 @@ pub enum Limit {
     Calendar(CalendarSpan),
 }
 
+impl Limit {
+    /// The longest state, bytes.
+    pub(crate) fn state_bytes_max(&self) -> usize {
+        match self {
+            Self::TokenBucket(_) | Self::LeakyBucket(_) => schema::token_bucket::STATE_BYTES,
+            Self::FixedWindow(_) | Self::Calendar(_) => schema::fixed_window::STATE_BYTES,
+            Self::SlidingWindow(_) => schema::sliding_window::STATE_BYTES,
+            Self::SlidingLog(limit) => schema::sliding_log::state_bytes_max(limit.limit()),
+        }
+    }
+}
+
 /// The decision of a [`Limit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TakeAny(Taking);

@@ -87,6 +87,20 @@ pub enum RateLimitError {
         /// The limit's burst.
         burst: u32,
     },
+    /// Rules of one key whose states the store can't hold in one record.
+    #[error(
+        "rules: the states of {rule:?} and {others} others of one key may come to {bytes} bytes, and the store takes at most {bytes_max} a record; lower the limits of sliding logs, use sliding windows, or count some rules by another key"
+    )]
+    RecordTooLarge {
+        /// The rule with the longest state.
+        rule: String,
+        /// How many more lie in its record.
+        others: usize,
+        /// The longest record, bytes.
+        bytes: usize,
+        /// The longest that the store takes, bytes.
+        bytes_max: usize,
+    },
     /// A bucket that would need longer than [`MAX_REFILL`](crate::MAX_REFILL) to fill.
     #[error("burst: {burst} tokens need more than 100 years to refill at this rate; lower the burst or raise the rate")]
     BurstTooLarge {

@@ -16,7 +16,7 @@ pub mod service;
 pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
 pub use fleet::{LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, SHARDS_MAX, ShardedLimiter};
-pub use joint::{Ask, JointLimiter, JointOutcome, OnError};
+pub use joint::{Ask, JointLimiter, JointOutcome, OnError, is_outage};
 pub use local::LocalLimiter;
 pub use model::{
     CalendarSpan, Decision, FixedWindow, JointDecision, LeakyBucket, MAX_REFILL, Outcome, RULE_NAME_MAX, RULES_MAX,

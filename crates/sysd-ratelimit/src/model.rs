@@ -1,6 +1,8 @@
 //! Validated types: what a limit is, and what it answers.
 
-mod calendar;
+mod calendar_span;
+#[cfg(feature = "calendar")]
+mod calendar_window;
 mod decision;
 mod fixed_window;
 mod leaky_bucket;
@@ -12,16 +14,16 @@ mod span;
 mod token_bucket;
 
 #[cfg(test)]
-pub(crate) use calendar::BOUNDS;
-pub use calendar::CalendarSpan;
+pub(crate) use calendar_span::BOUNDS;
+pub use calendar_span::CalendarSpan;
 #[cfg(feature = "calendar")]
-pub use calendar::{CalendarUnit, CalendarWindow};
+pub use calendar_window::{CalendarUnit, CalendarWindow};
 pub use decision::{Decision, Outcome};
 pub use fixed_window::FixedWindow;
 pub use leaky_bucket::LeakyBucket;
 pub use rate::{MAX_REFILL, Rate};
-pub(crate) use rule::RuleId;
 pub use rule::{JointDecision, RULE_NAME_MAX, RULES_MAX, Rule, RuleLimit, RuleSet};
+pub(crate) use rule::{RuleId, fit_record};
 pub use sliding_log::{SLIDING_LOG_MAX, SlidingLog};
 pub use sliding_window::SlidingWindow;
 pub(crate) use span::Span;

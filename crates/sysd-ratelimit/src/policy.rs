@@ -38,9 +38,11 @@ mod error;
 mod key;
 mod limiter;
 mod plan;
+mod records;
 mod request;
 mod route;
 mod text;
+mod words;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -48,6 +50,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use sysd_core::Clock;
 
 pub use changes::{Changes, RuleChange, WholeChange};
 pub use client::FORWARDED_MAX;
@@ -65,7 +68,7 @@ pub use request::{Headers, RequestView};
 use route::Pattern;
 
 pub use crate::joint::OnError;
-use crate::model::Rule;
+use crate::model::{Rule, RuleId};
 
 /// Which limits a request must pass. Cheap to clone.
 ///
@@ -80,7 +83,7 @@ pub struct Policy {
     compiled: Arc<Compiled>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Compiled {
     name: Box<str>,
     clients: Clients,
@@ -89,9 +92,11 @@ struct Compiled {
     rules: Vec<PolicyRule>,
     /// The rules' places, those of high priority first.
     order: Vec<usize>,
+    /// For each rule and each route that it counts by, those whose states lie in the same record.
+    in_force: Vec<Vec<Option<Arc<[RuleId]>>>>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Clients {
     ipv4_prefix: u8,
     ipv6_prefix: u8,
@@ -100,7 +105,7 @@ struct Clients {
 }
 
 /// The entries of a list by what they are, each with its place.
-#[derive(Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 struct Lists {
     networks: Vec<(IpNet, usize)>,
     users: HashMap<Box<str>, usize>,
@@ -239,6 +244,26 @@ impl Policy {
     /// The rules, as they are written: a rule's place here is what plans call it by.
     pub fn rules(&self) -> &[PolicyRule] {
         &self.compiled.rules
+    }
+
+    /// The same policy under another name: with counts of its own, beside those of this one.
+    ///
+    /// # Errors
+    /// [`PolicyError`] for what is no name.
+    pub fn renamed(&self, name: &str) -> Result<Self, PolicyError> {
+        let name = compile::policy_name(name)?;
+        Ok(Self { compiled: Arc::new(Compiled { name, ..Compiled::clone(&self.compiled) }) })
+    }
+
+    /// The same policy, its windows of the calendar worked out from `clock`, which must be within three windows of the one by which
+    /// the store decides. As it is read they go by the system's clock.
+    #[must_use]
+    pub fn by_clock(&self, clock: &(impl Clock + Clone)) -> Self {
+        let mut compiled = Compiled::clone(&self.compiled);
+        for rule in &mut compiled.rules {
+            rule.rule = rule.rule.by_clock(clock);
+        }
+        Self { compiled: Arc::new(compiled) }
     }
 
     /// What changes when this policy takes the place of `old`.

@@ -4,7 +4,8 @@ use sysd_core::tuple::{self, Element, KeyBytes};
 use sysd_core::{Key, Result, Store, StoreExt};
 
 use crate::algorithm::Algorithm;
-use crate::model::{Decision, JointDecision, RuleSet, TokenBucket};
+use crate::error::RateLimitError;
+use crate::model::{Decision, JointDecision, RuleSet, TokenBucket, fit_record};
 use crate::procedure::TakeAll;
 use crate::schema;
 
@@ -76,7 +77,7 @@ impl<S: Store, A: Algorithm> RateLimiter<S, A> {
 ///     Rule::new("bursts", TokenBucket::new("10/s".parse()?, 2)?)?,
 ///     Rule::new("daily", FixedWindow::new("1000/d".parse()?))?,
 /// ])?;
-/// let limiter = RuleLimiter::new(Memory::new(), "api", rules);
+/// let limiter = RuleLimiter::new(Memory::new(), "api", rules)?;
 /// assert!(limiter.check("ann", 2).await?.is_allowed());
 ///
 /// let denied = limiter.check("ann", 1).await?;
@@ -99,8 +100,12 @@ pub struct RuleLimiter<S> {
 
 impl<S: Store> RuleLimiter<S> {
     /// The limiter `name` on `store`.
-    pub fn new(store: S, name: &str, rules: RuleSet) -> Self {
-        Self { store, prefix: tuple::encode(&(name,)), rules }
+    ///
+    /// # Errors
+    /// [`RateLimitError::RecordTooLarge`] if the store could not hold the states of all rules in one record.
+    pub fn new(store: S, name: &str, rules: RuleSet) -> Result<Self, RateLimitError> {
+        fit_record(rules.rules().iter(), store.limits())?;
+        Ok(Self { store, prefix: tuple::encode(&(name,)), rules })
     }
 
     /// What it decides by.

@@ -112,7 +112,7 @@ fn fleet(mode: Mode, simulation: &Simulation, node: Node, bucket: TokenBucket) -
     let store = Through(simulation.store(node), mode == Mode::SendsAgain);
     let (rule, clock) = (Rule::new("all", bucket).unwrap(), simulation.clock());
     match mode {
-        Mode::Central => (Fleet::Central(RuleLimiter::new(store, "api", RuleSet::new([rule]).unwrap())), None),
+        Mode::Central => (Fleet::Central(RuleLimiter::new(store, "api", RuleSet::new([rule]).unwrap()).unwrap()), None),
         Mode::Sharded => {
             let limiter = ShardedLimiter::with_entropy(store, "api", bucket, 4, simulation.entropy()).unwrap();
             (Fleet::Sharded(limiter), None)
@@ -291,7 +291,7 @@ async fn what_is_not_used_is_given_back_by_the_keeper_and_at_the_end() {
     let store = sysd_storage::Memory::with_clock(clock.clone());
     // A log gives back exactly, whenever.
     let rule = Rule::new("all", SlidingLog::new("100/h".parse().unwrap()).unwrap()).unwrap();
-    let central = RuleLimiter::new(store.clone(), "api", RuleSet::new([rule.clone()]).unwrap());
+    let central = RuleLimiter::new(store.clone(), "api", RuleSet::new([rule.clone()]).unwrap()).unwrap();
     let left = async || central.check("ann", 0).await.unwrap().decision().remaining();
     let config = LeaseConfig { hold_for: HOLD, ..LeaseConfig::new(64) };
     let (limiter, keeper) = LeasedLimiter::with_clock(store.clone(), "api", rule, config, clock.clone()).unwrap();
@@ -351,7 +351,7 @@ async fn what_was_admitted_too_much_is_made_up_for() {
         }
         assert!(!limiter.check("all", 1).await.unwrap().is_allowed());
     }
-    let central = RuleLimiter::new(store.clone(), "api", RuleSet::new([rule.clone()]).unwrap());
+    let central = RuleLimiter::new(store.clone(), "api", RuleSet::new([rule.clone()]).unwrap()).unwrap();
     clock.advance(FLUSH);
     let posted = Duration::from_millis(1_980);
     until(async || central.check("all", 0).await.unwrap().decision().reset_after() >= posted).await;

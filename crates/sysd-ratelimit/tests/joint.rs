@@ -1,16 +1,21 @@
 //! Rules of several keys, under faults and crashes, in simulations: `SYSD_SIM_SEED=7` runs only that seed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sysd_core::entropy::below;
 use sysd_core::{
-    Effect, ErasedProcedure, Error, ErrorKind, Key, Limits, Outcome, OutputBytes, Page, Record, Result, Scan, Store,
-    Trim, Trimmed, Write,
+    Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Key, OutputBytes, Result, Store, StoreExt as _,
+    tuple::{self, KeyBytes},
 };
-use sysd_ratelimit::{Ask, FixedWindow, JointLimiter, OnError, Rule, SlidingLog, TokenBucket};
+use sysd_ratelimit::schema::RULES;
+use sysd_ratelimit::{
+    Ask, Decision, FixedWindow, GiveAll, JointLimiter, OnError, Rule, SlidingLog, TakeAll, TokenBucket,
+};
 use sysd_testkit::sim::{Faults, Node, SimStore, Simulation};
+use sysd_testkit::{Overridden, Overrides};
 
 const LIMIT: u32 = 12;
 
@@ -40,43 +45,11 @@ enum Broken {
     SendsAgain,
 }
 
-/// The simulated store, or a broken one.
-#[derive(Clone)]
-struct Through(SimStore, Broken);
-
-impl Store for Through {
-    fn limits(&self) -> &Limits {
-        self.0.limits()
-    }
-
-    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        self.0.get(key).await
-    }
-
-    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
-        self.0.get_many(keys).await
-    }
-
-    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
-        self.0.write(write).await
-    }
-
-    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
-        self.0.write_many(writes).await
-    }
-
-    async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
-        self.0.scan(scan).await
-    }
-
-    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
-        self.0.trim(trim).await
-    }
-
-    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+impl Overrides<SimStore> for Broken {
+    async fn update(&self, store: &SimStore, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
         loop {
-            match self.0.update(key, procedure).await {
-                Err(error) if error.effect() == Effect::Unknown && self.1 == Broken::SendsAgain => {}
+            match store.update(key, procedure).await {
+                Err(error) if error.effect() == Effect::Unknown && *self == Self::SendsAgain => {}
                 answer => return answer,
             }
         }
@@ -96,7 +69,7 @@ fn run(seed: u64, faults: Faults, broken: Broken) -> std::result::Result<(), Str
     simulation.set_faults(faults);
     let told = Arc::new(Mutex::new(Told::default()));
     for node in 0..3 {
-        let limiter = JointLimiter::new(Through(simulation.store(Node(node)), broken), "api");
+        let limiter = JointLimiter::new(Overridden(simulation.store(Node(node)), broken), "api");
         let (entropy, told) = (simulation.entropy(), Arc::clone(&told));
         simulation.spawn(Node(node), async move {
             let rules = rules();
@@ -166,8 +139,129 @@ fn giving_back_again_after_a_lost_reply_is_found() {
     assert!((0..4_000).any(|seed| run(seed, FAULTY, Broken::SendsAgain).is_err()), "nobody noticed");
 }
 
+/// Takes from one key after the other and gives back, without a look before.
+async fn take_in_order<S: Store>(store: &S, asks: &[Ask<'_>]) -> bool {
+    let mut taken: Vec<(KeyBytes, GiveAll)> = Vec::new();
+    for ask in asks {
+        let partition = tuple::encode(&("api", ask.key));
+        let take = TakeAll::new(ask.rules.iter().copied());
+        let verdict = store.run(Key::lone(RULES, &partition), &take).await.unwrap();
+        if !verdict.is_allowed() {
+            for (partition, give) in &taken {
+                store.run(Key::lone(RULES, partition), give).await.unwrap();
+            }
+            return false;
+        }
+        taken.extend(GiveAll::of(&take, &verdict).map(|give| (partition, give)));
+    }
+    true
+}
+
+/// A thousand requests over a slow store, all denied by the second of their keys. What is left in the bucket of the first, which all
+/// share, and what would be had they never come.
+fn after_a_flood(looks: bool) -> (u32, u32) {
+    let simulation = Simulation::new(7);
+    simulation.set_faults(Faults { delay_max: Duration::from_millis(20), ..Faults::NONE });
+    let shared = Rule::new("all", TokenBucket::new("10/s".parse().unwrap(), 1_000).unwrap()).unwrap();
+    let own = Rule::new("each", FixedWindow::new("1/d".parse().unwrap())).unwrap();
+    let truth = JointLimiter::new(simulation.truth(), "api");
+    let before = [Ask { key: b"all", rules: vec![(&shared, 900)] }, Ask { key: b"ann", rules: vec![(&own, 1)] }];
+    assert!(futures::executor::block_on(truth.check(&before)).unwrap().is_allowed());
+    let (start, store) = (simulation.clock().now(), simulation.store(Node(0)));
+    let (all, each) = (shared.clone(), own.clone());
+    simulation.spawn(Node(0), async move {
+        let limiter = JointLimiter::new(store.clone(), "api");
+        let asks = [Ask { key: b"all", rules: vec![(&all, 1)] }, Ask { key: b"ann", rules: vec![(&each, 1)] }];
+        for _ in 0..1_000 {
+            let is_allowed = if looks {
+                limiter.check(&asks).await.unwrap().is_allowed()
+            } else {
+                take_in_order(&store, &asks).await
+            };
+            assert!(!is_allowed);
+        }
+    });
+    simulation.run().unwrap();
+    let look = [Ask { key: b"all", rules: vec![(&shared, 0)] }];
+    let left = futures::executor::block_on(truth.check(&look)).unwrap().decision().remaining();
+    let passed = simulation.clock().now().saturating_since(start);
+    (left, 100 + u32::try_from(passed.as_millis() / 100).unwrap())
+}
+
+#[test]
+fn a_flood_of_denied_requests_takes_nothing_from_a_shared_bucket() {
+    let (left, expected) = after_a_flood(true);
+    assert!(left == expected && left > 200, "{left} of {expected}");
+}
+
+#[test]
+fn a_limiter_that_does_not_look_first_lets_a_flood_keep_the_bucket_low() {
+    let (left, expected) = after_a_flood(false);
+    assert!(left + 50 < expected, "{left} of {expected}: nobody noticed");
+}
+
+#[test]
+fn a_denied_request_costs_one_round_trip_and_hears_all_keys() {
+    let simulation = Simulation::new(7);
+    let limiter = JointLimiter::new(simulation.store(Node(0)), "api");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let write = Arc::clone(&seen);
+    simulation.set_faults(Faults { delay_max: Duration::ZERO, ..Faults::NONE });
+    simulation.spawn(Node(0), async move {
+        let rules = rules();
+        for cost in [LIMIT, 1] {
+            let decision = limiter.check(&asks(&rules, b"ann", cost)).await.unwrap();
+            let remaining: Vec<_> = decision.each().iter().map(Decision::remaining).collect();
+            write.lock().unwrap().push((decision.is_allowed(), decision.bound_by(), remaining));
+        }
+    });
+    simulation.run().unwrap();
+    let expected = [(true, 0, vec![0, 2, LIMIT / 2]), (false, 0, vec![0, 2, LIMIT / 2])];
+    assert_eq!(*seen.lock().unwrap(), expected);
+    // Two looks and two takes, then two looks.
+    assert_eq!(simulation.calls(Node(0)), 6);
+}
+
+/// The first calls for the records of a key can't be answered.
+struct Away(&'static [u8], AtomicU32);
+
+impl<S: Store> Overrides<S> for Away {
+    async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        let is_of = key.partition().windows(self.0.len()).any(|part| part == self.0);
+        let is_first = |left: u32| left.checked_sub(1);
+        if is_of && self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_first).is_ok() {
+            return Err(Error::new(ErrorKind::Unavailable, Effect::None, "away"));
+        }
+        store.update(key, procedure).await
+    }
+}
+
 #[tokio::test]
-async fn an_error_is_open_or_closed_as_chosen_and_what_was_taken_before_is_given_back() {
+async fn a_key_that_could_not_be_looked_at_is_open_or_closed_as_chosen() {
+    let memory = sysd_storage::Memory::new();
+    let rules = rules();
+    let limiter = || JointLimiter::new(Overridden(memory.clone(), Away(b"all", AtomicU32::new(1))), "api");
+    let left = async || {
+        let truth = JointLimiter::new(memory.clone(), "api");
+        let look = truth.check(&asks(&rules, b"ann", 0)).await.unwrap();
+        look.each().iter().map(Decision::remaining).collect::<Vec<_>>()
+    };
+    let closed = limiter().check_or(&asks(&rules, b"ann", 1), |_, _| OnError::Deny).await;
+    assert!(!closed.is_allowed && closed.decision.unwrap().is_allowed());
+    assert_eq!((closed.errors.len(), closed.errors[0].0), (1, 1));
+    assert_eq!(left().await, [LIMIT, LIMIT + 2, LIMIT + LIMIT / 2]);
+    assert_eq!(limiter().check(&asks(&rules, b"ann", 1)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    // It passes, and has waited for that key once only.
+    let open = limiter().check_or(&asks(&rules, b"ann", 1), |_, _| OnError::Allow).await;
+    assert!(open.is_allowed && open.errors.len() == 1);
+    assert_eq!(left().await, [LIMIT - 1, LIMIT + 1, LIMIT + LIMIT / 2]);
+    // What a key before it denies is denied; a key before it that is open too says nothing.
+    let denied = limiter().check(&asks(&rules, b"ann", LIMIT)).await.unwrap();
+    assert_eq!((denied.is_allowed(), denied.each().len()), (false, 2));
+}
+
+#[tokio::test]
+async fn an_error_that_is_no_outage_refuses_whatever_was_chosen() {
     let store = sysd_storage::Memory::new();
     let limiter = JointLimiter::new(store.clone(), "api");
     let rules = rules();
@@ -179,9 +273,10 @@ async fn an_error_is_open_or_closed_as_chosen_and_what_was_taken_before_is_given
     assert_eq!((error.kind(), error.effect()), (ErrorKind::TooLarge, Effect::None));
     let left = async || limiter.check(&asks(0)[..1]).await.unwrap().decision().remaining();
     assert_eq!(left().await, LIMIT);
-    let open = limiter.check_or(&asks(1), |at, _| if at == 1 { OnError::Allow } else { OnError::Deny }).await;
-    assert!(open.is_allowed && open.errors.len() == 1 && open.decision.unwrap().is_allowed());
-    assert_eq!(left().await, LIMIT - 1);
+    // That is no outage: nobody is asked whether it may pass.
+    let opened = limiter.check_or(&asks(1), |_, _| OnError::Allow).await;
+    assert!(!opened.is_allowed && opened.errors.len() == 1 && opened.decision.unwrap().is_allowed());
+    assert_eq!(left().await, LIMIT);
     let nothing: Result<_, Error> = limiter.check(&[]).await;
     assert_eq!(nothing.unwrap_err().kind(), ErrorKind::Invalid);
 }

@@ -2,11 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sysd_core::{ErrorKind, Key, ManualClock, Store, StoreExt as _, SystemEntropy, Timestamp, random_base62, tuple};
 use sysd_ratelimit::schema::RULES;
-use sysd_ratelimit::{FixedWindow, LeakyBucket, Rule, RuleLimiter, RuleSet, SlidingLog, SlidingWindow, TokenBucket};
+use sysd_ratelimit::{
+    FixedWindow, LeakyBucket, RateLimitError, Rule, RuleLimiter, RuleSet, SlidingLog, SlidingWindow, TokenBucket,
+};
 use sysd_storage::{Memory, RedisConfig, RedisStore};
+use sysd_testkit::Limited;
+use sysd_testkit::sim::{Node, Simulation};
 
 fn rules() -> RuleSet {
     let bucket = TokenBucket::new("40/s".parse().unwrap(), 40).unwrap();
@@ -33,7 +38,7 @@ async fn on_redis(variable: &str) -> RedisStore<ManualClock> {
 
 /// However many ask at once, as many are admitted as the tightest rule lets, and the others have taken nothing more.
 async fn exactly_the_limit<S: Store + Clone>(store: S) {
-    let limiter = Arc::new(RuleLimiter::new(store, "api", rules()));
+    let limiter = Arc::new(RuleLimiter::new(store, "api", rules()).unwrap());
     let tasks: Vec<_> = (0..300)
         .map(|_| {
             let limiter = Arc::clone(&limiter);
@@ -74,7 +79,7 @@ async fn a_redis_cluster_admits_exactly_the_limit() {
 #[tokio::test]
 async fn bad_input_is_named() {
     let store = Memory::with_clock(clock());
-    let limiter = RuleLimiter::new(store.clone(), "api", rules());
+    let limiter = RuleLimiter::new(store.clone(), "api", rules()).unwrap();
     let too_long = limiter.check(vec![0_u8; 100_000], 1).await.unwrap_err();
     assert_eq!((too_long.kind(), too_long.field()), (ErrorKind::TooLarge, Some("partition")));
     let partition = tuple::encode(&("api", &b"bob"[..]));
@@ -83,4 +88,34 @@ async fn bad_input_is_named() {
     let never = limiter.check("ann", 46).await.unwrap();
     assert_eq!(never.decision().outcome(), sysd_ratelimit::Outcome::NeverAllowed);
     assert!(limiter.check("ann", 40).await.unwrap().is_allowed(), "nothing was taken");
+}
+
+#[tokio::test]
+async fn rules_that_no_record_of_the_store_holds_are_refused() {
+    let rules = |count: usize, limit: u32| {
+        let log = SlidingLog::new(format!("{limit}/d").parse().unwrap()).unwrap();
+        RuleSet::new((0..count).map(|at| Rule::new(&format!("log {at}"), log).unwrap())).unwrap()
+    };
+    let simulation = Simulation::new(7);
+    // A byte, and for each log a header of 14 bytes, a byte, and 11 for each request.
+    let bytes = 1 + 3 * (14 + 1 + 20 * 11);
+    let store = |bytes_max| simulation.store(Node(0)).with_value_bytes_max(bytes_max);
+    let error = RuleLimiter::new(store(bytes - 1), "api", rules(3, 20)).unwrap_err();
+    assert_eq!(
+        error,
+        RateLimitError::RecordTooLarge { rule: "log 2".to_owned(), others: 2, bytes, bytes_max: bytes - 1 }
+    );
+    assert!(RuleLimiter::new(store(bytes), "api", rules(3, 20)).is_ok());
+    // It is the longest there is.
+    let clock = clock();
+    let store = Memory::with_clock(clock.clone());
+    let limiter = RuleLimiter::new(store.clone(), "api", rules(3, 20)).unwrap();
+    for at in 0..20 {
+        assert!(limiter.check("ann", 1).await.unwrap().is_allowed(), "{at}");
+        clock.advance(Duration::from_secs(1));
+    }
+    let record = store.get(Key::lone(RULES, &tuple::encode(&("api", &b"ann"[..])))).await.unwrap().unwrap();
+    assert_eq!(record.value.len(), bytes);
+    // Sixteen of the longest fit wherever DynamoDB's items do.
+    assert!(RuleLimiter::new(Limited::new(store, clock), "api", rules(16, 1_000)).is_ok());
 }

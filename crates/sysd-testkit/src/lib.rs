@@ -6,7 +6,9 @@ pub mod counters;
 mod limited;
 pub mod mutant;
 pub mod oracle;
+mod overridden;
 pub mod sim;
 
 pub use counters::Counters;
 pub use limited::Limited;
+pub use overridden::{Overridden, Overrides};

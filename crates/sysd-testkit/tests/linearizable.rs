@@ -6,12 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::executor::block_on;
 use sysd_core::entropy::{Entropy, SeededEntropy, below};
-use sysd_core::{
-    AnyStore, ErasedProcedure, Expect, Key, Limits, Outcome, OutputBytes, Page, Record, Result, Scan, Space, Store,
-    Trim, Trimmed, Version, Write,
-};
+use sysd_core::{AnyStore, Expect, Key, Outcome, Result, Space, Store, Version, Write};
 use sysd_storage::Memory;
 use sysd_testkit::oracle::{Call, History, NotLinearizable, RecordSpec, Reply, check};
+use sysd_testkit::{Overridden, Overrides};
 
 const SPACE: Space = Space::conditional("oracle");
 
@@ -81,51 +79,23 @@ fn memory_is_linearizable_also_when_erased() {
 }
 
 /// Broken on purpose: looks at the condition and writes in two steps.
-struct TwoSteps(Memory);
+struct TwoSteps;
 
-impl Store for TwoSteps {
-    fn limits(&self) -> &Limits {
-        self.0.limits()
-    }
-
-    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        self.0.get(key).await
-    }
-
-    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
-        self.0.get_many(keys).await
-    }
-
-    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
-        let found = self.0.get(write.key).await?;
+impl Overrides<Memory> for TwoSteps {
+    async fn write(&self, store: &Memory, write: Write<'_>) -> Result<Outcome> {
+        let found = store.get(write.key).await?;
         let holds = match write.expect {
             Expect::Any => true,
             Expect::Absent => found.is_none(),
             Expect::Is(version) => found.as_ref().is_some_and(|record| record.version == version),
         };
         std::thread::yield_now();
-        if holds { self.0.write(write.expect(Expect::Any)).await } else { Ok(write.lost_to(found)) }
-    }
-
-    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
-        self.0.write_many(writes).await
-    }
-
-    async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
-        self.0.scan(scan).await
-    }
-
-    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
-        self.0.trim(trim).await
-    }
-
-    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
-        self.0.update(key, procedure).await
+        if holds { store.write(write.expect(Expect::Any)).await } else { Ok(write.lost_to(found)) }
     }
 }
 
 #[test]
 fn a_store_that_checks_and_writes_in_two_steps_is_rejected() {
-    let rejected = (0..2_000).any(|seed| one_history(&TwoSteps(Memory::new()), seed).is_err());
+    let rejected = (0..2_000).any(|seed| one_history(&Overridden(Memory::new(), TwoSteps), seed).is_err());
     assert!(rejected);
 }

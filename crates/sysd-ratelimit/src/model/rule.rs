@@ -4,11 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "policy")]
+use sysd_core::Clock;
+use sysd_core::Limits;
+
 #[cfg(feature = "calendar")]
-use super::calendar::CalendarWindow;
+use super::calendar_window::CalendarWindow;
 use super::decision::{Decision, Outcome};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
+use crate::schema::rules::record_bytes_max;
 
 /// The most rules of a set.
 pub const RULES_MAX: usize = 16;
@@ -47,6 +52,17 @@ pub enum RuleLimit {
     /// The calendar's windows.
     #[cfg(feature = "calendar")]
     Calendar(CalendarWindow),
+}
+
+impl RuleLimit {
+    /// The limit as it is now.
+    pub(crate) fn now(&self) -> Limit {
+        match self {
+            Self::Limit(limit) => *limit,
+            #[cfg(feature = "calendar")]
+            Self::Calendar(window) => window.span().into(),
+        }
+    }
 }
 
 impl<L: Into<Limit>> From<L> for RuleLimit {
@@ -99,10 +115,16 @@ impl Rule {
 
     /// The limit as it is now.
     pub fn limit(&self) -> Limit {
+        self.limit.now()
+    }
+
+    /// The same, its windows of the calendar worked out from another clock.
+    #[cfg(feature = "policy")]
+    pub(crate) fn by_clock(&self, clock: &(impl Clock + Clone)) -> Self {
         match &self.limit {
-            RuleLimit::Limit(limit) => *limit,
+            RuleLimit::Limit(_) => self.clone(),
             #[cfg(feature = "calendar")]
-            RuleLimit::Calendar(window) => window.span().into(),
+            RuleLimit::Calendar(window) => Self { limit: window.by_clock(clock.clone()).into(), ..self.clone() },
         }
     }
 
@@ -149,6 +171,25 @@ impl RuleSet {
     }
 }
 
+/// Refuses rules whose states no record of a store takes.
+///
+/// # Errors
+/// [`RateLimitError::RecordTooLarge`].
+pub(crate) fn fit_record<'a>(
+    rules: impl Iterator<Item = &'a Rule> + Clone,
+    limits: &Limits,
+) -> Result<(), RateLimitError> {
+    let state_bytes = |rule: &Rule| rule.limit().state_bytes_max();
+    let bytes = record_bytes_max(rules.clone().map(state_bytes));
+    let bytes_max = limits.value_bytes_max;
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    let others = rules.clone().count().saturating_sub(1);
+    let rule = rules.max_by_key(|rule| state_bytes(rule)).map_or_else(String::new, ToString::to_string);
+    Err(RateLimitError::RecordTooLarge { rule, others, bytes, bytes_max })
+}
+
 /// What several rules decided on one request: it goes on only if all of them let it, and if one does not, none has taken
 /// anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,8 +231,9 @@ impl JointDecision {
         self.bound_by
     }
 
-    /// Each rule's own decision, in the order in which they were asked. Of a denied request they say what is there, and a rule
-    /// that would have allowed it says so.
+    /// Each rule's own decision, in the order in which they were asked. Of a denied request they say what is there, as nothing was
+    /// taken, and a rule that would have allowed it says so. Where a [`JointLimiter`](crate::JointLimiter) asked several keys, that is
+    /// each as it was a moment before, when all were looked at; rules that could not be asked are left out.
     pub fn each(&self) -> &[Decision] {
         &self.each
     }

@@ -19,8 +19,9 @@ pub struct Changes {
 pub enum WholeChange {
     /// It has another name: all rules begin anew.
     Name,
-    /// Clients are told apart in another way. Another prefix, or another header of API keys, begins anew for the rules that
-    /// count by it.
+    /// Clients are told apart in another way. Rules that count by `ip` begin anew if the prefix is another one; those that count by
+    /// `api_key` don't if the header is: who sends the same key in the new one keeps its counts. A rule that counts by a header of that
+    /// name begins anew where its values are now secret, or no longer, and so in keys by their digest or as they are.
     Clients,
     /// The allow list.
     Allow,
@@ -103,10 +104,9 @@ fn changes(old: &PolicyRule, new: &PolicyRule) -> Vec<RuleChange> {
     if old.key != new.key || is_by_route && old.routes != new.routes {
         changes.push(RuleChange::Key(name()));
     }
-    let (before, after) = (old.rule.limit(), new.rule.limit());
-    if before.code() != after.code() {
+    if old.rule.limit().code() != new.rule.limit().code() {
         changes.push(RuleChange::Algorithm(name()));
-    } else if before != after {
+    } else if old.rule.by() != new.rule.by() {
         changes.push(RuleChange::Limit(name()));
     }
     // All that is left: what is made alike otherwise is alike.

@@ -174,7 +174,7 @@ fn node(text: &str) -> Option<IpAddr> {
 
 /// A network, or an address that is one of its own; else what is wrong with it.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
-    let bad = || format!("{text:?} is no network; write one like 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1");
+    let bad = || "no network; write one like 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1".to_owned();
     let network = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
         Err(_) => text.parse::<IpNet>().map_err(|_| bad())?,

@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 
+#[cfg(feature = "calendar")]
+use sysd_core::SystemClock;
+
 use super::client::{Proxies, network};
 use super::config::{AlgorithmName, ClientsConfig, Count, ListedClient, OneOrMany, PolicyConfig, RuleConfig};
 use super::error::{Fault, FieldPath};
@@ -11,7 +14,11 @@ use super::{Clients, Compiled, Lists, PolicyRule};
 use crate::algorithm::{Algorithm, Limit};
 use crate::error::RateLimitError;
 use crate::joint::OnError;
-use crate::model::{FixedWindow, LeakyBucket, RULES_MAX, Rate, Rule, SlidingLog, SlidingWindow, TokenBucket};
+#[cfg(feature = "calendar")]
+use crate::model::{CalendarUnit, CalendarWindow};
+use crate::model::{
+    FixedWindow, LeakyBucket, RULES_MAX, Rate, Rule, RuleLimit, SlidingLog, SlidingWindow, TokenBucket,
+};
 use crate::schema::policy::sha256;
 use crate::schema::rules::ENTRIES_MAX;
 
@@ -21,14 +28,17 @@ pub const POLICY_RULES_MAX: usize = 512;
 pub const LIST_MAX: usize = 4_096;
 const NAME_MAX: usize = 64;
 
-pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
-    let top = FieldPath::default();
-    let is_name = !config.name.trim().is_empty()
-        && config.name.len() <= NAME_MAX
-        && config.name.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-    if !is_name {
-        return Err(top.field("name").fault("no name; give 1 to 64 printable ASCII characters"));
+pub(super) fn policy_name(name: &str) -> Result<Box<str>, Fault> {
+    let is_printable = |byte: u8| matches!(byte, b' '..=b'~');
+    let is_name = !name.trim().is_empty() && name.len() <= NAME_MAX && name.bytes().all(is_printable);
+    if is_name {
+        return Ok(name.into());
     }
+    Err(FieldPath::of("name").fault("no name; give 1 to 64 printable ASCII characters"))
+}
+
+pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
+    let name = policy_name(&config.name)?;
     let clients = clients(&config.clients)?;
     let allow = lists(&FieldPath::of("allow"), &config.allow)?;
     let deny = lists(&FieldPath::of("deny"), &config.deny)?;
@@ -36,8 +46,8 @@ pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
     if config.rules.len() > POLICY_RULES_MAX {
         return Err(rules.fault(format!("{} rules; give at most {POLICY_RULES_MAX}", config.rules.len())));
     }
-    let mut compiled =
-        Compiled { name: config.name.as_str().into(), clients, allow, deny, rules: Vec::new(), order: Vec::new() };
+    let (rules_of, order, in_force) = (Vec::new(), Vec::new(), Vec::new());
+    let mut compiled = Compiled { name, clients, allow, deny, rules: rules_of, order, in_force };
     let mut lists = HashMap::new();
     for (at, config) in config.rules.iter().enumerate() {
         let next = lists.len();
@@ -49,6 +59,7 @@ pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
     compiled.order = (0..compiled.rules.len()).collect();
     // Stable: those of one priority as they are written.
     compiled.order.sort_by_key(|at| std::cmp::Reverse(compiled.rules[*at].priority));
+    compiled.in_force = compiled.in_force();
     Ok(compiled)
 }
 
@@ -173,7 +184,7 @@ fn rule(path: &FieldPath, config: &RuleConfig, list_of: impl FnOnce(&[KeyPart]) 
     }
     let limit = limit(path, config)?;
     let Count(cost) = config.cost;
-    let most = Algorithm::limit(&limit);
+    let most = Algorithm::limit(&limit.now());
     if cost == 0 {
         return Err(path.field("cost").fault("a request that costs nothing is never limited; give at least 1"));
     }
@@ -206,7 +217,7 @@ fn key(path: &FieldPath, written: &OneOrMany<String>) -> Result<Vec<KeyPart>, Fa
     for (part, path) in items(path, written)? {
         let part = KeyPart::parse(part).map_err(|problem| path.clone().fault(problem))?;
         if key.contains(&part) {
-            return Err(path.fault(format!("{part} is there twice; leave one away")));
+            return Err(path.fault("there twice; leave one away"));
         }
         key.push(part);
     }
@@ -220,19 +231,65 @@ fn key(path: &FieldPath, written: &OneOrMany<String>) -> Result<Vec<KeyPart>, Fa
     Ok(key)
 }
 
-fn limit(path: &FieldPath, config: &RuleConfig) -> Result<Limit, Fault> {
+fn limit(path: &FieldPath, config: &RuleConfig) -> Result<RuleLimit, Fault> {
+    if config.algorithm == AlgorithmName::CalendarWindow {
+        return calendar(path, config);
+    }
+    if config.zone.is_some() {
+        return Err(path.field("zone").fault("only a calendar window has a zone; leave it away"));
+    }
+    rated(path, config).map(RuleLimit::from)
+}
+
+/// Fields of another algorithm.
+fn without(path: &FieldPath, config: &RuleConfig) -> Result<(), Fault> {
+    if config.burst.is_some() && config.algorithm != AlgorithmName::TokenBucket {
+        return Err(path.field("burst").fault("only a token bucket has a burst; leave it away"));
+    }
+    if config.queue.is_some() && config.algorithm != AlgorithmName::LeakyBucket {
+        return Err(path.field("queue").fault("only a leaky bucket has a queue; leave it away"));
+    }
+    Ok(())
+}
+
+#[cfg(feature = "calendar")]
+fn calendar(path: &FieldPath, config: &RuleConfig) -> Result<RuleLimit, Fault> {
+    without(path, config)?;
+    let at_rate = || {
+        let problem =
+            "the calendar has minutes, hours, days and months; write a count and one of them, like 1000/d or 1000/mo";
+        path.field("rate").fault(problem)
+    };
+    let (count, unit) = config.rate.0.split_once('/').ok_or_else(at_rate)?;
+    let unit = match unit.trim() {
+        "m" | "min" | "minute" => CalendarUnit::Minute,
+        "h" | "hour" => CalendarUnit::Hour,
+        "d" | "day" => CalendarUnit::Day,
+        "mo" | "month" => CalendarUnit::Month,
+        _ => return Err(at_rate()),
+    };
+    let count = count.trim().parse().map_err(|_| at_rate())?;
+    let zone = config.zone.as_deref().unwrap_or("UTC");
+    CalendarWindow::new(count, unit, zone, SystemClock).map(RuleLimit::from).map_err(|error| {
+        let field = if matches!(error, RateLimitError::UnknownZone { .. }) { "zone" } else { "rate" };
+        path.field(field).fault(said(&error))
+    })
+}
+
+#[cfg(not(feature = "calendar"))]
+fn calendar(path: &FieldPath, _: &RuleConfig) -> Result<RuleLimit, Fault> {
+    let problem = "calendar windows are not built in; turn on the feature calendar of sysd-ratelimit";
+    Err(path.field("algorithm").fault(problem))
+}
+
+/// By an algorithm that takes a rate.
+fn rated(path: &FieldPath, config: &RuleConfig) -> Result<Limit, Fault> {
     use AlgorithmName as Name;
 
     let at_rate = |error: &RateLimitError| path.field("rate").fault(said(error));
     let rate: Rate = config.rate.0.parse().map_err(|error| at_rate(&error))?;
-    let algorithm = config.algorithm;
-    if config.burst.is_some() && algorithm != Name::TokenBucket {
-        return Err(path.field("burst").fault("only a token bucket has a burst; leave it away"));
-    }
-    if config.queue.is_some() && algorithm != Name::LeakyBucket {
-        return Err(path.field("queue").fault("only a leaky bucket has a queue; leave it away"));
-    }
-    match algorithm {
+    without(path, config)?;
+    match config.algorithm {
         Name::TokenBucket => {
             let burst = config.burst.map_or(rate.count(), |Count(burst)| burst);
             let bucket = TokenBucket::new(rate, burst);
@@ -246,7 +303,7 @@ fn limit(path: &FieldPath, config: &RuleConfig) -> Result<Limit, Fault> {
             let bucket = LeakyBucket::new(rate, queue);
             bucket.map(Limit::from).map_err(|error| path.field("queue").fault(said(&error)))
         }
-        Name::FixedWindow => Ok(FixedWindow::new(rate).into()),
+        Name::FixedWindow | Name::CalendarWindow => Ok(FixedWindow::new(rate).into()),
         Name::SlidingWindow => Ok(SlidingWindow::new(rate).into()),
         Name::SlidingLog => SlidingLog::new(rate).map(Limit::from).map_err(|error| at_rate(&error)),
     }

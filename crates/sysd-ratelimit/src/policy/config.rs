@@ -87,8 +87,11 @@ pub struct RuleConfig {
     /// How it counts.
     #[serde(default)]
     pub algorithm: AlgorithmName,
-    /// How much: see [`Rate`](crate::Rate).
+    /// How much: see [`Rate`](crate::Rate). Of windows of the calendar so many a minute, hour, day or month: `1000/mo`.
     pub rate: RateText,
+    /// The time zone of a calendar's windows, by its name in the IANA database; `UTC` if absent.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// The burst of a token bucket; the rate's count if absent.
     #[serde(default)]
     pub burst: Option<Count>,
@@ -133,6 +136,8 @@ pub enum AlgorithmName {
     FixedWindow,
     SlidingWindow,
     SlidingLog,
+    /// Of the feature `calendar`.
+    CalendarWindow,
 }
 
 /// What happens to a request that lacks a part of a rule's key.

@@ -4,7 +4,8 @@ use std::fmt;
 
 /// Why there is no policy. It reads `FILE:LINE:COLUMN: FIELD: what is wrong; what to do`, as far as these are known.
 ///
-/// It holds nothing of what the file says about API keys.
+/// It says again nothing that may be an API key in a wrong place: no name of a field that is not known, no value of a list or of what a
+/// rule counts by. The line says where to look.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}{field}{problem}", place = Place(self), field = Named(&self.field))]
 pub struct PolicyError {
@@ -49,7 +50,7 @@ impl PolicyError {
         self.column
     }
 
-    /// The field, like `rules[0].rate`: lists count from 0. Empty for the file as a whole.
+    /// The field, like `rules[0].rate`: lists count from 0. Of one that is not known, what holds it. Empty for the file as a whole.
     pub fn field(&self) -> &str {
         &self.field
     }

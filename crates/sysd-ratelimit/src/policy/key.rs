@@ -46,7 +46,7 @@ const FORWARDING_HEADERS: [&str; 5] =
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
 impl KeyPart {
-    /// Reads it as a policy has it; else what is wrong with it.
+    /// Reads it as a policy has it; else what is wrong with it, without what it is: it may be an API key.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         Ok(match text {
             "ip" => Self::Ip,
@@ -58,7 +58,7 @@ impl KeyPart {
             _ => {
                 let Some(name) = text.strip_prefix("header:") else {
                     let known = "ip, user, api_key, header:NAME, route, method or global";
-                    return Err(format!("{text:?} is nothing to count by; write {known}"));
+                    return Err(format!("nothing to count by; write {known}"));
                 };
                 Self::Header(header_name(name)?)
             }
@@ -69,7 +69,7 @@ impl KeyPart {
 /// The name of a header in lower case; else what is wrong with it.
 pub(super) fn header_name(name: &str) -> Result<Arc<str>, String> {
     if !is_token(name) {
-        return Err(format!("{name:?} is no name of a header; write letters, digits and -, like x-tenant"));
+        return Err("no name of a header; write letters, digits and -, like x-tenant".to_owned());
     }
     let name = name.to_ascii_lowercase();
     if FORWARDING_HEADERS.contains(&name.as_str()) {

@@ -6,9 +6,9 @@ use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Error, Key, Store, StoreExt as _};
 
 use super::{Changes, Group, Listing, Missing, OnError, Plan, Policy, RequestView};
-use crate::joint::{self, Ask};
+use crate::error::RateLimitError;
+use crate::joint::{self, Joint};
 use crate::model::{Decision, JointDecision};
-use crate::procedure::TakeAll;
 use crate::schema;
 use crate::service::partition;
 
@@ -26,7 +26,7 @@ use crate::service::partition;
 ///     key = "ip"
 ///     rate = "1/h"
 /// "#)?;
-/// let limiter = PolicyLimiter::new(Memory::new(), policy);
+/// let limiter = PolicyLimiter::new(Memory::new(), policy)?;
 /// let headers = [("accept", "*/*")];
 /// let peer = Some("192.0.2.1".parse()?);
 /// let request = RequestView { method: "GET", path: "/", peer, user: None, headers: &headers };
@@ -44,6 +44,8 @@ use crate::service::partition;
 ///   the others.
 /// - A store that does not answer never makes an error of a request: each rule's `on_error` says whether it passes. How long to
 ///   wait is the store's to say: put a timeout and a breaker around it (`sysd_storage::layer`).
+/// - Only an outage opens ([`is_outage`](crate::is_outage)). What is wrong with the program, the set-up or the stored bytes does not
+///   pass by itself, and refuses: [`Reason::Failed`].
 /// - [`replace`](Self::replace) keeps the counts: a rule of the same name and algorithm goes on with what was taken.
 #[derive(Debug)]
 pub struct PolicyLimiter<S> {
@@ -73,8 +75,10 @@ pub enum Reason {
     Missing(Missing),
     /// The rules decided, those that could be asked; or no rule applied.
     Rules,
-    /// Rules that could not be asked fail closed.
+    /// Rules that could not be asked, for an outage of the store, fail closed.
     Unavailable,
+    /// Rules could not be asked, and that is no outage but a mistake: of the program, of the store's set-up, or in what is stored.
+    Failed,
 }
 
 /// What became of a request.
@@ -145,8 +149,12 @@ impl Ruling {
 
 impl<S: Store> PolicyLimiter<S> {
     /// Decides by `policy`, with the states in `store`.
-    pub fn new(store: S, policy: Policy) -> Self {
-        Self { store, current: RwLock::new(Current::new(policy)) }
+    ///
+    /// # Errors
+    /// [`RateLimitError::RecordTooLarge`] if the store could not hold the states of all rules of a key in one record.
+    pub fn new(store: S, policy: Policy) -> Result<Self, RateLimitError> {
+        policy.fits(store.limits())?;
+        Ok(Self { store, current: RwLock::new(Current::new(policy)) })
     }
 
     /// The policy that requests are ruled by now.
@@ -159,18 +167,22 @@ impl<S: Store> PolicyLimiter<S> {
     }
 
     /// Rules by another policy from here on, and says what that changes. Requests that are being asked about end under the old one.
-    pub fn replace(&self, policy: Policy) -> Changes {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); then the old one stays in force.
+    pub fn replace(&self, policy: Policy) -> Result<Changes, RateLimitError> {
+        policy.fits(self.store.limits())?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let changes = policy.changes(&current.policy);
         *current = Current::new(policy);
-        changes
+        Ok(changes)
     }
 
     /// Decides on a request.
     ///
     /// # Cost
-    /// An update for each key that its rules count by; one more for each key before the one that denies, and for each shadow rule of a
-    /// request that is allowed. They follow one another.
+    /// As a [`JointLimiter`](crate::JointLimiter): one key, an update; several, a look at all of them at the same time and, unless one
+    /// denies, an update of each, one after the other. Then one more for each shadow rule of a request that is allowed.
     ///
     /// # Cancel safety
     /// A future that is dropped may have taken from some rules; it never gives.
@@ -197,23 +209,24 @@ impl<S: Store> PolicyLimiter<S> {
     async fn enforce(&self, policy: Policy, prefix: &KeyBytes, groups: &[Group]) -> Ruling {
         let outcome = {
             let rules = policy.rules();
-            let asks: Vec<_> = groups
-                .iter()
-                .map(|group| Ask {
-                    key: &group.key,
-                    rules: group.rules.iter().map(|&(place, cost)| (rules[place].rule(), cost)).collect(),
-                })
-                .collect();
+            let of = |&(place, cost): &(usize, u32)| (rules[place].rule(), cost);
+            let takes = groups.iter().map(|group| (&group.key[..], group.take(group.rules.iter().map(of))));
+            let joint = Joint::new(prefix, takes);
             let fails_closed = |place: usize| rules[place].on_error() == OnError::Deny;
             let on_error = |at: usize, _: &Error| {
                 let is_closed = groups[at].rules.iter().any(|&(place, _)| fails_closed(place));
                 if is_closed { OnError::Deny } else { OnError::Allow }
             };
-            joint::check_or(&self.store, prefix, &asks, on_error).await
+            joint.check_or(&self.store, on_error).await
         };
         let failed: Vec<_> = outcome.errors.iter().map(|(at, _)| *at).collect();
         let is_unavailable = !outcome.is_allowed && outcome.decision.as_ref().is_none_or(JointDecision::is_allowed);
-        let reason = if is_unavailable { Reason::Unavailable } else { Reason::Rules };
+        let is_mistake = outcome.errors.iter().any(|(_, error)| !joint::is_outage(error));
+        let reason = match (is_unavailable, is_mistake) {
+            (false, _) => Reason::Rules,
+            (true, false) => Reason::Unavailable,
+            (true, true) => Reason::Failed,
+        };
         let mut ruling = Ruling::new(policy, outcome.is_allowed, reason);
         if let Some(joint) = outcome.decision {
             let asked = groups.iter().enumerate().filter(|(at, _)| !failed.contains(at));
@@ -230,7 +243,7 @@ impl<S: Store> PolicyLimiter<S> {
     async fn observe(&self, ruling: &mut Ruling, prefix: &KeyBytes, shadow: &Group) {
         let partition = partition(prefix, &shadow.key);
         for &(place, cost) in &shadow.rules {
-            let take = TakeAll::new([(ruling.policy.rules()[place].rule(), cost)]);
+            let take = shadow.take([(ruling.policy.rules()[place].rule(), cost)]);
             match self.store.run(Key::lone(schema::RULES, &partition), &take).await {
                 Ok(verdict) if verdict.is_allowed() => {}
                 Ok(_) => ruling.would_deny.push(place),

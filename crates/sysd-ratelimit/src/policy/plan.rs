@@ -1,5 +1,7 @@
 //! Which rules apply to a request, and by which keys.
 
+use std::sync::Arc;
+
 use sysd_core::tuple::KeyBytes;
 
 use super::client::Client;
@@ -7,6 +9,8 @@ use super::key::{Asked, KeyPart, Keyed};
 use super::request::RequestView;
 use super::route::Path;
 use super::{Compiled, Lists, Policy, PolicyRule, WhenMissing};
+use crate::model::{Rule, RuleId};
+use crate::procedure::TakeAll;
 use crate::schema::policy::sha256;
 
 /// What to do with a request.
@@ -23,9 +27,9 @@ pub enum Plan {
     Missing(Missing),
     /// To be asked about at these rules.
     Rules {
-        /// The rules by their keys, in the order in which to ask: first the keys of this client alone, then those that others have
-        /// too, so that who is over a limit of his own takes nothing of theirs, not for a moment; of both sorts those of high
-        /// priority first. The request may go on if all of them allow it; there may be none.
+        /// The rules by their keys, in the order in which to take: first the keys of this client alone, then those that others have
+        /// too, so that who races with himself for a limit of his own takes nothing of theirs, not for a moment; of both sorts those
+        /// of high priority first. The request may go on if all of them allow it; there may be none.
         groups: Vec<Group>,
         /// Rules that only count: whatever they say, the request goes on.
         shadows: Vec<Group>,
@@ -51,6 +55,15 @@ pub struct Group {
     /// The place of each rule in [`Policy::rules`] and what the request costs it, those of high priority first. At least one, at
     /// most [`RULES_MAX`](crate::RULES_MAX).
     pub rules: Vec<(usize, u32)>,
+    /// All rules whose states lie in the record.
+    in_force: Option<Arc<[RuleId]>>,
+}
+
+impl Group {
+    /// What to ask of the key's record, about some of its rules.
+    pub(super) fn take<'a>(&self, rules: impl IntoIterator<Item = (&'a Rule, u32)>) -> TakeAll {
+        TakeAll::new(rules).with_in_force(self.in_force.clone())
+    }
 }
 
 /// A part of a rule's key that a request lacks.
@@ -69,7 +82,11 @@ impl Policy {
     /// address.
     ///
     /// # Cost
-    /// Every rule's routes are held against the path: a step a pattern and segment. A SHA-256 where there is an API key to look at.
+    /// No waiting. The client's address is looked for among the networks of the proxies, for each entry of the forwarding header, and
+    /// then of both lists, one after the other. Every rule's routes are held against the path, a step a pattern and segment, but for those
+    /// that a `final` rule ends. For each key that the request is counted by some hundred bytes are written, and a SHA-256 is
+    /// computed of an API key, of a header that holds a secret, of a value longer than 256 bytes and of a key longer than
+    /// [`KEY_MAX`](super::KEY_MAX), as often as they are in a key; and once where a list holds API keys.
     pub fn plan(&self, request: &RequestView<'_>) -> Plan {
         let policy = &*self.compiled;
         let client = policy.clients.proxies.client(request);
@@ -115,8 +132,8 @@ impl Compiled {
             if floor.is_some_and(|floor| rule.priority < floor) {
                 continue;
             }
-            let Some(route) = rule.route_of(asked.request.method, &path) else { continue };
-            let route = if rule.key.contains(&KeyPart::Route) { route } else { "" };
+            let Some(at) = rule.route_of(asked.request.method, &path) else { continue };
+            let (at, route) = if rule.is_by_route() { (at, rule.routes[at].text()) } else { (0, "") };
             let (key, missing) = match &made {
                 Some((list, same, key)) if *list == rule.list && *same == route => key.clone(),
                 _ => {
@@ -135,7 +152,10 @@ impl Compiled {
                     }
                     picked.missing.push(missing);
                 }
-                (missing, _) => picked.add(key, (place, rule.cost), missing.is_none() && rule.is_by_client()),
+                (missing, _) => {
+                    let is_own = missing.is_none() && rule.is_by_client();
+                    picked.add(key, (place, rule.cost), is_own, self.in_force[place][at].as_ref());
+                }
             }
             if rule.is_final {
                 picked.floor = picked.floor.max(Some(rule.priority));
@@ -146,15 +166,14 @@ impl Compiled {
 }
 
 impl Picked {
-    fn add(&mut self, key: KeyBytes, rule: (usize, u32), is_own: bool) {
-        match self.groups.iter_mut().find(|group| group.key == key) {
-            Some(group) => group.rules.push(rule),
-            None if is_own => {
-                self.groups.insert(self.own, Group { key, rules: vec![rule] });
-                self.own += 1;
-            }
-            None => self.groups.push(Group { key, rules: vec![rule] }),
+    fn add(&mut self, key: KeyBytes, rule: (usize, u32), is_own: bool, in_force: Option<&Arc<[RuleId]>>) {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.key == key) {
+            group.rules.push(rule);
+            return;
         }
+        let at = if is_own { self.own } else { self.groups.len() };
+        self.groups.insert(at, Group { key, rules: vec![rule], in_force: in_force.cloned() });
+        self.own += usize::from(is_own);
     }
 }
 
@@ -164,15 +183,15 @@ impl PolicyRule {
         self.key.iter().any(|part| matches!(part, KeyPart::Ip | KeyPart::User | KeyPart::ApiKey))
     }
 
-    /// Its first route that matches, if it is for the request at all; `""` where it is for all paths.
-    fn route_of(&self, method: &str, path: &Path<'_>) -> Option<&str> {
+    /// The place of its first route that matches, if it is for the request at all; 0 where it is for all paths.
+    fn route_of(&self, method: &str, path: &Path<'_>) -> Option<usize> {
         if !self.is_for_method(method) {
             return None;
         }
         if self.routes.is_empty() {
-            return Some("");
+            return Some(0);
         }
-        self.routes.iter().find(|route| route.matches(path)).map(super::Pattern::text)
+        self.routes.iter().position(|route| route.matches(path))
     }
 }
 

@@ -181,13 +181,16 @@ fn words_that_no_rule_knows_are_refused_with_their_line() {
 #[test]
 fn what_is_unknown_twice_or_absent_is_refused_with_its_line() {
     for (text, line, field, hint) in [
-        ("name = \"p\"\nrulez = []", 2, "rulez", "unknown field `rulez`"),
-        ("name = \"p\"\n[clients]\nproxies = []", 3, "clients.proxies", "unknown field `proxies`"),
-        ("name = \"p\"\n[[rules]]\nname = \"r\"\nlimit = 3", 4, "rules[0].limit", "unknown field `limit`"),
+        ("name = \"p\"\nrulez = []", 2, "", "no field of a policy; here it may be one of `name`, `clients`"),
+        ("name = \"p\"\n[clients]\nproxies = []", 3, "clients", "may be one of `trusted_proxies`"),
+        ("name = \"p\"\n[[rules]]\nname = \"r\"\nlimit = 3", 4, "rules[0]", "`queue`, `cost`"),
         ("name = \"p\"\n[[rules]]\nname = \"r\"\nkey = \"ip\"", 2, "rules[0]", "missing field `rate`"),
         ("name = \"\"", 1, "name", "give 1 to 64"),
-        ("name = \"p\"\nname = \"q\"", 2, "", "duplicate key"),
-        ("name = \"p\"\nallow = [", 2, "", ""),
+        ("name = \"p\"\nname = \"q\"", 2, "", "twice"),
+        ("name = \"p\"\nallow = [", 2, "", "no TOML: "),
+        ("name = \"p\"\nrules = 3", 2, "rules", "expected a list"),
+        ("name = \"p\"\nclients = 3", 2, "clients", "expected fields with values"),
+        ("name = 3", 1, "name", "expected a text"),
         ("allow = []", 1, "", "missing field `name`"),
     ] {
         let error = toml(text).unwrap_err();
@@ -195,11 +198,16 @@ fn what_is_unknown_twice_or_absent_is_refused_with_its_line() {
         assert!(error.problem().contains(hint), "{error}");
     }
     for (text, line, field, hint) in [
-        ("name: p\nrulez: []", 2, "rulez", "rulez"),
-        ("name: p\nclients:\n  proxies: []", 3, "clients.proxies", "proxies"),
-        ("name: p\nrules:\n  - name: r\n    limit: 3", 4, "rules[0].limit", "limit"),
-        ("name: p\nname: q", 2, "", "duplicate"),
-        ("name: p\nallow: [", 2, "allow", ""),
+        ("name: p\nrulez: []", 2, "", "no field of a policy; here it may be one of `name`, `clients`"),
+        ("name: p\nclients:\n  proxies: []", 3, "clients", "may be one of `trusted_proxies`"),
+        ("name: p\nrules:\n  - name: r\n    limit: 3", 4, "rules[0]", "`queue`, `cost`"),
+        ("name: p\nname: q", 2, "", "twice"),
+        ("name: p\nallow: [", 2, "allow", "no YAML"),
+        ("name: p\nrules: 3", 2, "rules", "expected a list"),
+        ("name: p\nclients: 3", 2, "clients", "expected fields with values"),
+        ("name: p\nallow: *a", 2, "", "an anchor"),
+        ("name: p\nallow: !a b", 2, "allow", ""),
+        ("clients:\n  ipv4_prefix: 8", 1, "", "missing field `name`"),
     ] {
         let error = Policy::from_yaml("p.yaml", text).unwrap_err();
         assert_eq!((error.line(), error.field()), (Some(line), field), "{error}");
@@ -261,6 +269,35 @@ fn no_error_and_no_debug_output_has_an_api_key() {
     ] {
         for error in [toml(text).unwrap_err(), Policy::from_yaml("p.yaml", yaml).unwrap_err()] {
             assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
+        }
+    }
+    // In a wrong place: as the name of a field, as what a rule counts by, as an anchor, where a number belongs.
+    let rule = |fields: &str| format!("name = \"p\"\n[[rules]]\nname = \"r\"\nrate = \"1/s\"\n{fields}");
+    let yaml = |fields: &str| format!("name: p\nrules:\n  - name: r\n    rate: 1/s\n    {fields}");
+    for (text, yaml) in [
+        ("name = \"p\"\n\"key:s3cret\" = 1".to_owned(), "name: p\n\"key:s3cret\": 1".to_owned()),
+        ("name = \"p\"\ns3cret = 1".to_owned(), "name: p\ns3cret: 1".to_owned()),
+        ("name = \"p\"\ns3cret = 1\ns3cret = 2".to_owned(), "name: p\ns3cret: 1\ns3cret: 2".to_owned()),
+        ("name = \"p\"\n[allow]\ns3cret = 1".to_owned(), "name: p\nallow: { s3cret: 1 }".to_owned()),
+        ("name = \"p\"\n[clients]\n\"a, expected s3cret\" = 1".to_owned(), "name: p\nclients:\n  s3cret: 1".to_owned()),
+        ("name = \"p\"\nallow = \"ip:s3cret\"".to_owned(), "name: p\nallow: !s3cret x".to_owned()),
+        (
+            "name = \"p\"\nclients = { api_key_header = \"s3cret s3cret\" }".to_owned(),
+            "name: p\nallow: *s3cret".to_owned(),
+        ),
+        (rule("key = \"s3cret\""), yaml("key: s3cret")),
+        (rule("key = \"api_key:s3cret\""), yaml("key: [ip, api_key:s3cret]")),
+        (rule("key = \"header:s3 cret s3cret\""), yaml("key: \"header:s3cret s3cret\"")),
+        (rule("key = \"api_key\"\ns3cret = 1"), yaml("key: api_key\n    s3cret: 1")),
+        (rule("key = \"api_key\"\ncost = \"s3cret\""), yaml("key: api_key\n    cost: s3cret")),
+        (rule("key = \"api_key\"\npriority = \"s3cret\""), yaml("key: api_key\n    priority: s3cret")),
+        (rule("key = \"api_key\"\nshadow = \"s3cret\""), yaml("key: api_key\n    shadow: s3cret")),
+        (rule("key = \"api_key\"\nmissing = \"s3cret\""), yaml("key: api_key\n    missing: s3cret")),
+        (rule("key = { s3cret = 1 }"), yaml("key: { s3cret: 1 }")),
+    ] {
+        for error in [toml(&text).unwrap_err(), Policy::from_yaml("p.yaml", &yaml).unwrap_err()] {
+            assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
+            assert!(error.line().is_some() && !error.problem().is_empty(), "{error}");
         }
     }
     let config = ListedClient("key:s3cret".to_owned());
@@ -328,4 +365,110 @@ fn changes_say_which_rules_begin_anew() {
     let changes = other.changes(&policy(&[]));
     let whole = [WholeChange::Name, WholeChange::Clients, WholeChange::Allow, WholeChange::Deny];
     assert_eq!(changes, Changes { rules: Vec::new(), whole: whole.to_vec() });
+}
+
+#[test]
+fn errors_speak_of_policies_and_not_of_parsers() {
+    let rule = "name: p\nrules:\n  - { name: r, key: ip, rate: 1/s";
+    for text in [
+        "",
+        "name: p\n  x: [",
+        "name: p\nallow: {",
+        "name: p\nrules: {}",
+        "name: p\nrules: [7]",
+        "name: [p]",
+        "name:",
+        "name: ~",
+        "- p",
+        "p",
+        "name: p\n---\nname: q",
+        "name: &a p\nrules: *b",
+        "name: p\n<<: 3",
+        "name: !!binary x",
+        "\"name",
+        &format!("{rule}, priority: x }}"),
+        &format!("{rule}, priority: 1.5 }}"),
+        &format!("{rule}, shadow: 3 }}"),
+        &format!("{rule}, algorithm: 3 }}"),
+        &format!("{rule}, algorithm: [] }}"),
+        &format!("{rule}, missing: {{}} }}"),
+        &format!("{rule}, cost: .nan }}"),
+        &format!("{rule}, on_error: !x y }}"),
+    ] {
+        let Err(error) = Policy::from_yaml("p.yaml", text) else { continue };
+        let problem = error.problem();
+        let jargon = [
+            "scalar",
+            "mapping",
+            "struct ",
+            "i32",
+            "unit",
+            "variant",
+            "serde",
+            "Options",
+            "sequence",
+            "node",
+            "enum",
+            "deserialize",
+            "budget",
+            "policy`",
+        ];
+        assert!(jargon.iter().all(|word| !problem.contains(word)), "{text:?}: {error}");
+        assert!(problem.len() > 5 && error.line().is_some(), "{text:?}: {error}");
+    }
+}
+
+#[cfg(feature = "calendar")]
+#[test]
+fn windows_of_the_calendar_are_read_and_what_is_wrong_with_them_has_its_line() {
+    let (_, docs) = DOCS.rsplit_once("\n**Windows of the calendar**").unwrap();
+    let text = docs.split_once("```toml\n").unwrap().1.split_once("\n```\n").unwrap().0;
+    let policy = toml(&format!("name = \"p\"\n{text}")).unwrap();
+    let crate::RuleLimit::Calendar(window) = policy.rules()[0].rule().by() else { panic!("{policy:?}") };
+    assert_eq!((window.limit(), window.unit(), window.zone()), (1_000, crate::CalendarUnit::Month, "Europe/Berlin"));
+
+    let calendar = ("algorithm", "\"calendar_window\"");
+    for (rate, unit) in [("\"7/minute\"", "Minute"), ("\"7/h\"", "Hour"), ("\" 7 / d \"", "Day"), ("\"7/mo\"", "Month")]
+    {
+        for read in rule_with(&[("rate", rate), calendar]) {
+            let policy = read.unwrap();
+            let rule = &policy.rules()[0];
+            let crate::RuleLimit::Calendar(window) = rule.rule().by() else { panic!("{rule:?}") };
+            assert_eq!((format!("{:?}", window.unit()).as_str(), window.zone()), (unit, "UTC"));
+        }
+    }
+    let mut all = Vec::new();
+    for (rate, hint) in [
+        ("\"7/s\"", "minutes, hours, days and months"),
+        ("\"7/2d\"", "minutes, hours, days and months"),
+        ("\"7/w\"", "minutes, hours, days and months"),
+        ("\"x/d\"", "minutes, hours, days and months"),
+        ("\"7\"", "minutes, hours, days and months"),
+        ("\"0/d\"", "give at least 1"),
+    ] {
+        all.extend(slips(&[("rate", rate), calendar], "rate", 5, hint));
+    }
+    let daily = ("rate", "\"7/d\"");
+    all.extend(slips(&[daily, calendar, ("zone", "\"Europe/Atlantis\"")], "zone", 7, "no time zone"));
+    all.extend(slips(&[daily, calendar, ("zone", "\"\"")], "zone", 7, "no time zone"));
+    all.extend(slips(&[daily, calendar, ("zone", "7")], "zone", 7, ""));
+    all.extend(slips(&[daily, ("zone", "\"UTC\"")], "zone", 6, "leave it away"));
+    all.extend(slips(&[daily, calendar, ("burst", "7")], "burst", 7, "leave it away"));
+    all.extend(slips(&[daily, calendar, ("cost", "8")], "cost", 7, "would admit nothing"));
+    assert!(all.is_empty(), "{}", all.join("\n"));
+
+    // Another zone is another limit, and keeps the counts.
+    let [berlin, tokyo] = ["Europe/Berlin", "Asia/Tokyo"].map(|zone| {
+        let [policy, _] = rule_with(&[daily, calendar, ("zone", &format!("\"{zone}\""))]);
+        policy.unwrap()
+    });
+    assert_eq!(tokyo.changes(&berlin).rules, [RuleChange::Limit("r".to_owned())]);
+    assert!(berlin.changes(&berlin.by_clock(&sysd_core::ManualClock::new(sysd_core::Timestamp::MAX))).is_empty());
+}
+
+#[cfg(not(feature = "calendar"))]
+#[test]
+fn windows_of_the_calendar_say_which_feature_they_need() {
+    let slips = slips(&[("algorithm", "\"calendar_window\"")], "algorithm", 6, "feature calendar");
+    assert!(slips.is_empty(), "{slips:?}");
 }

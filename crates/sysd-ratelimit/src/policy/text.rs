@@ -3,12 +3,12 @@
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{DefaultMessageFormatter, MessageFormatter};
 use toml::de::DeTable;
 
 use super::compile::compile;
 use super::config::PolicyConfig;
 use super::error::{FieldPath, PathStep, PolicyError, PolicyErrorKind};
+use super::words::{self, Said};
 use super::{Arc, Policy};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,16 @@ struct Malformed {
     path: FieldPath,
     place: Option<Place>,
     problem: String,
+}
+
+impl Malformed {
+    fn new(mut path: FieldPath, place: Option<Place>, said: Said) -> Self {
+        if said.is_unknown_field {
+            // It is not said again.
+            path.steps.pop();
+        }
+        Self { path, place, problem: said.problem }
+    }
 }
 
 pub(super) fn read(language: Language, file: &str, text: &str) -> Result<Policy, PolicyError> {
@@ -53,13 +63,13 @@ impl PolicyError {
 }
 
 fn parse_toml(text: &str) -> Result<PolicyConfig, Malformed> {
-    let malformed = |path: FieldPath, error: &toml::de::Error| Malformed {
-        path,
-        place: error.span().map(|span| place_of(text, span.start)),
-        problem: error.message().to_owned(),
-    };
-    let parsed = toml::de::Deserializer::parse(text).map_err(|error| malformed(FieldPath::default(), &error))?;
-    serde_path_to_error::deserialize(parsed).map_err(|error| malformed(path_of(error.path()), error.inner()))
+    let place = |error: &toml::de::Error| error.span().map(|span| place_of(text, span.start));
+    let parsed = toml::de::Deserializer::parse(text)
+        .map_err(|error| Malformed::new(FieldPath::default(), place(&error), words::of_toml_syntax(error.message())))?;
+    serde_path_to_error::deserialize(parsed).map_err(|error| {
+        let (path, error) = (path_of(error.path()), error.inner());
+        Malformed::new(path, place(error), words::of_toml(error.message()))
+    })
 }
 
 fn parse_yaml(text: &str) -> Result<PolicyConfig, Malformed> {
@@ -75,10 +85,9 @@ fn parse_yaml(text: &str) -> Result<PolicyConfig, Malformed> {
         let error = error.without_snippet();
         let place = error.location().map(|at| (at.line(), at.column())).filter(|(line, _)| *line > 0);
         // Of a value the parser names the place of its field; of a field that is not known, this is what is asked for.
-        let is_field = matches!(error, serde_saphyr::Error::SerdeUnknownField { .. });
-        let place = if is_field { place } else { locate_yaml(text, &path).or(place) };
-        let problem = DefaultMessageFormatter.format_message(error).replace(char::is_control, " ");
-        Malformed { path, place, problem }
+        let said = words::of_yaml(error);
+        let place = if said.is_unknown_field { place } else { locate_yaml(text, &path).or(place) };
+        Malformed::new(path, place, said)
     })
 }
 

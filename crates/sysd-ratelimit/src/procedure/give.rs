@@ -42,7 +42,7 @@ struct Taken {
 impl GiveAll {
     /// Of what `take` took, if it took anything.
     pub fn of(take: &TakeAll, verdict: &JointVerdict) -> Option<Self> {
-        if !verdict.is_allowed() {
+        if !take.takes || !verdict.is_allowed() {
             return None;
         }
         let taken = take.asked.iter().zip(&verdict.each).filter(|(asked, _)| asked.cost > 0);
@@ -170,7 +170,7 @@ impl Procedure for GiveAll {
             written.push(Written { id, code, expires_us, state });
         }
         let output = u8::try_from(written.len()).unwrap_or(u8::MAX);
-        let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, now) };
+        let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, |_| true, now) };
         Ok(Step { change, output })
     }
 

@@ -1,5 +1,6 @@
 //! Several rules as one [`Procedure`]; `rules.lua` beside it is its twin.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -16,6 +17,10 @@ use crate::schema::rules::{self as schema, ENTRIES_MAX, Entry};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakeAll {
     pub(super) asked: SmallVec<[Asked; 4]>,
+    /// Else it only looks.
+    pub(super) takes: bool,
+    /// The rules in force whose states lie in the record, those that are asked too or not.
+    in_force: Option<Arc<[RuleId]>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,15 +62,50 @@ impl TakeAll {
     /// Takes each rule's cost. The rules are those of one [`RuleSet`](crate::RuleSet), some or all of them, each once.
     pub fn new<'a>(rules: impl IntoIterator<Item = (&'a Rule, u32)>) -> Self {
         let asked = rules.into_iter().map(|(rule, cost)| Asked { id: rule.id(), limit: rule.limit(), cost });
-        Self { asked: asked.collect() }
+        Self { asked: asked.collect(), takes: true, in_force: None }
+    }
+
+    /// The same question without the taking: it is denied exactly when the take would be, and then says the same; where it is allowed,
+    /// every rule says what is there.
+    #[must_use]
+    pub fn look(mut self) -> Self {
+        self.takes = false;
+        self
+    }
+
+    /// Says which rules of the record are in force though this request is not asked about them. A record has room for 64 states; where
+    /// there are more, those of rules that are gone are dropped first.
+    #[must_use]
+    pub fn beside<'a>(self, rules: impl IntoIterator<Item = &'a Rule>) -> Self {
+        let in_force: Arc<[RuleId]> = rules.into_iter().map(Rule::id).collect();
+        self.with_in_force(Some(in_force))
+    }
+
+    pub(crate) fn with_in_force(mut self, in_force: Option<Arc<[RuleId]>>) -> Self {
+        self.in_force = in_force;
+        self
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    fn asks(&self, id: RuleId) -> bool {
+        self.asked.iter().any(|asked| asked.id == id)
+    }
+
+    /// Those in force that are not asked; more than a record holds are not named.
+    fn others(&self) -> impl Iterator<Item = RuleId> {
+        let in_force = self.in_force.iter().flat_map(|in_force| in_force.iter().copied());
+        in_force.filter(|id| !self.asks(*id)).take(ENTRIES_MAX)
     }
 
     /// The answer that `verdict`, the output of this very procedure, amounts to.
     pub fn decision(&self, verdict: &JointVerdict) -> JointDecision {
-        let is_allowed = verdict.is_allowed();
+        let is_taken = self.takes && verdict.is_allowed();
         let decide = |(asked, verdict): (&Asked, &AnyVerdict)| {
-            // Of a denied request, those that had enough only looked.
-            let cost = if is_allowed || !verdict.is_allowed() { asked.cost } else { 0 };
+            // Where nothing was taken, those that had enough only looked.
+            let cost = if is_taken || !verdict.is_allowed() { asked.cost } else { 0 };
             asked.limit.decision(&asked.limit.take(cost), verdict)
         };
         JointDecision::of(self.asked.iter().zip(&verdict.each).map(decide).collect())
@@ -114,8 +154,13 @@ impl Written {
 }
 
 /// The record with what was written: in the place of what it replaces, or at the end. What says nothing any more is dropped,
-/// and of too many rules those that have been there longest and are not asked for.
-pub(super) fn record(stored: &[Entry<'_>], written: &[Written], now: Timestamp) -> StateChange {
+/// and of too many rules those that have been there longest: first of those that are not in force, and never what was written.
+pub(super) fn record(
+    stored: &[Entry<'_>],
+    written: &[Written],
+    is_in_force: impl Fn(RuleId) -> bool,
+    now: Timestamp,
+) -> StateChange {
     let by_id = |id| written.iter().find(|written| written.id == id);
     let kept = stored.iter().enumerate().filter_map(|(at, entry)| {
         let is_first = stored[..at].iter().all(|before| before.id != entry.id);
@@ -128,7 +173,8 @@ pub(super) fn record(stored: &[Entry<'_>], written: &[Written], now: Timestamp) 
     let new = written.iter().filter(is_new).map(|written| (written.entry(), true));
     let mut entries: Vec<_> = kept.chain(new).collect();
     while entries.len() > ENTRIES_MAX {
-        let Some(oldest) = entries.iter().position(|(_, is_written)| !is_written) else { break };
+        let gone = entries.iter().position(|(entry, is_written)| !is_written && !is_in_force(entry.id));
+        let Some(oldest) = gone.or_else(|| entries.iter().position(|(_, is_written)| !is_written)) else { break };
         entries.remove(oldest);
     }
     if entries.is_empty() {
@@ -171,7 +217,7 @@ impl Procedure for TakeAll {
                 written.push(Written { id: asked.id, code: asked.limit.code(), expires_us, state });
             }
         }
-        if !each.iter().all(AnyVerdict::is_allowed) {
+        if !self.takes || !each.iter().all(AnyVerdict::is_allowed) {
             // Nothing is taken: those that had enough tell what is there.
             for (asked, verdict) in self.asked.iter().zip(&mut each) {
                 if verdict.is_allowed() {
@@ -181,7 +227,8 @@ impl Procedure for TakeAll {
             }
             return Ok(Step { change: StateChange::Keep, output: JointVerdict { now_us, each } });
         }
-        let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, now) };
+        let is_in_force = |id| self.asks(id) || self.others().any(|other| other == id);
+        let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, is_in_force, now) };
         Ok(Step { change, output: JointVerdict { now_us, each } })
     }
 
@@ -214,6 +261,11 @@ impl Procedure for TakeAll {
     }
 
     fn encode_arguments(&self, out: &mut ArgumentBytes) {
+        out.push(u8::from(self.takes));
+        out.push(u8::try_from(self.others().count()).unwrap_or(u8::MAX));
+        for id in self.others() {
+            out.extend_from_slice(&id.0.to_be_bytes());
+        }
         for asked in &self.asked {
             asked.encode(&[], out);
         }

@@ -133,6 +133,63 @@ fn broken_records_are_found() {
     }
 }
 
+/// Asks whether the request would be allowed: what the take says that follows it, but of an allowed one, what is there.
+type Look = fn(&mut State, &TakeAll, Timestamp) -> JointDecision;
+
+fn look(state: &mut State, take: &TakeAll, now: Timestamp) -> JointDecision {
+    let look = take.clone().look();
+    let output = run(state, &look, now);
+    let mut bytes = OutputBytes::new();
+    look.encode_output(&output, &mut bytes);
+    assert_eq!(look.decode_output(&bytes).unwrap(), output);
+    assert_eq!(crate::procedure::GiveAll::of(&look, &output), None, "a look took something");
+    look.decision(&output)
+}
+
+fn certify_look(look: Look) -> Result<(), String> {
+    let mut runner = TestRunner::new(Config { cases: 3_000, failure_persistence: None, ..Config::default() });
+    let outcome = runner.run(&samples(), |sample| {
+        let mut state: State = None;
+        let mut now = Timestamp::from_micros(1_700_000_000_000_000).unwrap();
+        for (step, asked) in &sample.requests {
+            now = now.checked_add(Duration::from_micros(*step)).unwrap();
+            let rules = |cost_of: fn(u32) -> u32| {
+                TakeAll::new(asked.iter().map(|&(at, cost)| (&sample.rules[at], cost_of(cost))))
+            };
+            let (take, peek) = (rules(|cost| cost), rules(|_| 0));
+            let there = peek.decision(&run(&mut state.clone(), &peek, now));
+            let seen = look(&mut state, &take, now);
+            let taken = take.decision(&run(&mut state, &take, now));
+            let expected = if taken.is_allowed() { &there } else { &taken };
+            prop_assert_eq!(&seen, expected);
+        }
+        Ok(())
+    });
+    outcome.map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_look_is_denied_exactly_when_the_take_would_be_and_takes_nothing() {
+    if let Err(error) = certify_look(look) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn looks_that_take_or_that_ask_for_less_are_found() {
+    let broken: [(&str, Look); 2] = [
+        ("takes", |state, take, now| take.decision(&run(state, take, now))),
+        ("asks for nothing", |state, take, now| {
+            let mut take = take.clone();
+            take.asked.iter_mut().for_each(|asked| asked.cost = 0);
+            look(state, &take, now)
+        }),
+    ];
+    for (name, broken) in broken {
+        assert!(certify_look(broken).is_err(), "one that {name} passed");
+    }
+}
+
 #[test]
 fn who_waits_is_admitted_by_all() {
     let mut runner = TestRunner::new(Config { cases: 3_000, failure_persistence: None, ..Config::default() });
@@ -179,6 +236,33 @@ fn states_of_rules_that_are_gone_do_not_pile_up() {
     assert_eq!(schema::decode_state(&bytes).unwrap().len(), ENTRIES_MAX);
     let rule = Rule::new(&last, limit(2, 5, 1_000_000)).unwrap();
     assert_eq!(joint(&mut state, &[(&rule, 0)], now)[0].remaining(), 4, "the latest is there");
+}
+
+#[test]
+fn states_of_rules_in_force_stay_when_those_that_are_gone_are_too_many() {
+    let now = Timestamp::from_micros(1_700_000_000_000_000).unwrap();
+    let rule = |name: &str| Rule::new(name, limit(2, 5, 1_000_000)).unwrap();
+    // Some are asked, some are in force only; they are older than those that are gone.
+    let kept: Vec<_> = (0..40).map(|at| rule(&format!("in force {at}"))).collect();
+    let left_of = |knows: bool| {
+        let mut state: State = None;
+        for one in &kept {
+            joint(&mut state, &[(one, 1)], now);
+        }
+        for at in 0..3 * ENTRIES_MAX {
+            let gone = rule(&format!("gone {at}"));
+            let take = TakeAll::new([(&gone, 1), (&kept[0], 0)]);
+            let take = if knows { take.beside(&kept) } else { take };
+            assert!(run(&mut state, &take, now).is_allowed());
+            let (bytes, _) = state.as_ref().unwrap();
+            assert!(schema::decode_state(bytes).unwrap().len() <= ENTRIES_MAX);
+        }
+        kept.iter().map(|one| joint(&mut state, &[(one, 0)], now)[0].remaining()).collect::<Vec<_>>()
+    };
+    assert_eq!(left_of(true), [4; 40]);
+    // Who does not know of them drops the oldest, but for those it asks.
+    let forgotten = left_of(false);
+    assert!(forgotten[0] == 4 && forgotten[1..].iter().all(|left| *left == 5), "{forgotten:?}");
 }
 
 #[test]

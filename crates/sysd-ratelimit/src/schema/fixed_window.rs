@@ -15,7 +15,7 @@ use super::{flag, seven, u32_at, u56_at, u64_at};
 use crate::procedure::FixedVerdict;
 
 const VERSION: u8 = 1;
-const STATE_BYTES: usize = 12;
+pub(crate) const STATE_BYTES: usize = 12;
 const VERDICT_BYTES: usize = 20;
 
 /// A window as it is stored.

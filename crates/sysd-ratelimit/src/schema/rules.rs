@@ -40,6 +40,11 @@ pub(crate) fn live_entry<'a, 'b>(entries: &'b [Entry<'a>], id: RuleId, code: u8,
     (entry.code == code && entry.is_live(now_us)).then_some(entry)
 }
 
+/// The longest record of states that are so long at most, bytes.
+pub(crate) fn record_bytes_max(states: impl Iterator<Item = usize>) -> usize {
+    1 + states.map(|bytes| HEADER_BYTES + bytes).sum::<usize>()
+}
+
 pub(crate) fn encode_state<'a>(entries: impl Iterator<Item = Entry<'a>>) -> StateBytes {
     let mut bytes = StateBytes::new();
     bytes.push(VERSION);

@@ -14,6 +14,11 @@ use crate::procedure::LoggedVerdict;
 
 const VERSION: u8 = 1;
 const ENTRY_BYTES: usize = 11;
+/// The longest log of this limit, bytes: each entry has a cost of at least 1.
+pub(crate) const fn state_bytes_max(limit: u32) -> usize {
+    1 + limit as usize * ENTRY_BYTES
+}
+
 const VERDICT_BYTES: usize = 29;
 
 /// What was taken at one time.

@@ -13,7 +13,7 @@ use super::{flag, seven, u32_at, u56_at, u64_at};
 use crate::procedure::SlidingVerdict;
 
 const VERSION: u8 = 1;
-const STATE_BYTES: usize = 16;
+pub(crate) const STATE_BYTES: usize = 16;
 const VERDICT_BYTES: usize = 24;
 
 /// The counters as they are stored.

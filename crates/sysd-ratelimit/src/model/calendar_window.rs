@@ -1,67 +1,16 @@
 //! Windows of the calendar: minutes, hours, days and months in a time zone.
 
-#[cfg(feature = "calendar")]
 use std::fmt;
-#[cfg(feature = "calendar")]
 use std::sync::{Arc, PoisonError, RwLock};
 
-#[cfg(feature = "calendar")]
 use jiff::tz::TimeZone;
-#[cfg(feature = "calendar")]
 use jiff::{ToSpan as _, Unit, ZonedDateTime, ZonedDateTimeRound};
-#[cfg(feature = "calendar")]
 use sysd_core::{Clock, Timestamp};
 
-#[cfg(feature = "calendar")]
+use super::calendar_span::{AROUND, BOUNDS, CalendarSpan};
 use crate::error::RateLimitError;
 
-/// How many windows are known before the one of now, and after it.
-const AROUND: usize = 3;
-/// How many bounds those have.
-pub(crate) const BOUNDS: usize = 2 * AROUND + 2;
-
-/// What one decision needs to know of a [`CalendarWindow`]: the windows around a moment.
-///
-/// It serves where the clock that decides is within three windows of that moment. Further off nothing is known of the window,
-/// and nothing is admitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CalendarSpan {
-    limit: u32,
-    /// Where one window ends and the next begins, microseconds since 1970.
-    bounds_us: [u64; BOUNDS],
-}
-
-impl CalendarSpan {
-    #[cfg(test)]
-    pub(crate) const fn new(limit: u32, bounds_us: [u64; BOUNDS]) -> Self {
-        Self { limit, bounds_us }
-    }
-
-    /// The most that a window admits.
-    pub fn limit(&self) -> u32 {
-        self.limit
-    }
-
-    pub(crate) fn bounds_us(&self) -> &[u64; BOUNDS] {
-        &self.bounds_us
-    }
-
-    /// Begin and end of the window that holds a time, if it is known.
-    pub(crate) fn around(&self, at_us: u64) -> Option<(u64, u64)> {
-        let next = self.bounds_us.partition_point(|&bound_us| bound_us <= at_us);
-        let begin_us = self.bounds_us.get(next.checked_sub(1)?)?;
-        Some((*begin_us, *self.bounds_us.get(next)?))
-    }
-
-    /// Whether a time lies in the window about which this was made.
-    #[cfg(feature = "calendar")]
-    fn is_about(&self, at_us: u64) -> bool {
-        self.bounds_us[AROUND] <= at_us && at_us < self.bounds_us[AROUND + 1]
-    }
-}
-
 /// The unit of a calendar's windows.
-#[cfg(feature = "calendar")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CalendarUnit {
     /// From full minute to full minute.
@@ -95,13 +44,11 @@ pub enum CalendarUnit {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
-#[cfg(feature = "calendar")]
 #[derive(Clone)]
 pub struct CalendarWindow {
     shared: Arc<Shared>,
 }
 
-#[cfg(feature = "calendar")]
 struct Shared {
     limit: u32,
     unit: CalendarUnit,
@@ -112,7 +59,6 @@ struct Shared {
     last: RwLock<Option<CalendarSpan>>,
 }
 
-#[cfg(feature = "calendar")]
 impl fmt::Debug for CalendarWindow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared { limit, unit, zone_name, .. } = &*self.shared;
@@ -120,7 +66,6 @@ impl fmt::Debug for CalendarWindow {
     }
 }
 
-#[cfg(feature = "calendar")]
 impl PartialEq for CalendarWindow {
     /// Whether they are the same limit; the clock does not count.
     fn eq(&self, other: &Self) -> bool {
@@ -129,10 +74,8 @@ impl PartialEq for CalendarWindow {
     }
 }
 
-#[cfg(feature = "calendar")]
 impl Eq for CalendarWindow {}
 
-#[cfg(feature = "calendar")]
 impl CalendarWindow {
     /// `limit` in each `unit` of the calendar in `zone`: a name of the IANA database (`Europe/Berlin`), or `UTC`.
     ///
@@ -155,6 +98,15 @@ impl CalendarWindow {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// The same windows, worked out from another clock.
+    #[must_use]
+    pub fn by_clock(&self, clock: impl Clock) -> Self {
+        let Shared { limit, unit, zone, zone_name, .. } = &*self.shared;
+        let (zone, zone_name, clock) = (zone.clone(), zone_name.clone(), Box::new(clock));
+        let shared = Shared { limit: *limit, unit: *unit, zone, zone_name, clock, last: RwLock::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
     /// The most that a window admits.
     pub fn limit(&self) -> u32 {
         self.shared.limit
@@ -174,10 +126,14 @@ impl CalendarWindow {
     pub fn span(&self) -> CalendarSpan {
         let now_us = self.shared.clock.now().as_micros();
         let last = *self.shared.last.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(span) = last.filter(|span| span.is_about(now_us)) {
+        let is_about_now = |span: &CalendarSpan| {
+            let bounds_us = span.bounds_us();
+            bounds_us[AROUND] <= now_us && now_us < bounds_us[AROUND + 1]
+        };
+        if let Some(span) = last.filter(is_about_now) {
             return span;
         }
-        let span = CalendarSpan { limit: self.shared.limit, bounds_us: self.bounds(now_us) };
+        let span = CalendarSpan::new(self.shared.limit, self.bounds(now_us));
         *self.shared.last.write().unwrap_or_else(PoisonError::into_inner) = Some(span);
         span
     }
@@ -240,6 +196,6 @@ impl CalendarWindow {
     }
 }
 
-#[cfg(all(test, feature = "calendar"))]
-#[path = "calendar_tests.rs"]
+#[cfg(test)]
+#[path = "calendar_window_tests.rs"]
 mod tests;
