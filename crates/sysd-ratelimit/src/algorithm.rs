@@ -4,7 +4,7 @@ use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, Space, Step, Time
 
 #[cfg(feature = "calendar")]
 use crate::model::CalendarWindow;
-use crate::model::{CalendarSpan, Decision, FixedWindow, LeakyBucket, SlidingLog, SlidingWindow, TokenBucket};
+use crate::model::{CalendarSpan, Decision, FixedWindow, LeakyBucket, SlidingLog, SlidingWindow, Span, TokenBucket};
 use crate::procedure::{
     CalendarVerdict, FixedVerdict, LoggedVerdict, SlidingVerdict, Take, TakeCalendar, TakeFixed, TakeLogged,
     TakeSliding, Verdict,
@@ -265,6 +265,16 @@ macro_rules! each {
             }
         }
     };
+}
+
+impl AnyVerdict {
+    /// What a bucket is short of full, after the decision; of other algorithms nothing.
+    pub(crate) const fn debt(&self) -> Span {
+        match &self.0 {
+            Found::TokenBucket(found) | Found::LeakyBucket(found) => found.debt,
+            _ => Span::ZERO,
+        }
+    }
 }
 
 each! {

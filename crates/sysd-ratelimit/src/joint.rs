@@ -85,7 +85,7 @@ pub struct JointOutcome {
 /// # Guarantees
 /// - No rule ever admits more than its algorithm says, by all processes together.
 /// - Between a take and its giving back another request may find too little and be denied: too much for a moment, never too little.
-///   What a bucket would have refilled in that time, up to what was taken, is not given back (see [`GiveAll`]): ask the keys of one
+///   A bucket that would have been full for a part of that time is given back less, by so much (see [`GiveAll`]): ask the keys of one
 ///   client before those that many share, so that who floods beyond his own limit takes nothing from these.
 /// - A reply that is lost, a process that dies between the two, a future that is dropped: what was taken stays taken. That may cost
 ///   a client tokens, and never gives any.

@@ -8,7 +8,7 @@ use sysd_ratelimit::{CalendarUnit, Rule, TakeAll};
 
 mod twin;
 
-use twin::{History, Twin, compare, reject_slips, starts};
+use twin::{History, Twin, compare, given, reject_slips, starts, with_given};
 
 /// So long that a bucket of six still refills in time.
 const LONG_US: u64 = 500_000_000_000_000;
@@ -64,14 +64,20 @@ fn states() -> impl Strategy<Value = Vec<u8>> {
         }
         state.unwrap_or_default()
     };
-    let near = (1..=66_usize, any::<prop::sample::Index>(), any::<u8>(), 0..=3_usize, any::<bool>(), 0..=3_u8);
-    let near = near.prop_map(move |(rules, at, byte, cut, is_whole, tail)| {
+    let given = prop_oneof![2 => Just(None), 1 => given().prop_map(Some), 1 => Just(Some(0))];
+    let near = (1..=66_usize, any::<prop::sample::Index>(), any::<u8>(), 0..=3_usize, any::<bool>(), 0..=3_u8, given);
+    let near = near.prop_map(move |(rules, at, byte, cut, is_whole, tail, given)| {
         let mut bytes = whole(rules);
+        if let Some(given_us) = given {
+            bytes = with_given(&bytes, given_us);
+        }
         match tail {
             // Of two states of one rule the first counts; the second is of its first call alone.
             0 => bytes.extend_from_slice(&whole(1)[1..]),
             // An entry without a state.
             1 => bytes.extend_from_slice(b"\0\0\0\x01\x03\0\0\0\0\0\0\0\0\0"),
+            // The first never expires.
+            2 => bytes[6..13].fill(0),
             _ => {}
         }
         if !is_whole {
@@ -121,7 +127,15 @@ fn slips_are_found() {
             ("entry[2] == code and (entry[3] == 0 or entry[3] > now)", "entry[3] == 0 or entry[3] > now"),
             ("by_id[id] = by_id[id] or entries[count]", "by_id[id] = entries[count]"),
             ("if entry[5] or entry[3] == 0 or entry[3] > now then", "if true then"),
-            ("rule[6] and now + rule[6] or 0", "rule[6] and now + rule[6] - 1 or 0"),
+            ("ttl and now + ttl or 0", "ttl and now + ttl - 1 or 0"),
+            ("if entry[3] == 0 then expires = 0 elseif expires ~= 0 then", "if expires ~= 0 then"),
+            ("expires = 0 elseif expires ~= 0 then", "expires = 0 else"),
+            ("expires = math.max(entry[3], expires)", ""),
+            ("entry[6] = rule[7] and entry[6] or ''", "entry[6] = entry[6] or ''"),
+            ("entry[6] = rule[7] and entry[6] or ''", "entry[6] = ''"),
+            ("entry and entry[6] ~= '' and entry[6] or NOTHING", "NOTHING"),
+            ("if code <= 2 then answer", "if code <= 3 then answer"),
+            ("given == NOTHING or", ""),
             ("last = last and entry[3] ~= 0 and math.max(last, entry[3])", "last = entry[3]"),
             ("if excess > 0 and not entry[5] then", "if excess > 0 then"),
             ("live - ENTRIES_MAX", "live - ENTRIES_MAX - 1"),

@@ -2,7 +2,11 @@
 local LAST_TIME, ENTRIES_MAX, HEADER = 9007199254740991, 64, 14
 local byte, sub, pack, unpack = string.byte, string.sub, struct.pack, struct.unpack
 
--- An entry is its number, its algorithm, when it expires, its state, and whether it was written now.
+-- Of a bucket to which something was given back: the length of its state with how much it was, and nothing.
+local GIVEN_TO, NOTHING, NOBODY_KNOWS = 31, string.rep('\0', 8), 4294967295
+
+-- An entry is its number, its algorithm, when it expires, its state, whether it was written now, and what was given back to it ('' or
+-- eight bytes).
 local entries, count, by_id = {}, 0, {}
 if state then
   local at, size = 2, #state
@@ -15,7 +19,13 @@ if state then
       return 'undecodable', 'state'
     end
     count = count + 1
-    entries[count] = {id, code, expires, sub(state, at, at + length - 1), false}
+    local own, given = sub(state, at, at + length - 1), ''
+    if (code == 1 or code == 2) and length == GIVEN_TO then
+      own, given = sub(own, 1, 23), sub(own, 24)
+      local high, low = unpack('>I4I4', given)
+      if given == NOTHING or (high == NOBODY_KNOWS and low > 0) then return 'undecodable', 'state' end
+    end
+    entries[count] = {id, code, expires, own, false, given}
     by_id[id] = by_id[id] or entries[count]
     at = at + length
   end
@@ -25,5 +35,9 @@ end
 local function live_entry(id, code)
   local entry = by_id[id]
   if entry and entry[2] == code and (entry[3] == 0 or entry[3] > now) then return entry end
+end
+
+local function packed(entry)
+  return pack('>I4BI7I2', entry[1], entry[2], entry[3], #entry[4] + #entry[6]) .. entry[4] .. entry[6]
 end
 

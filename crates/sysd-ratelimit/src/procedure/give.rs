@@ -3,8 +3,10 @@
 //! The rule: what is left when something was given back must admit nothing that would have been denied had it never been
 //! taken. What a take still weighs lessens while time goes by, and only that is given back:
 //!
-//! - A bucket that was full without the take had nothing to gain from the time that passed since, so of the take's price
-//!   at least what exceeds that time is still owed, and no more than that is certain.
+//! - A bucket that would be full without the take has nothing to gain from time, so from then on the take weighs less and less. That
+//!   is not before the debt which the take found has run down, so the debt right after it, less the time since, is what may be given
+//!   back, up to the price. What others were given back meanwhile brings that moment nearer: the record counts it, the verdict
+//!   knows what it was then, and the difference is lessened too. Of the price, what exceeds the time since is owed in any case.
 //! - A window's count is lowered if it is still the count of the window in which it was taken. One that was cut otherwise since,
 //!   by another policy, ends elsewhere: what it counts may not be what was taken.
 //! - A log has the very entry, or has forgotten it.
@@ -19,7 +21,7 @@ use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, State
 
 use super::rules::{Asked, JointVerdict, TakeAll, Written, record};
 use crate::algorithm::Limit;
-use crate::model::{CalendarSpan, FixedWindow, SlidingWindow, TokenBucket};
+use crate::model::{CalendarSpan, FixedWindow, SlidingWindow, Span, TokenBucket};
 use crate::schema::rules::{self as schema, Entry};
 use crate::schema::{fixed_window, sliding_log, sliding_window, token_bucket};
 
@@ -34,41 +36,90 @@ pub struct GiveAll {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Taken {
+    /// With what is to be given back.
     asked: Asked,
     /// When, as the rule's state has it.
     at_us: u64,
+    /// What a bucket was short of full right after it.
+    debt: Span,
+    /// What had been given back to the bucket then.
+    given_us: u64,
 }
 
 impl GiveAll {
-    /// Of what `take` took, if it took anything.
+    /// Of all that `take` took, if it took anything.
     pub fn of(take: &TakeAll, verdict: &JointVerdict) -> Option<Self> {
+        Self::part_of(take, verdict, |_| u32::MAX)
+    }
+
+    /// Of what was not used, for each rule by its place in `take`, and at most what was taken from it: where the work turned out to
+    /// cost less. `None` if that is nothing.
+    ///
+    /// ```
+    /// use sysd_core::{Procedure, StateChange, Timestamp};
+    /// use sysd_ratelimit::{FixedWindow, GiveAll, Rule, TakeAll};
+    ///
+    /// let rule = Rule::new("tokens a day", FixedWindow::new("1000/d".parse()?))?;
+    /// let now = Timestamp::UNIX_EPOCH;
+    /// let take = TakeAll::new([(&rule, 600)]);
+    /// let taken = take.apply(None, now)?;
+    /// let StateChange::Put { state, .. } = &taken.change else { panic!() };
+    ///
+    /// // A quarter was enough.
+    /// let give = GiveAll::part_of(&take, &taken.output, |_rule| 450).unwrap();
+    /// let StateChange::Put { state, .. } = give.apply(Some(state), now)?.change else { panic!() };
+    /// let look = TakeAll::new([(&rule, 0)]);
+    /// let left = look.decision(&look.apply(Some(&state), now)?.output);
+    /// assert_eq!(left.decision().remaining(), 850);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn part_of(take: &TakeAll, verdict: &JointVerdict, unused: impl Fn(usize) -> u32) -> Option<Self> {
         if !verdict.is_allowed() {
             return None;
         }
-        let taken = take.asked.iter().zip(&verdict.each).filter(|(asked, _)| asked.cost > 0);
-        let taken = taken.map(|(asked, own)| Taken { asked: *asked, at_us: verdict.now_us + own.skew_us() });
-        let taken: SmallVec<_> = taken.collect();
+        let each = take.asked.iter().zip(&verdict.each).zip(&verdict.given_us);
+        let taken = each.enumerate().map(|(at, ((asked, own), &given_us))| Taken {
+            asked: Asked { cost: unused(at).min(asked.cost), ..*asked },
+            at_us: verdict.now_us + own.skew_us(),
+            debt: own.debt(),
+            given_us,
+        });
+        let taken: SmallVec<_> = taken.filter(|taken| taken.asked.cost > 0).collect();
         (!taken.is_empty()).then_some(Self { taken })
     }
 }
 
-/// A state after something was given back to it, and when it expires (zero: never); `None` if nothing is changed.
-type Given = Option<(StateBytes, u64)>;
+impl Taken {
+    /// What it still weighs in a bucket where so much has been given back by now, so long after it.
+    fn owed(&self, bucket: &TokenBucket, given_us: u64, passed_us: u64) -> Span {
+        let Some(price) = bucket.price(self.asked.cost) else { return Span::ZERO };
+        let since_us = given_us.checked_sub(self.given_us).filter(|_| given_us < schema::GIVEN_MAX_US);
+        let weighs = since_us.map_or(Span::ZERO, |since_us| self.debt.minus_us(since_us)).max(price);
+        weighs.minus_us(passed_us).min(price)
+    }
+}
+
+/// A state after something was given back to it, and when it expires (zero: never), and how much a bucket got, microseconds; `None` if
+/// nothing is changed.
+type Given = Option<(StateBytes, u64, u64)>;
 
 fn to_bucket(bucket: &TokenBucket, entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
     let state = token_bucket::decode_state(entry.state)?;
     let denominator = bucket.denominator();
     let passed_us = state.at_us.max(now_us).saturating_sub(taken.at_us);
-    let price = bucket.price(taken.asked.cost).filter(|_| state.at_us >= taken.at_us);
-    let owed = price.map_or(crate::model::Span::ZERO, |price| price.minus_us(passed_us));
-    if owed == crate::model::Span::ZERO {
+    let mut owed = taken.owed(bucket, entry.given_us, passed_us);
+    if state.denominator != denominator {
+        // What is owed was rounded up when the rate changed; this down.
+        owed.part = 0;
+    }
+    if state.at_us < taken.at_us || owed == Span::ZERO {
         return Some(None);
     }
-    let debt = state.debt_in(denominator).minus(owed, denominator);
-    let full_us = state.at_us.saturating_add(debt.ceil_us());
-    let expires_us = expiry_us(full_us);
-    let state = token_bucket::BucketState { debt, denominator, ..state };
-    Some(Some((StateBytes::from_slice(&token_bucket::encode_state(&state)), expires_us)))
+    let debt = state.debt_in(denominator);
+    let owed = owed.min(debt);
+    let state = token_bucket::BucketState { debt: debt.minus(owed, denominator), denominator, ..state };
+    // It lives as long as it would have: until then others may have something to give, and need what is counted.
+    Some(Some((StateBytes::from_slice(&token_bucket::encode_state(&state)), entry.expires_us, owed.ceil_us())))
 }
 
 /// When a state expires whose last window ends there.
@@ -95,9 +146,9 @@ fn to_calendar(span: &CalendarSpan, entry: &Entry<'_>, taken: &Taken) -> Option<
 }
 
 /// A window's count without what was taken.
-fn less(state: fixed_window::State, entry: &Entry<'_>, taken: &Taken) -> (StateBytes, u64) {
+fn less(state: fixed_window::State, entry: &Entry<'_>, taken: &Taken) -> (StateBytes, u64, u64) {
     let state = fixed_window::State { count: state.count.saturating_sub(taken.asked.cost), ..state };
-    (StateBytes::from_slice(&fixed_window::encode_state(&state)), entry.expires_us)
+    (StateBytes::from_slice(&fixed_window::encode_state(&state)), entry.expires_us, 0)
 }
 
 fn to_sliding(limit: &SlidingWindow, entry: &Entry<'_>, taken: &Taken) -> Option<Given> {
@@ -113,7 +164,7 @@ fn to_sliding(limit: &SlidingWindow, entry: &Entry<'_>, taken: &Taken) -> Option
         }
         _ => return Some(None),
     }
-    Some(Some((StateBytes::from_slice(&sliding_window::encode_state(&state)), entry.expires_us)))
+    Some(Some((StateBytes::from_slice(&sliding_window::encode_state(&state)), entry.expires_us, 0)))
 }
 
 fn to_log(entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
@@ -127,9 +178,9 @@ fn to_log(entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
     }
     if log.is_empty() {
         // It says nothing any more.
-        return Some(Some((StateBytes::new(), 0)));
+        return Some(Some((StateBytes::new(), 0, 0)));
     }
-    Some(Some((sliding_log::encode_state(&log), entry.expires_us)))
+    Some(Some((sliding_log::encode_state(&log), entry.expires_us, 0)))
 }
 
 /// `None` if the state is undecodable.
@@ -163,11 +214,10 @@ impl Procedure for GiveAll {
         for taken in &self.taken {
             let (id, code) = (taken.asked.id, taken.asked.limit.code());
             let Some(entry) = schema::live_entry(&stored, id, code, now_us) else { continue };
-            let Some((mut state, expires_us)) = give(entry, taken, now_us).ok_or_else(undecodable)? else { continue };
-            if expires_us != 0 && expires_us <= now_us {
-                state = StateBytes::new();
-            }
-            written.push(Written { id, code, expires_us, state });
+            let given = give(entry, taken, now_us).ok_or_else(undecodable)?;
+            let Some((state, expires_us, more_us)) = given else { continue };
+            let given_us = entry.given_us.saturating_add(more_us).min(schema::GIVEN_MAX_US);
+            written.push(Written { id, code, expires_us, state, given_us });
         }
         let output = u8::try_from(written.len()).unwrap_or(u8::MAX);
         let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, now) };
@@ -191,7 +241,12 @@ impl Procedure for GiveAll {
 
     fn encode_arguments(&self, out: &mut ArgumentBytes) {
         for taken in &self.taken {
-            taken.asked.encode(&taken.at_us.to_be_bytes(), out);
+            let mut between = ArgumentBytes::new();
+            between.extend_from_slice(&taken.at_us.to_be_bytes());
+            between.extend_from_slice(&taken.debt.us.to_be_bytes());
+            between.extend_from_slice(&taken.debt.part.to_be_bytes());
+            between.extend_from_slice(&taken.given_us.to_be_bytes());
+            taken.asked.encode(&between, out);
         }
     }
 }

@@ -4,32 +4,34 @@ local ALGORITHMS = {token_bucket, token_bucket, fixed_window, sliding_window, sl
 -- The last bytes of an algorithm's arguments are the cost.
 local COST_BYTES = {12, 12, 4, 4, 4, 4}
 
-local function state_of(id, code)
-  local entry = live_entry(id, code)
-  return entry and entry[4]
-end
-
 local asked, denied, at = {}, false, 1
 while at <= #arguments do
   local id, code, length = unpack('>I4BB', arguments, at)
   local own = sub(arguments, at + 6, at + 5 + length)
   at = at + 6 + length
-  local action, output, new_state, ttl = ALGORITHMS[code](state_of(id, code), now, own)
+  local entry = live_entry(id, code)
+  local action, output, new_state, ttl = ALGORITHMS[code](entry and entry[4], now, own)
   if action == 'undecodable' then return action, output end
   if byte(output) == 0 then denied = true end
-  asked[#asked + 1] = {id, code, own, output, action == 'put' and new_state, ttl}
+  local expires = ttl and now + ttl or 0
+  if entry and code <= 2 then
+    -- One that got something back keeps its time, for those who still have something to give.
+    if entry[3] == 0 then expires = 0 elseif expires ~= 0 then expires = math.max(entry[3], expires) end
+  end
+  asked[#asked + 1] = {id, code, own, output, action == 'put' and new_state, expires, entry}
 end
 
 local answer, writes = {}, false
 for index, rule in ipairs(asked) do
-  local id, code, own, output = rule[1], rule[2], rule[3], rule[4]
+  local code, own, output, entry = rule[2], rule[3], rule[4], rule[7]
   if denied and byte(output) == 1 then
     -- Nothing is taken: those that had enough tell what is there.
     local look = sub(own, 1, -COST_BYTES[code] - 1) .. string.rep('\0', COST_BYTES[code])
     local _
-    _, output = ALGORITHMS[code](state_of(id, code), now, look)
+    _, output = ALGORITHMS[code](entry and entry[4], now, look)
   end
   answer[index] = pack('>B', #output) .. output
+  if code <= 2 then answer[index] = answer[index] .. (entry and entry[6] ~= '' and entry[6] or NOTHING) end
   writes = writes or rule[5]
 end
 answer = pack('>I8', now) .. table.concat(answer)
@@ -44,7 +46,8 @@ for _, rule in ipairs(asked) do
       count = count + 1
       entries[count] = entry
     end
-    entry[2], entry[3], entry[4], entry[5] = rule[2], rule[6] and now + rule[6] or 0, rule[5], true
+    entry[2], entry[3], entry[4], entry[5] = rule[2], rule[6], rule[5], true
+    entry[6] = rule[7] and entry[6] or ''
   end
 end
 -- What says nothing any more is dropped, and of too many those that have been there longest.
@@ -60,7 +63,7 @@ for _, entry in ipairs(kept) do
   if excess > 0 and not entry[5] then
     excess = excess - 1
   else
-    record[#record + 1] = pack('>I4BI7I2', entry[1], entry[2], entry[3], #entry[4]) .. entry[4]
+    record[#record + 1] = packed(entry)
     last = last and entry[3] ~= 0 and math.max(last, entry[3])
   end
 end

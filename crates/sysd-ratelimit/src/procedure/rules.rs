@@ -44,6 +44,8 @@ pub struct JointVerdict {
     /// By the clock that decided.
     pub(super) now_us: u64,
     pub(super) each: SmallVec<[AnyVerdict; 4]>,
+    /// What was given back to each rule's bucket so far, as its record counts it.
+    pub(super) given_us: SmallVec<[u64; 4]>,
 }
 
 impl JointVerdict {
@@ -105,11 +107,18 @@ pub(super) struct Written {
     pub(super) expires_us: u64,
     /// Empty: it says nothing any more.
     pub(super) state: StateBytes,
+    pub(super) given_us: u64,
+}
+
+/// The later of two times at which a state expires, where zero is never.
+pub(super) fn later_expiry(one_us: u64, other_us: u64) -> u64 {
+    if one_us == 0 || other_us == 0 { 0 } else { one_us.max(other_us) }
 }
 
 impl Written {
     fn entry(&self) -> Entry<'_> {
-        Entry { id: self.id, code: self.code, expires_us: self.expires_us, state: &self.state }
+        let Self { id, code, expires_us, given_us, .. } = *self;
+        Entry { id, code, expires_us, state: &self.state, given_us }
     }
 }
 
@@ -155,43 +164,53 @@ impl Procedure for TakeAll {
             None => Vec::new(),
             Some(bytes) => schema::decode_state(bytes).ok_or_else(|| undecodable("state"))?,
         };
-        let state_of =
-            |asked: &Asked| schema::live_entry(&stored, asked.id, asked.limit.code(), now_us).map(|entry| entry.state);
+        let entry_of = |asked: &Asked| schema::live_entry(&stored, asked.id, asked.limit.code(), now_us);
         let mut each: SmallVec<[AnyVerdict; 4]> = SmallVec::new();
+        let given_us = self.asked.iter().map(|asked| entry_of(asked).map_or(0, |entry| entry.given_us)).collect();
         let mut written = Vec::new();
         for asked in &self.asked {
             let take = asked.limit.take(asked.cost);
-            let step = take.apply(state_of(asked), now).map_err(|_| undecodable("state"))?;
+            let entry = entry_of(asked);
+            let step = take.apply(entry.map(|entry| entry.state), now).map_err(|_| undecodable("state"))?;
             each.push(step.output);
             if let StateChange::Put { state, ttl } = step.change {
-                let expires_us = match ttl {
+                let mut expires_us = match ttl {
                     None => 0,
                     Some(ttl) => now.checked_add(ttl).map_or(0, Timestamp::as_micros),
                 };
-                written.push(Written { id: asked.id, code: asked.limit.code(), expires_us, state });
+                let code = asked.limit.code();
+                let given_us = entry.map_or(0, |entry| entry.given_us);
+                if let Some(entry) = entry.filter(|_| schema::is_bucket(code)) {
+                    // One that got something back keeps its time, for those who still have something to give.
+                    expires_us = later_expiry(entry.expires_us, expires_us);
+                }
+                written.push(Written { id: asked.id, code, expires_us, state, given_us });
             }
         }
         if !each.iter().all(AnyVerdict::is_allowed) {
             // Nothing is taken: those that had enough tell what is there.
             for (asked, verdict) in self.asked.iter().zip(&mut each) {
                 if verdict.is_allowed() {
-                    let look = asked.limit.take(0).apply(state_of(asked), now);
+                    let look = asked.limit.take(0).apply(entry_of(asked).map(|entry| entry.state), now);
                     *verdict = look.map_err(|_| undecodable("state"))?.output;
                 }
             }
-            return Ok(Step { change: StateChange::Keep, output: JointVerdict { now_us, each } });
+            return Ok(Step { change: StateChange::Keep, output: JointVerdict { now_us, each, given_us } });
         }
         let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, now) };
-        Ok(Step { change, output: JointVerdict { now_us, each } })
+        Ok(Step { change, output: JointVerdict { now_us, each, given_us } })
     }
 
     fn encode_output(&self, output: &JointVerdict, out: &mut OutputBytes) {
         out.extend_from_slice(&output.now_us.to_be_bytes());
-        for (asked, verdict) in self.asked.iter().zip(&output.each) {
+        for ((asked, verdict), given_us) in self.asked.iter().zip(&output.each).zip(&output.given_us) {
             let mut bytes = OutputBytes::new();
             asked.limit.take(asked.cost).encode_output(verdict, &mut bytes);
             out.push(u8::try_from(bytes.len()).unwrap_or(u8::MAX));
             out.extend_from_slice(&bytes);
+            if schema::is_bucket(asked.limit.code()) {
+                out.extend_from_slice(&given_us.to_be_bytes());
+            }
         }
     }
 
@@ -199,14 +218,22 @@ impl Procedure for TakeAll {
         let (now, mut rest) = bytes.split_first_chunk().ok_or_else(|| undecodable("output"))?;
         let now_us = u64::from_be_bytes(*now);
         let mut each: SmallVec<[AnyVerdict; 4]> = SmallVec::new();
+        let mut given_us: SmallVec<[u64; 4]> = SmallVec::new();
         for asked in &self.asked {
             let (&length, behind) = rest.split_first().ok_or_else(|| undecodable("output"))?;
             let (output, behind) = behind.split_at_checked(usize::from(length)).ok_or_else(|| undecodable("output"))?;
             each.push(asked.limit.take(asked.cost).decode_output(output)?);
             rest = behind;
+            given_us.push(if schema::is_bucket(asked.limit.code()) {
+                let (given, behind) = rest.split_first_chunk().ok_or_else(|| undecodable("output"))?;
+                rest = behind;
+                u64::from_be_bytes(*given)
+            } else {
+                0
+            });
         }
         let is_whole = rest.is_empty() && now_us <= Timestamp::MAX.as_micros();
-        if is_whole { Ok(JointVerdict { now_us, each }) } else { Err(undecodable("output")) }
+        if is_whole { Ok(JointVerdict { now_us, each, given_us }) } else { Err(undecodable("output")) }
     }
 
     fn script(&self) -> Option<&'static Script> {

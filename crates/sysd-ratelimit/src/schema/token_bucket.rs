@@ -15,7 +15,7 @@ use crate::model::{MAX_REFILL, Span};
 use crate::procedure::Verdict;
 
 const STATE_VERSION: u8 = 1;
-const STATE_BYTES: usize = 23;
+pub(super) const STATE_BYTES: usize = 23;
 const VERDICT_BYTES: usize = 21;
 const ARGUMENT_BYTES: usize = 28;
 
