@@ -11,21 +11,24 @@ pub mod policy;
 pub mod procedure;
 pub mod schema;
 pub mod service;
+pub mod slots;
 
 pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
 pub use joint::{Ask, JointLimiter, JointOutcome, OnError};
 pub use local::LocalLimiter;
 pub use model::{
-    CalendarSpan, Decision, FixedWindow, JointDecision, LeakyBucket, MAX_REFILL, Outcome, RULE_NAME_MAX, RULES_MAX,
-    Rate, Rule, RuleLimit, RuleSet, SLIDING_LOG_MAX, SlidingLog, SlidingWindow, TokenBucket,
+    CalendarSpan, Concurrency, Decision, FixedWindow, JointDecision, LeakyBucket, MAX_REFILL, Outcome, RULE_NAME_MAX,
+    RULES_MAX, Rate, Rule, RuleLimit, RuleSet, SLIDING_LOG_MAX, SLOTS_MAX, SlidingLog, SlidingWindow, Slot,
+    SlotOutcome, SlotRelease, SlotRenewal, SlotUse, TokenBucket,
 };
 #[cfg(feature = "calendar")]
 pub use model::{CalendarUnit, CalendarWindow};
 #[cfg(feature = "policy")]
 pub use policy::{Plan, Policy, PolicyError, PolicyLimiter, RequestView, Ruling};
 pub use procedure::{
-    CalendarVerdict, FixedVerdict, GiveAll, JointVerdict, LoggedVerdict, SlidingVerdict, Take, TakeAll, TakeCalendar,
-    TakeFixed, TakeLogged, TakeSliding, Verdict,
+    AskSlots, CalendarVerdict, FixedVerdict, GiveAll, JointVerdict, LoggedVerdict, SlidingVerdict, SlotAsk, SlotsFound,
+    Take, TakeAll, TakeCalendar, TakeFixed, TakeLogged, TakeSliding, Verdict,
 };
 pub use service::{RateLimiter, RuleLimiter};
+pub use slots::ConcurrencyLimiter;

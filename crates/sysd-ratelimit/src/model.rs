@@ -1,6 +1,7 @@
 //! Validated types: what a limit is, and what it answers.
 
 mod calendar;
+mod concurrency;
 mod decision;
 mod fixed_window;
 mod leaky_bucket;
@@ -16,6 +17,7 @@ pub(crate) use calendar::BOUNDS;
 pub use calendar::CalendarSpan;
 #[cfg(feature = "calendar")]
 pub use calendar::{CalendarUnit, CalendarWindow};
+pub use concurrency::{Concurrency, SLOTS_MAX, Slot, SlotOutcome, SlotRelease, SlotRenewal, SlotUse};
 pub use decision::{Decision, Outcome};
 pub use fixed_window::FixedWindow;
 pub use leaky_bucket::LeakyBucket;

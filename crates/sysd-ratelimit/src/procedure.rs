@@ -8,6 +8,7 @@ mod laws;
 pub(crate) mod rules;
 pub(crate) mod sliding_log;
 pub(crate) mod sliding_window;
+pub(crate) mod slots;
 #[cfg(test)]
 mod stored;
 pub(crate) mod token_bucket;
@@ -22,6 +23,8 @@ pub use give::GiveAll;
 pub use rules::{JointVerdict, TakeAll};
 pub use sliding_log::{LoggedVerdict, TakeLogged};
 pub use sliding_window::{SlidingVerdict, TakeSliding};
+pub(crate) use slots::SlotAnswer;
+pub use slots::{AskSlots, SlotAsk, SlotsFound};
 pub use token_bucket::{Take, Verdict};
 
 /// What is written: the state, and how long it lives.

@@ -6,6 +6,7 @@ pub(crate) mod policy;
 pub(crate) mod rules;
 pub(crate) mod sliding_log;
 pub(crate) mod sliding_window;
+pub(crate) mod slots;
 pub(crate) mod token_bucket;
 
 use sysd_core::Space;
@@ -24,6 +25,9 @@ pub const SLIDING_WINDOWS: Space = Space::conditional("ratelimit_sliding");
 pub const SLIDING_LOGS: Space = Space::conditional("ratelimit_log");
 /// Where the states of several rules of one key lie.
 pub const RULES: Space = Space::conditional("ratelimit_rules");
+
+/// Where the holders of slots lie.
+pub const SLOTS: Space = Space::conditional("ratelimit_slots");
 
 const SEVEN_BYTES: u64 = (1 << 56) - 1;
 
