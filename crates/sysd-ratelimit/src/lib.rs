@@ -3,6 +3,7 @@
 
 pub mod algorithm;
 pub mod error;
+pub mod holds;
 pub mod joint;
 pub mod local;
 pub mod model;
@@ -15,20 +16,21 @@ pub mod slots;
 
 pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
+pub use holds::HoldLimiter;
 pub use joint::{Ask, JointLimiter, JointOutcome, OnError};
 pub use local::LocalLimiter;
 pub use model::{
-    CalendarSpan, Concurrency, Decision, FixedWindow, JointDecision, LeakyBucket, MAX_REFILL, Outcome, RULE_NAME_MAX,
-    RULES_MAX, Rate, Rule, RuleLimit, RuleSet, SLIDING_LOG_MAX, SLOTS_MAX, SlidingLog, SlidingWindow, Slot,
-    SlotOutcome, SlotRelease, SlotRenewal, SlotUse, TokenBucket,
+    CalendarSpan, Concurrency, Decision, FixedWindow, HOLDS_MAX, HoldId, JointDecision, LeakyBucket, MAX_REFILL,
+    Outcome, RULE_NAME_MAX, RULES_MAX, Rate, Reservation, Rule, RuleLimit, RuleSet, SLIDING_LOG_MAX, SLOTS_MAX,
+    Settlement, SlidingLog, SlidingWindow, Slot, SlotOutcome, SlotRelease, SlotRenewal, SlotUse, TokenBucket,
 };
 #[cfg(feature = "calendar")]
 pub use model::{CalendarUnit, CalendarWindow};
 #[cfg(feature = "policy")]
 pub use policy::{Plan, Policy, PolicyError, PolicyLimiter, RequestView, Ruling};
 pub use procedure::{
-    AskSlots, CalendarVerdict, FixedVerdict, GiveAll, JointVerdict, LoggedVerdict, SlidingVerdict, SlotAsk, SlotsFound,
-    Take, TakeAll, TakeCalendar, TakeFixed, TakeLogged, TakeSliding, Verdict,
+    AskHolds, AskSlots, CalendarVerdict, FixedVerdict, GiveAll, HoldAsk, HoldsFound, JointVerdict, LoggedVerdict,
+    SlidingVerdict, SlotAsk, SlotsFound, Take, TakeAll, TakeCalendar, TakeFixed, TakeLogged, TakeSliding, Verdict,
 };
 pub use service::{RateLimiter, RuleLimiter};
 pub use slots::ConcurrencyLimiter;

@@ -1,8 +1,11 @@
 //! The decisions, pure: they are given the state, the time and the cost.
 
 pub(crate) mod calendar;
+pub(crate) mod charging;
 pub(crate) mod fixed_window;
 pub(crate) mod give;
+pub(crate) mod giving;
+pub(crate) mod holds;
 #[cfg(test)]
 mod laws;
 pub(crate) mod rules;
@@ -20,6 +23,7 @@ use sysd_core::{StateBytes, StateChange, Step, Timestamp, Undecodable};
 pub use calendar::{CalendarVerdict, TakeCalendar};
 pub use fixed_window::{FixedVerdict, TakeFixed};
 pub use give::GiveAll;
+pub use holds::{AskHolds, HoldAsk, HoldsFound};
 pub use rules::{JointVerdict, TakeAll};
 pub use sliding_log::{LoggedVerdict, TakeLogged};
 pub use sliding_window::{SlidingVerdict, TakeSliding};

@@ -136,7 +136,7 @@ impl<S: Store> ConcurrencyLimiter<S> {
 }
 
 /// Whole microseconds, rounded up.
-fn hold_us(hold: Duration) -> Result<u64> {
+pub(crate) fn hold_us(hold: Duration) -> Result<u64> {
     if hold.is_zero() {
         return Err(Error::invalid("hold", "a hold of no time at all; give at least a microsecond"));
     }

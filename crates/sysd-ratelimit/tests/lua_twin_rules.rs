@@ -65,7 +65,7 @@ fn states() -> impl Strategy<Value = Vec<u8>> {
         state.unwrap_or_default()
     };
     let given = prop_oneof![2 => Just(None), 1 => given().prop_map(Some), 1 => Just(Some(0))];
-    let near = (1..=66_usize, any::<prop::sample::Index>(), any::<u8>(), 0..=3_usize, any::<bool>(), 0..=3_u8, given);
+    let near = (1..=66_usize, any::<prop::sample::Index>(), any::<u8>(), 0..=3_usize, any::<bool>(), 0..=4_u8, given);
     let near = near.prop_map(move |(rules, at, byte, cut, is_whole, tail, given)| {
         let mut bytes = whole(rules);
         if let Some(given_us) = given {
@@ -78,6 +78,8 @@ fn states() -> impl Strategy<Value = Vec<u8>> {
             1 => bytes.extend_from_slice(b"\0\0\0\x01\x03\0\0\0\0\0\0\0\0\0"),
             // The first never expires.
             2 => bytes[6..13].fill(0),
+            // Or an hour later.
+            3 => bytes[8] = bytes[8].wrapping_add(1),
             _ => {}
         }
         if !is_whole {
@@ -124,9 +126,9 @@ fn slips_are_found() {
             ("if denied and byte(output) == 1 then", "if false then"),
             ("if denied or not writes then", "if not writes then"),
             ("string.rep('\\0', COST_BYTES[code])", "string.rep('\\1', COST_BYTES[code])"),
-            ("entry[2] == code and (entry[3] == 0 or entry[3] > now)", "entry[3] == 0 or entry[3] > now"),
+            ("entry[2] == code and (entry[3] == 0 or entry[3] > now)", "(entry[3] == 0 or entry[3] > now)"),
             ("by_id[id] = by_id[id] or entries[count]", "by_id[id] = entries[count]"),
-            ("if entry[5] or entry[3] == 0 or entry[3] > now then", "if true then"),
+            ("local is_kept = entry[3] == 0 or entry[3] > now", "local is_kept = true"),
             ("ttl and now + ttl or 0", "ttl and now + ttl - 1 or 0"),
             ("if entry[3] == 0 then expires = 0 elseif expires ~= 0 then", "if expires ~= 0 then"),
             ("expires = 0 elseif expires ~= 0 then", "expires = 0 else"),

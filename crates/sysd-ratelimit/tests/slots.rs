@@ -161,11 +161,15 @@ fn run(seed: u64, broken: Broken) -> Result<u32, String> {
                 }
                 clock.sleep_until(clock.now().saturating_add(wait).min(until)).await;
                 if let Ok(SlotRenewal::Held(longer)) = limiter.renew("key", holder, HOLD).await {
-                    let mut working = working.lock().unwrap();
-                    for (_, until, _) in working.now.iter_mut().filter(|(other, _, _)| *other == holder) {
-                        *until = longer.until.max(*until);
-                    }
-                    drop(working);
+                    let longest = |until: Timestamp| until.max(longer.until);
+                    let mine = |(other, _, _): &&mut (HolderId, Timestamp, u32)| *other == holder;
+                    working
+                        .lock()
+                        .unwrap()
+                        .now
+                        .iter_mut()
+                        .filter(mine)
+                        .for_each(|(_, until, _)| *until = longest(*until));
                     clock.sleep_until(clock.now().saturating_add(wait).min(longer.until)).await;
                 }
                 working.lock().unwrap().now.retain(|(other, _, _)| *other != holder);

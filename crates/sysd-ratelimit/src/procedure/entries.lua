@@ -31,13 +31,33 @@ if state then
   end
 end
 
--- That of a rule, if it is of the same algorithm and has not expired.
+-- That of a rule, if it is of the same algorithm, has not expired and says something.
 local function live_entry(id, code)
   local entry = by_id[id]
-  if entry and entry[2] == code and (entry[3] == 0 or entry[3] > now) then return entry end
+  if entry and entry[2] == code and (entry[3] == 0 or entry[3] > now) and entry[4] ~= '' then return entry end
 end
 
-local function packed(entry)
-  return pack('>I4BI7I2', entry[1], entry[2], entry[3], #entry[4] + #entry[6]) .. entry[4] .. entry[6]
+-- The states, and when the last of them expires (false: never). What says nothing any more is dropped, and of too many those that have
+-- been there longest and were not written now.
+local function packed_entries()
+  local kept, live = {}, 0
+  for _, entry in ipairs(entries) do
+    local is_kept = entry[3] == 0 or entry[3] > now
+    if entry[5] then is_kept = entry[4] ~= '' end
+    if is_kept then
+      live = live + 1
+      kept[live] = entry
+    end
+  end
+  local excess, record, last = live - ENTRIES_MAX, {}, 0
+  for _, entry in ipairs(kept) do
+    if excess > 0 and not entry[5] then
+      excess = excess - 1
+    else
+      record[#record + 1] = pack('>I4BI7I2', entry[1], entry[2], entry[3], #entry[4] + #entry[6]) .. entry[4] .. entry[6]
+      last = last and entry[3] ~= 0 and math.max(last, entry[3])
+    end
+  end
+  return table.concat(record), last
 end
 

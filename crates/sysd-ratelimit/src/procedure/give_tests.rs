@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::time::Duration;
 
@@ -6,8 +6,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::*;
-use crate::model::Rule;
+use crate::algorithm::Limit;
+use crate::model::{Rule, Span, TokenBucket};
 use crate::procedure::stored::{State, limit, run};
+use crate::schema::taken::Weight;
 
 /// Limits, and requests: how far the clock moves, the cost, and after how many requests how much of it is given back, if ever. The
 /// second limit comes in force in the middle; of windows it is the first.
@@ -100,13 +102,14 @@ fn gives_the_price(sample: &Sample, give: Give) -> Result<(), TestCaseError> {
         if let Some((_, back)) = held.take_if(|(when, _)| *when <= at) {
             let look = TakeAll::new([(&rules[0], 0)]);
             let taken = back.taken[0];
-            let price = bucket.price(taken.asked.cost).unwrap();
+            let Weight::Bucket { price, debt, .. } = taken.weight else { panic!("it is a bucket") };
+            prop_assert_eq!(Some(price), bucket.price(taken.cost));
             let before = run(&mut state, &look, now).each[0].debt();
             give(&mut state, &back, now);
             let after = run(&mut state, &look, now).each[0].debt();
             let lessened = before.minus(after, bucket.denominator());
             prop_assert!(lessened <= price);
-            if taken.debt.minus(price, bucket.denominator()).us >= now_us - taken.at_us {
+            if debt.minus(price, bucket.denominator()).us >= now_us - taken.at_us {
                 prop_assert_eq!(lessened, price);
             }
         }
@@ -130,6 +133,15 @@ fn noted(state: &mut State, give: &GiveAll, now: Timestamp, change: impl Fn(&mut
     let mut give = give.clone();
     give.taken.iter_mut().for_each(change);
     honest(state, &give, now);
+}
+
+/// With what it notes of buckets changed: the debt, and what had been given back.
+fn weighed(state: &mut State, give: &GiveAll, now: Timestamp, change: impl Fn(&mut Span, &mut u64)) {
+    noted(state, give, now, |taken| {
+        if let Weight::Bucket { debt, given_us, .. } = &mut taken.weight {
+            change(debt, given_us);
+        }
+    });
 }
 
 #[test]
@@ -157,11 +169,11 @@ fn giving_too_much_is_found() {
             noted(state, give, now, |taken| taken.at_us = now.as_micros());
         }),
         ("gives the price, however nearly full the bucket was", |state, give, now| {
-            noted(state, give, now, |taken| taken.debt.us += 1_000);
+            weighed(state, give, now, |debt, _| debt.us += 1_000);
         }),
         ("does not count what others were given", |state, give, now| {
             let counted = state.as_ref().map_or(0, |(bytes, _)| schema::decode_state(bytes).unwrap()[0].given_us);
-            noted(state, give, now, |taken| taken.given_us = counted);
+            weighed(state, give, now, |_, given_us| *given_us = counted);
         }),
         ("gives all that was ever taken", |state, _, _| *state = None),
     ];
@@ -175,10 +187,10 @@ fn giving_too_little_is_found() {
     let broken: [(&str, Give); 3] = [
         ("gives nothing", |_, _, _| {}),
         ("gives the price less the time since", |state, give, now| {
-            noted(state, give, now, |taken| taken.debt = Span::ZERO);
+            weighed(state, give, now, |debt, _| *debt = Span::ZERO);
         }),
         ("counts what was given before the take", |state, give, now| {
-            noted(state, give, now, |taken| taken.given_us = 0);
+            weighed(state, give, now, |_, given_us| *given_us = 0);
         }),
     ];
     for (name, broken) in broken {

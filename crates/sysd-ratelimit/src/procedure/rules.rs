@@ -5,7 +5,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable};
 
-use crate::algorithm::{Algorithm as _, AnyVerdict, Limit};
+use crate::algorithm::{Algorithm as _, AnyVerdict, Limit, TakeAny};
 use crate::model::{JointDecision, Rule, RuleId};
 use crate::schema::rules::{self as schema, ENTRIES_MAX, Entry};
 
@@ -26,15 +26,18 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Its number, algorithm and the length of the algorithm's arguments; what a procedure puts `between`; those arguments.
-    pub(super) fn encode(&self, between: &[u8], out: &mut ArgumentBytes) {
+    /// Its number, algorithm and the length of the algorithm's arguments; those arguments, of `take`.
+    pub(super) fn encode(&self, take: &TakeAny, out: &mut ArgumentBytes) {
         let mut arguments = ArgumentBytes::new();
-        self.limit.take(self.cost).encode_arguments(&mut arguments);
+        take.encode_arguments(&mut arguments);
+        self.encode_with(&arguments, out);
+    }
+
+    pub(super) fn encode_with(&self, arguments: &[u8], out: &mut ArgumentBytes) {
         out.extend_from_slice(&self.id.0.to_be_bytes());
         out.push(self.limit.code());
         out.push(u8::try_from(arguments.len()).unwrap_or(u8::MAX));
-        out.extend_from_slice(between);
-        out.extend_from_slice(&arguments);
+        out.extend_from_slice(arguments);
     }
 }
 
@@ -80,24 +83,28 @@ fn undecodable(what: &'static str) -> Undecodable {
     Undecodable { procedure: NAME, what }
 }
 
-static SCRIPT: Script = Script {
-    name: NAME,
-    source: concat!(
-        "local function token_bucket(state, now, arguments)\n",
-        include_str!("token_bucket.lua"),
-        "\nend\nlocal function fixed_window(state, now, arguments)\n",
-        include_str!("fixed_window.lua"),
-        "\nend\nlocal function sliding_window(state, now, arguments)\n",
-        include_str!("sliding_window.lua"),
-        "\nend\nlocal function sliding_log(state, now, arguments)\n",
-        include_str!("sliding_log.lua"),
-        "\nend\nlocal function calendar(state, now, arguments)\n",
-        include_str!("calendar.lua"),
-        "\nend\n",
-        include_str!("entries.lua"),
-        include_str!("rules.lua"),
-    ),
-};
+/// The algorithms as Lua functions, before what a procedure of several rules does with them.
+macro_rules! with_algorithms {
+    ($($file:literal),+) => {
+        concat!(
+            "local function token_bucket(state, now, arguments)\n",
+            include_str!("token_bucket.lua"),
+            "\nend\nlocal function fixed_window(state, now, arguments)\n",
+            include_str!("fixed_window.lua"),
+            "\nend\nlocal function sliding_window(state, now, arguments)\n",
+            include_str!("sliding_window.lua"),
+            "\nend\nlocal function sliding_log(state, now, arguments)\n",
+            include_str!("sliding_log.lua"),
+            "\nend\nlocal function calendar(state, now, arguments)\n",
+            include_str!("calendar.lua"),
+            "\nend\n",
+            $(include_str!($file)),+
+        )
+    };
+}
+pub(super) use with_algorithms;
+
+static SCRIPT: Script = Script { name: NAME, source: with_algorithms!("entries.lua", "asking.lua", "rules.lua") };
 
 /// What a rule wants to write.
 pub(super) struct Written {
@@ -242,7 +249,7 @@ impl Procedure for TakeAll {
 
     fn encode_arguments(&self, out: &mut ArgumentBytes) {
         for asked in &self.asked {
-            asked.encode(&[], out);
+            asked.encode(&asked.limit.take(asked.cost), out);
         }
     }
 }

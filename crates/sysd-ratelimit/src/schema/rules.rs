@@ -56,6 +56,11 @@ pub(crate) fn live_entry<'a, 'b>(entries: &'b [Entry<'a>], id: RuleId, code: u8,
 pub(crate) fn encode_state<'a>(entries: impl Iterator<Item = Entry<'a>>) -> StateBytes {
     let mut bytes = StateBytes::new();
     bytes.push(VERSION);
+    encode_entries(entries, &mut bytes);
+    bytes
+}
+
+pub(crate) fn encode_entries<'a>(entries: impl Iterator<Item = Entry<'a>>, bytes: &mut StateBytes) {
     for entry in entries {
         bytes.extend_from_slice(&entry.id.0.to_be_bytes());
         bytes.push(entry.code);
@@ -68,7 +73,6 @@ pub(crate) fn encode_state<'a>(entries: impl Iterator<Item = Entry<'a>>) -> Stat
         bytes.extend_from_slice(entry.state);
         bytes.extend_from_slice(given);
     }
-    bytes
 }
 
 /// `None` if no version of this crate can have written it.
@@ -76,8 +80,11 @@ pub(crate) fn decode_state(bytes: &[u8]) -> Option<Vec<Entry<'_>>> {
     if bytes.len() < 2 || bytes[0] != VERSION {
         return None;
     }
+    decode_entries(&bytes[1..])
+}
+
+pub(crate) fn decode_entries(mut rest: &[u8]) -> Option<Vec<Entry<'_>>> {
     let mut entries = Vec::new();
-    let mut rest = &bytes[1..];
     while !rest.is_empty() {
         let (header, behind) = rest.split_at_checked(HEADER_BYTES)?;
         let length = usize::from(u16::from_be_bytes(*header.last_chunk()?));

@@ -15,6 +15,8 @@ use crate::procedure::LoggedVerdict;
 const VERSION: u8 = 1;
 const ENTRY_BYTES: usize = 11;
 const VERDICT_BYTES: usize = 29;
+/// The longest log.
+pub(crate) const STATE_BYTES_MAX: usize = 1 + ENTRY_BYTES * SLIDING_LOG_MAX as usize;
 
 /// What was taken at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
