@@ -136,8 +136,10 @@ struct Told {
     /// What was settled, up to what was reserved, and what was overrun.
     spent: u32,
     overrun: u32,
-    /// The most that the process which crashes may have settled without being told.
-    by_who_crashed: u32,
+    /// What may have been settled without anybody being told: by calls whose reply was lost before a deadline that has come since.
+    untold: u32,
+    /// The same, by the process that crashed.
+    untold_by_crash: u32,
 }
 
 /// Three processes reserve and settle under faults; one crashes. What is wrong with it.
@@ -153,9 +155,8 @@ fn run(seed: u64, broken: Broken) -> Result<(), String> {
                 let id = HoldId::mint(&*entropy);
                 let cost = 1 + u32::try_from(below(&*entropy, 5)).unwrap();
                 let held = loop {
-                    match limiter.reserve("key", id, cost, HOLD).await {
-                        Ok(reservation) => break reservation,
-                        Err(_) => {}
+                    if let Ok(reservation) = limiter.reserve("key", id, cost, HOLD).await {
+                        break reservation;
                     }
                 };
                 let wait = Duration::from_micros(below(&*entropy, 45_000));
@@ -163,7 +164,7 @@ fn run(seed: u64, broken: Broken) -> Result<(), String> {
                 let Reservation::Held { until, .. } = held else { continue };
                 let real = u32::try_from(below(&*entropy, u64::from(cost) + 2)).unwrap();
                 if node == 2 {
-                    told.lock().unwrap().by_who_crashed = real;
+                    told.lock().unwrap().untold_by_crash = real;
                 }
                 let settlement = loop {
                     if let Ok(settlement) = limiter.settle("key", id, real).await {
@@ -176,6 +177,8 @@ fn run(seed: u64, broken: Broken) -> Result<(), String> {
                     let mut told = told.lock().unwrap();
                     told.spent += real.min(cost);
                     told.overrun += real.saturating_sub(cost);
+                } else {
+                    told.lock().unwrap().untold += real;
                 }
             }
         });
@@ -192,8 +195,7 @@ fn run(seed: u64, broken: Broken) -> Result<(), String> {
     for decision in look.each() {
         let used = decision.limit() - decision.remaining();
         ensure(used >= (told.spent + told.overrun).min(LIMIT), "what was spent is not counted")?;
-        // What the process that crashed had settled nobody was told.
-        let most = told.spent + told.overrun + told.by_who_crashed;
+        let most = told.spent + told.overrun + told.untold + told.untold_by_crash;
         ensure(used <= most + 1, "what was reserved and not spent has not come back")?;
     }
     Ok(())

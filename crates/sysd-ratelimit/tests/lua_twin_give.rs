@@ -128,7 +128,10 @@ fn slips_are_found() {
             ("if at < taken.at or entry[3] ~= taken.ends then", "if at < taken.at then"),
             ("math.max(count - taken.cost, 0)", "count - taken.cost"),
             ("  if entry[3] == taken.ends then", "  if true then"),
-            ("elseif taken.ends > 0 and entry[3] == expiry(taken.ends + taken.window) then", "elseif taken.ends > 0 then"),
+            (
+                "elseif taken.ends > 0 and entry[3] == expiry(taken.ends + taken.window) then",
+                "elseif taken.ends > 0 then",
+            ),
             ("elseif taken.ends > 0 and entry[3] == expiry(taken.ends + taken.window) then", "elseif false then"),
             ("previous = math.max(previous - taken.cost, 0)", "previous = 0"),
             ("if noted > taken.cost then return", "if noted >= taken.cost then return"),

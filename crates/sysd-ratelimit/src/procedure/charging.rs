@@ -10,7 +10,7 @@ use sysd_core::{Procedure as _, StateBytes, StateChange, Timestamp, Undecodable}
 use super::rules::Asked;
 use super::token_bucket::time_to_live;
 use crate::algorithm::Algorithm as _;
-use crate::model::{SLIDING_LOG_MAX, Span};
+use crate::model::{SLIDING_LOG_MAX, Span, TokenBucket};
 use crate::schema::sliding_log;
 use crate::schema::token_bucket::{self, BucketState, MAX_REFILL_US};
 
@@ -37,7 +37,7 @@ pub(super) fn charge(
     let look = asked.limit.take(0).apply(state, now)?.output;
     let cost = match extra {
         Extra::Price(price) => {
-            let denominator = asked.limit.as_bucket().map_or(1, |bucket| bucket.denominator());
+            let denominator = asked.limit.as_bucket().map_or(1, TokenBucket::denominator);
             let debt = look.debt().plus(price, denominator).min(Span { us: MAX_REFILL_US, part: 0 });
             let state = BucketState { at_us: now.as_micros() + look.skew_us(), debt, denominator };
             let bytes = StateBytes::from_slice(&token_bucket::encode_state(&state));

@@ -275,8 +275,8 @@ fn another_rate_settles_without_a_gift_and_another_algorithm_leaves_it() {
 fn a_key_has_so_many_holds_and_no_more() {
     let rules = [Rule::new("rule", limit(2, 1_000, 10_000_000)).unwrap()];
     let mut state: State = None;
-    for id in 0..HOLDS_MAX as u128 {
-        assert_eq!(honest(&mut state, &rules, reserve(id, 1, 5_000 - id as u64), at(0)).0.answer, Answer::Done);
+    for id in 0..64 {
+        assert_eq!(honest(&mut state, &rules, reserve(u128::from(id), 1, 5_000 - id), at(0)).0.answer, Answer::Done);
     }
     let more = reserve(1 << 100, 1, 5_000);
     let (found, _) = honest(&mut state, &rules, more, at(0));

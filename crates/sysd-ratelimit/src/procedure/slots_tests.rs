@@ -126,7 +126,7 @@ fn as_the_model(limit: u32, calls: &[Call], ask_as: Ask) -> Result<(), TestCaseE
             let (_, (_, cost, until_us)) = own;
             prop_assert_eq!(
                 (slot.cost, slot.until.as_micros(), found.until_us),
-                (cost, until_us, now_us + slot.left.as_micros() as u64)
+                (cost, until_us, now_us + u64::try_from(slot.left.as_micros()).unwrap())
             );
         }
     }
@@ -221,11 +221,11 @@ fn a_key_has_as_many_holders_as_slots_and_no_more() {
     let limit = Concurrency::new(SLOTS_MAX).unwrap();
     let now = Timestamp::from_micros(START_US).unwrap();
     let mut state: stored::State = None;
-    let acquire = |holder: u128, hold_us| {
-        AskSlots::new(limit, HolderId::from_u128(holder).unwrap(), SlotAsk::Acquire { cost: 1, hold_us })
+    let acquire = |holder: u64, hold_us| {
+        AskSlots::new(limit, HolderId::from_u128(holder.into()).unwrap(), SlotAsk::Acquire { cost: 1, hold_us })
     };
     for holder in 1..=1_000 {
-        assert_eq!(stored::run(&mut state, &acquire(holder, 2_000 - holder as u64), now).answer, SlotAnswer::Held);
+        assert_eq!(stored::run(&mut state, &acquire(holder, 2_000 - holder), now).answer, SlotAnswer::Held);
     }
     let denied = acquire(1_001, 5);
     let found = stored::run(&mut state, &denied, now);

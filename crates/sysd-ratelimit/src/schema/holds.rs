@@ -74,10 +74,10 @@ pub(crate) fn decode_state(bytes: &[u8]) -> Option<Record<'_>> {
     }
     let (mut holds, mut earliest_us) = (Vec::with_capacity(count + 1), at_us + 1);
     for _ in 0..count {
-        let (hold, behind) = rest.split_at_checked(HOLD_BYTES)?;
+        let (own, behind) = rest.split_at_checked(HOLD_BYTES)?;
         rest = behind;
         let (id, until_us, parts) =
-            (u128::from_be_bytes(*hold.first_chunk()?), u56_at(hold, 16)?, usize::from(hold[23]));
+            (u128::from_be_bytes(*own.first_chunk()?), u56_at(own, 16)?, usize::from(own[23]));
         let is_in_time = (earliest_us..=Timestamp::MAX.as_micros()).contains(&until_us);
         if !is_in_time || !(1..=RULES_MAX).contains(&parts) {
             return None;
