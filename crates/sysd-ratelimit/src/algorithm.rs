@@ -4,7 +4,7 @@ use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, Space, Step, Time
 
 #[cfg(feature = "calendar")]
 use crate::model::CalendarWindow;
-use crate::model::{CalendarSpan, Decision, FixedWindow, LeakyBucket, SlidingLog, SlidingWindow, TokenBucket};
+use crate::model::{CalendarSpan, Decision, FixedWindow, LeakyBucket, SlidingLog, SlidingWindow, Span, TokenBucket};
 use crate::procedure::{
     CalendarVerdict, FixedVerdict, LoggedVerdict, SlidingVerdict, Take, TakeCalendar, TakeFixed, TakeLogged,
     TakeSliding, Verdict,
@@ -144,7 +144,8 @@ impl Limit {
     /// The longest state, bytes.
     pub(crate) fn state_bytes_max(&self) -> usize {
         match self {
-            Self::TokenBucket(_) | Self::LeakyBucket(_) => schema::token_bucket::STATE_BYTES,
+            // With what was given back to it.
+            Self::TokenBucket(_) | Self::LeakyBucket(_) => schema::rules::GIVEN_TO_BYTES,
             Self::FixedWindow(_) | Self::Calendar(_) => schema::fixed_window::STATE_BYTES,
             Self::SlidingWindow(_) => schema::sliding_window::STATE_BYTES,
             Self::SlidingLog(limit) => schema::sliding_log::state_bytes_max(limit.limit()),
@@ -277,6 +278,68 @@ macro_rules! each {
             }
         }
     };
+}
+
+impl Limit {
+    /// The same windows without a limit; of buckets, which have no such thing, the same.
+    pub(crate) fn unlimited(&self) -> Self {
+        match self {
+            Self::FixedWindow(limit) => Self::FixedWindow(limit.with_limit(u32::MAX)),
+            Self::SlidingWindow(limit) => Self::SlidingWindow(limit.with_limit(u32::MAX)),
+            Self::SlidingLog(limit) => Self::SlidingLog(limit.with_limit(u32::MAX)),
+            Self::Calendar(span) => Self::Calendar(span.with_limit(u32::MAX)),
+            Self::TokenBucket(_) | Self::LeakyBucket(_) => *self,
+        }
+    }
+
+    /// How long a window is; of a calendar's and of buckets nothing.
+    pub(crate) fn window_us(&self) -> u64 {
+        match self {
+            Self::FixedWindow(limit) => limit.window_us(),
+            Self::SlidingWindow(limit) => limit.window_us(),
+            Self::SlidingLog(limit) => limit.window_us(),
+            Self::Calendar(_) | Self::TokenBucket(_) | Self::LeakyBucket(_) => 0,
+        }
+    }
+
+    pub(crate) const fn as_bucket(&self) -> Option<&TokenBucket> {
+        match self {
+            Self::TokenBucket(bucket) => Some(bucket),
+            Self::LeakyBucket(queue) => Some(queue.bucket()),
+            _ => None,
+        }
+    }
+}
+
+impl AnyVerdict {
+    /// How long after the time of its state that state still says something; of a bucket or a log nothing.
+    pub(crate) fn left_us(&self, limit: &Limit) -> u64 {
+        match (&self.0, limit) {
+            (Found::FixedWindow(found), Limit::FixedWindow(limit)) => limit.window_us() - found.into_us,
+            (Found::SlidingWindow(found), Limit::SlidingWindow(limit)) => 2 * limit.window_us() - found.into_us,
+            (Found::Calendar(found), _) => found.left_us,
+            _ => 0,
+        }
+    }
+
+    /// What is counted in windows, all in all.
+    pub(crate) fn counted(&self) -> u32 {
+        match &self.0 {
+            Found::FixedWindow(found) => found.count,
+            Found::SlidingWindow(found) => found.current.saturating_add(found.previous),
+            Found::SlidingLog(found) => found.count,
+            Found::Calendar(found) => found.count,
+            Found::TokenBucket(_) | Found::LeakyBucket(_) => 0,
+        }
+    }
+
+    /// What a bucket is short of full, after the decision; of other algorithms nothing.
+    pub(crate) const fn debt(&self) -> Span {
+        match &self.0 {
+            Found::TokenBucket(found) | Found::LeakyBucket(found) => found.debt,
+            _ => Span::ZERO,
+        }
+    }
 }
 
 each! {

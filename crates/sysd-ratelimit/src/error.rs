@@ -101,6 +101,12 @@ pub enum RateLimitError {
         /// The longest that the store takes, bytes.
         bytes_max: usize,
     },
+    /// A concurrency limit that would never let anybody work, or keep too many holders.
+    #[error("slots: {count} slots are not usable; give at least 1 and at most 1000")]
+    SlotCount {
+        /// How many were given.
+        count: u32,
+    },
     /// A bucket that would need longer than [`MAX_REFILL`](crate::MAX_REFILL) to fill.
     #[error("burst: {burst} tokens need more than 100 years to refill at this rate; lower the burst or raise the rate")]
     BurstTooLarge {

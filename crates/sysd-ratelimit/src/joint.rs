@@ -95,8 +95,8 @@ pub struct JointOutcome {
 /// - No rule ever admits more than its algorithm says, by all processes together.
 /// - A request that a rule denies takes nothing from the others, but where two requests race for what only one can have: both are
 ///   let through by the look, and the slower one gives back. Meanwhile a third may find too little and be denied: too much for a
-///   moment, never too little. What a bucket would have refilled in that time, up to what was taken, is not given back (see
-///   [`GiveAll`]).
+///   moment, never too little. A bucket that would have been full for a part of that time is given back less, by so
+///   much (see [`GiveAll`]).
 /// - A reply that is lost, a process that dies between the two, a future that is dropped: what was taken stays taken. That may cost
 ///   a client tokens, and never gives any.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@
 pub mod algorithm;
 pub mod error;
 pub mod fleet;
+pub mod holds;
 pub mod joint;
 pub mod local;
 pub mod model;
@@ -12,22 +13,26 @@ pub mod policy;
 pub mod procedure;
 pub mod schema;
 pub mod service;
+pub mod slots;
 
 pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
 pub use fleet::{LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, SHARDS_MAX, ShardedLimiter};
+pub use holds::HoldLimiter;
 pub use joint::{Ask, JointLimiter, JointOutcome, OnError, is_outage};
 pub use local::LocalLimiter;
 pub use model::{
-    CalendarSpan, Decision, FixedWindow, JointDecision, LeakyBucket, MAX_REFILL, Outcome, RULE_NAME_MAX, RULES_MAX,
-    Rate, Rule, RuleLimit, RuleSet, SLIDING_LOG_MAX, SlidingLog, SlidingWindow, TokenBucket,
+    CalendarSpan, Concurrency, Decision, FixedWindow, HOLDS_MAX, HoldId, JointDecision, LeakyBucket, MAX_REFILL,
+    Outcome, RULE_NAME_MAX, RULES_MAX, Rate, Reservation, Rule, RuleLimit, RuleSet, SLIDING_LOG_MAX, SLOTS_MAX,
+    Settlement, SlidingLog, SlidingWindow, Slot, SlotOutcome, SlotRelease, SlotRenewal, SlotUse, TokenBucket,
 };
 #[cfg(feature = "calendar")]
 pub use model::{CalendarUnit, CalendarWindow};
 #[cfg(feature = "policy")]
 pub use policy::{Plan, Policy, PolicyError, PolicyLimiter, RequestView, Ruling};
 pub use procedure::{
-    CalendarVerdict, FixedVerdict, GiveAll, JointVerdict, LoggedVerdict, SlidingVerdict, Take, TakeAll, TakeCalendar,
-    TakeFixed, TakeLogged, TakeSliding, Verdict,
+    AskHolds, AskSlots, CalendarVerdict, FixedVerdict, GiveAll, HoldAsk, HoldsFound, JointVerdict, LoggedVerdict,
+    SlidingVerdict, SlotAsk, SlotsFound, Take, TakeAll, TakeCalendar, TakeFixed, TakeLogged, TakeSliding, Verdict,
 };
 pub use service::{RateLimiter, RuleLimiter};
+pub use slots::ConcurrencyLimiter;

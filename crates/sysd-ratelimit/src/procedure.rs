@@ -1,13 +1,17 @@
 //! The decisions, pure: they are given the state, the time and the cost.
 
 pub(crate) mod calendar;
+pub(crate) mod charging;
 pub(crate) mod fixed_window;
 pub(crate) mod give;
+pub(crate) mod giving;
+pub(crate) mod holds;
 #[cfg(test)]
 mod laws;
 pub(crate) mod rules;
 pub(crate) mod sliding_log;
 pub(crate) mod sliding_window;
+pub(crate) mod slots;
 #[cfg(test)]
 mod stored;
 pub(crate) mod token_bucket;
@@ -19,9 +23,12 @@ use sysd_core::{StateBytes, StateChange, Step, Timestamp, Undecodable};
 pub use calendar::{CalendarVerdict, TakeCalendar};
 pub use fixed_window::{FixedVerdict, TakeFixed};
 pub use give::GiveAll;
+pub use holds::{AskHolds, HoldAsk, HoldsFound};
 pub use rules::{JointVerdict, TakeAll};
 pub use sliding_log::{LoggedVerdict, TakeLogged};
 pub use sliding_window::{SlidingVerdict, TakeSliding};
+pub(crate) use slots::SlotAnswer;
+pub use slots::{AskSlots, SlotAsk, SlotsFound};
 pub use token_bucket::{Take, Verdict};
 
 /// What is written: the state, and how long it lives.

@@ -1,11 +1,14 @@
 //! The only place where keys and stored formats are built. All numbers are big-endian; each state begins with its version.
 
 pub(crate) mod fixed_window;
+pub(crate) mod holds;
 #[cfg(feature = "policy")]
 pub(crate) mod policy;
 pub(crate) mod rules;
 pub(crate) mod sliding_log;
 pub(crate) mod sliding_window;
+pub(crate) mod slots;
+pub(crate) mod taken;
 pub(crate) mod token_bucket;
 
 use sysd_core::Space;
@@ -24,6 +27,11 @@ pub const SLIDING_WINDOWS: Space = Space::conditional("ratelimit_sliding");
 pub const SLIDING_LOGS: Space = Space::conditional("ratelimit_log");
 /// Where the states of several rules of one key lie.
 pub const RULES: Space = Space::conditional("ratelimit_rules");
+
+/// Where the states of several rules of one key lie, with what is held of them.
+pub const HOLDS: Space = Space::conditional("ratelimit_holds");
+/// Where the holders of slots lie.
+pub const SLOTS: Space = Space::conditional("ratelimit_slots");
 
 const SEVEN_BYTES: u64 = (1 << 56) - 1;
 

@@ -8,7 +8,7 @@ use sysd_ratelimit::{CalendarUnit, GiveAll, Rule, TakeAll};
 
 mod twin;
 
-use twin::{History, Twin, compare, reject_slips, starts};
+use twin::{History, Twin, compare, given, reject_slips, starts, with_given};
 
 fn rule(at: usize, count: u32, period_us: u64, now_us: u64) -> Rule {
     twin::rule(at, at % 6, (count, period_us), CalendarUnit::Minute, now_us)
@@ -35,12 +35,18 @@ fn call() -> impl Strategy<Value = Call> {
 /// are nearly the state.
 fn histories() -> impl Strategy<Value = History<GiveAll>> {
     let broken = prop_oneof![8 => Just(None), 2 => (any::<prop::sample::Index>(), any::<u8>()).prop_map(Some)];
-    let back = proptest::collection::vec((any::<prop::sample::Index>(), 0..=30_i64), 1..8);
-    (starts(), proptest::collection::vec(call(), 1..12), back, broken).prop_map(|(start_us, calls, back, broken)| {
+    let back = proptest::collection::vec((any::<prop::sample::Index>(), 0..=30_i64, any::<u32>()), 1..8);
+    let before = prop_oneof![3 => Just(None), 2 => (0..12_usize, given()).prop_map(Some)];
+    let never = prop_oneof![30 => Just(None), 1 => prop_oneof![Just(0), Just(0xFFFF_FFFF_0000_0001)].prop_map(Some)];
+    let all = (starts(), proptest::collection::vec(call(), 1..12), back, broken, before, never);
+    all.prop_map(|(start_us, calls, back, broken, before, never)| {
         let time = |us: u64| Timestamp::from_micros(us.min(Timestamp::MAX.as_micros())).unwrap();
         let mut now_us = start_us;
-        let (mut state, mut taken): (Option<Vec<u8>>, Vec<GiveAll>) = (None, Vec::new());
-        for (step, asked) in calls {
+        let (mut state, mut taken): (Option<Vec<u8>>, Vec<_>) = (None, Vec::new());
+        for (at, (step, asked)) in calls.into_iter().enumerate() {
+            if let (Some(state), Some((_, given_us))) = (&mut state, before.filter(|&(when, _)| when == at)) {
+                *state = with_given(state, given_us);
+            }
             now_us = now_us.saturating_add_signed(step).min(Timestamp::MAX.as_micros());
             let rules: Vec<_> =
                 asked.into_iter().map(|(at, count, us, cost)| (rule(at, count, us, now_us), cost)).collect();
@@ -49,9 +55,14 @@ fn histories() -> impl Strategy<Value = History<GiveAll>> {
             if let StateChange::Put { state: new, .. } = done.change {
                 state = Some(new.to_vec());
             }
-            taken.extend(GiveAll::of(&take, &done.output));
+            if GiveAll::of(&take, &done.output).is_some() {
+                taken.push((take, done.output));
+            }
         }
         let mut state = state.unwrap_or_default();
+        if let Some(given_us) = never.filter(|_| !state.is_empty()) {
+            state = with_given(&state, given_us);
+        }
         if let Some((at, byte)) = broken.filter(|_| !state.is_empty()) {
             let at = at.index(state.len());
             state[at] = byte;
@@ -59,15 +70,17 @@ fn histories() -> impl Strategy<Value = History<GiveAll>> {
         if taken.is_empty() {
             let rule = rule(0, 5, 7, 0);
             let take = TakeAll::new([(&rule, 1)]);
-            taken.extend(GiveAll::of(&take, &take.apply(None, time(now_us)).unwrap().output));
+            let verdict = take.apply(None, time(now_us)).unwrap().output;
+            taken.push((take, verdict));
         }
-        let calls = back
-            .into_iter()
-            .map(|(which, later)| {
-                now_us = now_us.saturating_add_signed(later - 4).min(Timestamp::MAX.as_micros());
-                (time(now_us), which.get(&taken).clone())
-            })
-            .collect();
+        let calls = back.into_iter().map(|(which, later, unused)| {
+            now_us = now_us.saturating_add_signed(later - 4).min(Timestamp::MAX.as_micros());
+            let (take, verdict) = which.get(&taken);
+            // All of it mostly, else some.
+            let unused = |rule: usize| if unused % 8 > 0 { u32::MAX } else { unused >> (3 + rule) & 3 };
+            Some((time(now_us), GiveAll::part_of(take, verdict, unused)?))
+        });
+        let calls = calls.flatten().collect();
         History { state, calls }
     })
 }
@@ -91,29 +104,43 @@ fn slips_are_found() {
         &any_give(),
         &histories(),
         &[
-            ("math.max(at, now) - taken", "now - taken"),
-            ("if at < taken or passed > price then", "if passed > price then"),
-            ("if owed == 0 and owed_part == 0 then", "if owed == 0 then"),
+            ("math.max(at, moment) - taken.at", "moment - taken.at"),
+            ("if at < taken.at then return false end", ""),
+            ("taken.debt - given_since(entry, taken.high, taken.low)", "taken.debt"),
+            ("(now_low - low)", "now_low"),
+            ("if since < 0 or", "if"),
+            (" or now_high == NOBODY_KNOWS then", " then"),
+            ("if weighs < price or (weighs == price and weighs_part < price_part)", "if false"),
+            ("(weighs == price and weighs_part < price_part)", "weighs == price"),
+            ("(owed == price and owed_part > price_part)", "false"),
+            ("if owed < 0 or", "if"),
+            ("    owed_part = 0\n", ""),
+            ("(owed == 0 and owed_part == 0)", "owed == 0"),
             ("(debt == owed and part <= owed_part)", "false"),
+            ("owed_part > 0 and owed + 1 or owed", "owed"),
+            ("    low = low + us\n", ""),
+            ("(low - low % 4294967296) / 4294967296", "0"),
+            ("if high >= NOBODY_KNOWS then", "if false then"),
+            ("given == NOTHING or", ""),
+            ("(high == NOBODY_KNOWS and low > 0)", "false"),
             ("part + denominator end", "part end"),
-            ("at - taken > at % window", "at - taken >= at % window"),
-            ("math.max(count - cost, 0)", "count - cost"),
-            ("at - taken > into + window", "at - taken > into"),
-            ("previous = math.max(previous - cost, 0)", "previous = 0"),
-            ("if noted > cost then return", "if noted >= cost then return"),
-            ("or taken < begin or", "or"),
-            ("or taken > at or", "or"),
-            ("if expires ~= expiry(at - at % window + window) then return false end", ""),
-            (" or expires ~= expiry(ends) then", " then"),
-            ("if expires ~= expiry(at - into + 2 * window) then return false end", ""),
+            ("if at < taken.at or entry[3] ~= taken.ends then", "if entry[3] ~= taken.ends then"),
+            ("if at < taken.at or entry[3] ~= taken.ends then", "if at < taken.at then"),
+            ("math.max(count - taken.cost, 0)", "count - taken.cost"),
+            ("  if entry[3] == taken.ends then", "  if true then"),
+            (
+                "elseif taken.ends > 0 and entry[3] == expiry(taken.ends + taken.window) then",
+                "elseif taken.ends > 0 then",
+            ),
+            ("elseif taken.ends > 0 and entry[3] == expiry(taken.ends + taken.window) then", "elseif false then"),
+            ("previous = math.max(previous - taken.cost, 0)", "previous = 0"),
+            ("if noted > taken.cost then return", "if noted >= taken.cost then return"),
             ("return ends <= LAST_TIME and ends or 0", "return ends"),
-            ("for index = 1, 7 do", "for index = 1, 3 do"),
-            ("if found == count and taken > now then return false end", ""),
-            ("if time == taken then", "if time >= taken then"),
+            ("if found == length and taken.at > now then return false end", ""),
+            ("if time == taken.at then", "if time >= taken.at then"),
             ("entry[2] == code and ", ""),
             ("if entry[5] then is_kept = entry[4] ~= '' end", ""),
-            ("if expires ~= 0 and expires <= now then new_state = '' end", ""),
-            ("if #record == 1 then", "if false then"),
+            ("if record == '' then", "if false then"),
         ],
     );
 }

@@ -8,7 +8,7 @@ use sysd_ratelimit::{CalendarUnit, Rule, TakeAll};
 
 mod twin;
 
-use twin::{History, Twin, compare, reject_slips, starts};
+use twin::{History, Twin, compare, given, reject_slips, starts, with_given};
 
 /// So long that a bucket of six still refills in time.
 const LONG_US: u64 = 500_000_000_000_000;
@@ -66,15 +66,23 @@ fn states() -> impl Strategy<Value = Vec<u8>> {
         }
         state.unwrap_or_default()
     };
+    let given = prop_oneof![2 => Just(None), 1 => given().prop_map(Some), 1 => Just(Some(0))];
     let counts = prop_oneof![1..=66_usize, 63..=66_usize];
-    let near = (counts, any::<prop::sample::Index>(), any::<u8>(), 0..=3_usize, any::<bool>(), 0..=3_u8);
-    let near = near.prop_map(move |(rules, at, byte, cut, is_whole, tail)| {
+    let near = (counts, any::<prop::sample::Index>(), any::<u8>(), 0..=3_usize, any::<bool>(), 0..=4_u8, given);
+    let near = near.prop_map(move |(rules, at, byte, cut, is_whole, tail, given)| {
         let mut bytes = whole(rules);
+        if let Some(given_us) = given {
+            bytes = with_given(&bytes, given_us);
+        }
         match tail {
             // Of two states of one rule the first counts; the second is of its first call alone.
             0 => bytes.extend_from_slice(&whole(1)[1..]),
             // An entry without a state.
             1 => bytes.extend_from_slice(b"\0\0\0\x01\x03\0\0\0\0\0\0\0\0\0"),
+            // The first never expires.
+            2 => bytes[6..13].fill(0),
+            // Or an hour later.
+            3 => bytes[8] = bytes[8].wrapping_add(1),
             _ => {}
         }
         if !is_whole {
@@ -121,15 +129,23 @@ fn slips_are_found() {
         &any_take(),
         &histories(),
         &[
-            ("if (denied or not takes) and byte(output) == 1 then", "if false then"),
-            ("if (denied or not takes) and byte(output) == 1 then", "if denied and byte(output) == 1 then"),
+            ("if denied and byte(output) == 1 then", "if false then"),
+            ("answer_of(asked, denied or not takes)", "answer_of(asked, denied)"),
             ("if denied or not takes or not writes then", "if not takes or not writes then"),
             ("if denied or not takes or not writes then", "if denied or not writes then"),
             ("string.rep('\\0', COST_BYTES[code])", "string.rep('\\1', COST_BYTES[code])"),
-            ("entry[2] == code and (entry[3] == 0 or entry[3] > now)", "entry[3] == 0 or entry[3] > now"),
+            ("entry[2] == code and (entry[3] == 0 or entry[3] > now)", "(entry[3] == 0 or entry[3] > now)"),
             ("by_id[id] = by_id[id] or entries[count]", "by_id[id] = entries[count]"),
-            ("if entry[5] or entry[3] == 0 or entry[3] > now then", "if true then"),
-            ("rule[6] and now + rule[6] or 0", "rule[6] and now + rule[6] - 1 or 0"),
+            ("local is_kept = entry[3] == 0 or entry[3] > now", "local is_kept = true"),
+            ("ttl and now + ttl or 0", "ttl and now + ttl - 1 or 0"),
+            ("if entry[3] == 0 then expires = 0 elseif expires ~= 0 then", "if expires ~= 0 then"),
+            ("expires = 0 elseif expires ~= 0 then", "expires = 0 else"),
+            ("expires = math.max(entry[3], expires)", ""),
+            ("entry[6] = rule[7] and entry[6] or ''", "entry[6] = entry[6] or ''"),
+            ("entry[6] = rule[7] and entry[6] or ''", "entry[6] = ''"),
+            ("entry and entry[6] ~= '' and entry[6] or NOTHING", "NOTHING"),
+            ("if code <= 2 then answer", "if code <= 3 then answer"),
+            ("given == NOTHING or", ""),
             ("last = last and entry[3] ~= 0 and math.max(last, entry[3])", "last = entry[3]"),
             ("if excess > 0 and not entry[5] and", "if excess > 0 and"),
             ("(pass == 2 or not in_force[entry[1]])", "true"),

@@ -27,6 +27,11 @@ impl CalendarSpan {
         self.limit
     }
 
+    /// The same windows with another limit, which may be anything.
+    pub(crate) fn with_limit(&self, limit: u32) -> Self {
+        Self { limit, ..*self }
+    }
+
     pub(crate) fn bounds_us(&self) -> &[u64; BOUNDS] {
         &self.bounds_us
     }

@@ -30,6 +30,11 @@ impl FixedWindow {
         self.rate.period()
     }
 
+    /// The same window with another limit, which may be anything.
+    pub(crate) fn with_limit(&self, limit: u32) -> Self {
+        Self { rate: self.rate.with_count(limit) }
+    }
+
     #[inline]
     pub(crate) fn window_us(&self) -> u64 {
         self.rate.period_us()

@@ -47,7 +47,7 @@ impl LeakyBucket {
     }
 
     #[inline]
-    pub(crate) fn bucket(&self) -> &TokenBucket {
+    pub(crate) const fn bucket(&self) -> &TokenBucket {
         &self.bucket
     }
 }

@@ -89,6 +89,11 @@ impl Rate {
         Duration::from_micros(self.period_us)
     }
 
+    /// The same period with another count, which may be anything.
+    pub(crate) const fn with_count(self, count: u32) -> Self {
+        Self { count, ..self }
+    }
+
     /// The period in microseconds.
     pub(crate) const fn period_us(self) -> u64 {
         self.period_us

@@ -40,6 +40,11 @@ impl SlidingWindow {
         self.rate.period()
     }
 
+    /// The same window with another limit, which may be anything.
+    pub(crate) fn with_limit(&self, limit: u32) -> Self {
+        Self { rate: self.rate.with_count(limit), ..*self }
+    }
+
     #[inline]
     pub(crate) fn window_us(&self) -> u64 {
         self.rate.period_us()

@@ -96,6 +96,12 @@ impl TokenBucket {
         }
     }
 
+    /// The time in which `cost` tokens come back, whether the bucket ever holds so many or not, at most [`MAX_REFILL`].
+    pub(crate) fn price_beyond(&self, cost: u32) -> Span {
+        let longest = Span { us: u64::try_from(MAX_REFILL.as_micros()).unwrap_or(u64::MAX), part: 0 };
+        span_of(cost, self.numerator_us, self.denominator).map_or(longest, |price| price.min(longest))
+    }
+
     /// Whole tokens in a bucket that is `debt` short of full.
     pub(crate) fn tokens_left(&self, debt: Span) -> u32 {
         let free = self.capacity.minus(debt, self.denominator);

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::time::Duration;
 
@@ -6,22 +6,41 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::*;
-use crate::model::Rule;
+use crate::algorithm::Limit;
+use crate::model::{Rule, Span, TokenBucket};
 use crate::procedure::stored::{State, limit, run};
+use crate::schema::taken::Weight;
 
-/// A limit, and requests: how far the clock moves, the cost, and after how many requests it is given back, if ever.
+/// Limits, and requests: how far the clock moves, the cost, and after how many requests how much of it is given back, if ever. The
+/// second limit comes in force in the middle; of windows it is the first.
 #[derive(Debug, Clone)]
 struct Sample {
-    limit: Limit,
-    requests: Vec<(u64, u32, Option<usize>)>,
+    limits: [Limit; 2],
+    requests: Vec<(u64, u32, Option<(usize, u32)>)>,
 }
 
 fn samples() -> impl Strategy<Value = Sample> {
-    let limits = (0..5_usize, 1_u32..=6, 1_u64..=20).prop_map(|(at, count, period_us)| limit(at, count, period_us));
+    let limits = (0..5_usize, 1_u32..=6, 1_u64..=20, prop_oneof![Just(None), (1_u32..=6, 1_u64..=20).prop_map(Some)]);
+    let limits = limits.prop_map(|(at, count, period_us, other)| {
+        let (other_count, other_us) = other.filter(|_| at < 2).unwrap_or((count, period_us));
+        [limit(at, count, period_us), limit(at, other_count, other_us)]
+    });
     let steps = prop_oneof![4 => Just(0_u64), 4 => 0..=4_u64, 1 => 0..=40_u64];
-    let given = prop_oneof![2 => Just(None), 3 => (0..6_usize).prop_map(Some)];
+    let unused = prop_oneof![3 => Just(u32::MAX), 1 => 1..=3_u32];
+    let given = prop_oneof![2 => Just(None), 3 => (0..6_usize, unused).prop_map(Some)];
     let requests = proptest::collection::vec((steps, 0..=4_u32, given), 1..40);
-    (limits, requests).prop_map(|(limit, requests)| Sample { limit, requests })
+    (limits, requests).prop_map(|(limits, requests)| Sample { limits, requests })
+}
+
+impl Sample {
+    fn rules(&self) -> [Rule; 2] {
+        self.limits.map(|limit| Rule::new("rule", limit).unwrap())
+    }
+
+    /// Which rule is in force for a request.
+    fn rule<'a>(&self, rules: &'a [Rule; 2], at: usize) -> &'a Rule {
+        &rules[usize::from(at > self.requests.len() / 2)]
+    }
 }
 
 /// Gives back.
@@ -29,7 +48,7 @@ type Give = fn(&mut State, &GiveAll, Timestamp);
 
 /// What stays taken would have been admitted had nothing else ever been taken.
 fn admits_no_more(sample: &Sample, give: Give) -> Result<(), TestCaseError> {
-    let rule = Rule::new("rule", sample.limit).unwrap();
+    let rules = sample.rules();
     let mut state: State = None;
     let mut now_us = 1_700_000_000_000_000_u64;
     let mut kept = Vec::new();
@@ -37,60 +56,145 @@ fn admits_no_more(sample: &Sample, give: Give) -> Result<(), TestCaseError> {
     for (at, &(step, cost, given)) in sample.requests.iter().enumerate() {
         now_us += step;
         let now = Timestamp::from_micros(now_us).unwrap();
-        let take = TakeAll::new([(&rule, cost)]);
+        let rule = sample.rule(&rules, at);
+        let take = TakeAll::new([(rule, cost)]);
         let verdict = run(&mut state, &take, now);
-        if let Some(back) = GiveAll::of(&take, &verdict) {
-            match given {
-                Some(later) => due.push((at + later, back)),
-                None => kept.push((now, cost)),
-            }
+        if verdict.is_allowed() {
+            let (later, unused) = given.unwrap_or_default();
+            due.extend(GiveAll::part_of(&take, &verdict, |_| unused).map(|back| (at + later, back)));
+            kept.push((now, rule, cost.saturating_sub(unused)));
         }
         for (_, back) in due.extract_if(.., |(when, _)| *when <= at) {
             give(&mut state, &back, now);
         }
     }
     let mut alone: State = None;
-    for (now, cost) in kept {
-        let take = TakeAll::new([(&rule, cost)]);
+    for (now, rule, cost) in kept {
+        let take = TakeAll::new([(rule, cost)]);
         prop_assert!(run(&mut alone, &take, now).is_allowed(), "{} at {}", cost, now.as_micros());
     }
     Ok(())
 }
 
-fn certify(give: Give) -> Result<(), String> {
+fn bucket(limit: &Limit) -> Option<TokenBucket> {
+    match limit {
+        Limit::TokenBucket(bucket) => Some(*bucket),
+        Limit::LeakyBucket(queue) => Some(*queue.bucket()),
+        _ => None,
+    }
+}
+
+/// A bucket whose debt, as the take found it, has not run down gets back exactly the price, if nobody else was given any.
+fn gives_the_price(sample: &Sample, give: Give) -> Result<(), TestCaseError> {
+    let rules = sample.rules();
+    let mut state: State = None;
+    let mut now_us = 1_700_000_000_000_000_u64;
+    let mut held: Option<(usize, GiveAll)> = None;
+    for (at, &(step, cost, given)) in sample.requests.iter().enumerate() {
+        now_us += step;
+        let now = Timestamp::from_micros(now_us).unwrap();
+        let Some(bucket) = bucket(&rules[0].limit()) else { return Ok(()) };
+        let take = TakeAll::new([(&rules[0], cost)]);
+        let verdict = run(&mut state, &take, now);
+        if let (None, Some((later, unused))) = (&held, given) {
+            held = GiveAll::part_of(&take, &verdict, |_| unused).map(|back| (at + later, back));
+        }
+        if let Some((_, back)) = held.take_if(|(when, _)| *when <= at) {
+            let look = TakeAll::new([(&rules[0], 0)]);
+            let taken = back.taken[0];
+            let Weight::Bucket { price, debt, .. } = taken.weight else { panic!("it is a bucket") };
+            prop_assert_eq!(Some(price), bucket.price(taken.cost));
+            let before = run(&mut state, &look, now).each[0].debt();
+            give(&mut state, &back, now);
+            let after = run(&mut state, &look, now).each[0].debt();
+            let lessened = before.minus(after, bucket.denominator());
+            prop_assert!(lessened <= price);
+            if debt.minus(price, bucket.denominator()).us >= now_us - taken.at_us {
+                prop_assert_eq!(lessened, price);
+            }
+        }
+    }
+    Ok(())
+}
+
+type Law = fn(&Sample, Give) -> Result<(), TestCaseError>;
+
+fn certify(law: Law, give: Give) -> Result<(), String> {
     let mut runner = TestRunner::new(Config { cases: 6_000, failure_persistence: None, ..Config::default() });
-    runner.run(&samples(), |sample| admits_no_more(&sample, give)).map_err(|error| error.to_string())
+    runner.run(&samples(), |sample| law(&sample, give)).map_err(|error| error.to_string())
 }
 
 fn honest(state: &mut State, give: &GiveAll, now: Timestamp) {
     run(state, give, now);
 }
 
+/// With its notes of the take changed.
+fn noted(state: &mut State, give: &GiveAll, now: Timestamp, change: impl Fn(&mut Taken)) {
+    let mut give = give.clone();
+    give.taken.iter_mut().for_each(change);
+    honest(state, &give, now);
+}
+
+/// With what it notes of buckets changed: the debt, and what had been given back.
+fn weighed(state: &mut State, give: &GiveAll, now: Timestamp, change: impl Fn(&mut Span, &mut u64)) {
+    noted(state, give, now, |taken| {
+        if let Weight::Bucket { debt, given_us, .. } = &mut taken.weight {
+            change(debt, given_us);
+        }
+    });
+}
+
 #[test]
 fn what_is_given_back_admits_no_more() {
-    if let Err(error) = certify(honest) {
+    if let Err(error) = certify(admits_no_more, honest) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn a_bucket_that_would_not_be_full_gets_back_the_price() {
+    if let Err(error) = certify(gives_the_price, honest) {
         panic!("{error}");
     }
 }
 
 #[test]
 fn giving_too_much_is_found() {
-    let broken: [(&str, Give); 3] = [
+    let broken: [(&str, Give); 5] = [
         ("gives twice", |state, give, now| {
             honest(state, give, now);
             honest(state, give, now);
         }),
         ("gives as if it had been taken just now", |state, give, now| {
-            let mut give = give.clone();
-            for taken in &mut give.taken {
-                taken.at_us = now.as_micros();
-            }
-            honest(state, &give, now);
+            noted(state, give, now, |taken| taken.at_us = now.as_micros());
+        }),
+        ("gives the price, however nearly full the bucket was", |state, give, now| {
+            weighed(state, give, now, |debt, _| debt.us += 1_000);
+        }),
+        ("does not count what others were given", |state, give, now| {
+            let counted = state.as_ref().map_or(0, |(bytes, _)| schema::decode_state(bytes).unwrap()[0].given_us);
+            weighed(state, give, now, |_, given_us| *given_us = counted);
         }),
         ("gives all that was ever taken", |state, _, _| *state = None),
     ];
     for (name, broken) in broken {
-        assert!(certify(broken).is_err(), "one that {name} passed");
+        assert!(certify(admits_no_more, broken).is_err(), "one that {name} passed");
+    }
+}
+
+#[test]
+fn giving_too_little_is_found() {
+    let broken: [(&str, Give); 3] = [
+        ("gives nothing", |_, _, _| {}),
+        ("gives the price less the time since", |state, give, now| {
+            weighed(state, give, now, |debt, _| *debt = Span::ZERO);
+        }),
+        ("counts what was given before the take", |state, give, now| {
+            weighed(state, give, now, |_, given_us| *given_us = 0);
+        }),
+    ];
+    for (name, broken) in broken {
+        assert!(certify(gives_the_price, broken).is_err(), "one that {name} passed");
     }
 }
 
@@ -98,7 +202,7 @@ fn giving_too_much_is_found() {
 fn what_is_given_back_at_once_was_never_taken() {
     let mut runner = TestRunner::new(Config { cases: 3_000, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&samples(), |sample| {
-        let rule = Rule::new("rule", sample.limit).unwrap();
+        let [rule, _] = sample.rules();
         let mut state: State = None;
         let mut now = Timestamp::from_micros(1_700_000_000_000_000).unwrap();
         for (step, cost, given) in sample.requests {

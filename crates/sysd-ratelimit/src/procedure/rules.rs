@@ -6,7 +6,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use sysd_core::{ArgumentBytes, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Timestamp, Undecodable};
 
-use crate::algorithm::{Algorithm as _, AnyVerdict, Limit};
+use crate::algorithm::{Algorithm as _, AnyVerdict, Limit, TakeAny};
 use crate::model::{JointDecision, Rule, RuleId};
 use crate::schema::rules::{self as schema, ENTRIES_MAX, Entry};
 
@@ -31,15 +31,18 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Its number, algorithm and the length of the algorithm's arguments; what a procedure puts `between`; those arguments.
-    pub(super) fn encode(&self, between: &[u8], out: &mut ArgumentBytes) {
+    /// Its number, algorithm and the length of the algorithm's arguments; those arguments, of `take`.
+    pub(super) fn encode(&self, take: &TakeAny, out: &mut ArgumentBytes) {
         let mut arguments = ArgumentBytes::new();
-        self.limit.take(self.cost).encode_arguments(&mut arguments);
+        take.encode_arguments(&mut arguments);
+        self.encode_with(&arguments, out);
+    }
+
+    pub(super) fn encode_with(&self, arguments: &[u8], out: &mut ArgumentBytes) {
         out.extend_from_slice(&self.id.0.to_be_bytes());
         out.push(self.limit.code());
         out.push(u8::try_from(arguments.len()).unwrap_or(u8::MAX));
-        out.extend_from_slice(between);
-        out.extend_from_slice(&arguments);
+        out.extend_from_slice(arguments);
     }
 }
 
@@ -49,6 +52,8 @@ pub struct JointVerdict {
     /// By the clock that decided.
     pub(super) now_us: u64,
     pub(super) each: SmallVec<[AnyVerdict; 4]>,
+    /// What was given back to each rule's bucket so far, as its record counts it.
+    pub(super) given_us: SmallVec<[u64; 4]>,
 }
 
 impl JointVerdict {
@@ -61,8 +66,11 @@ impl JointVerdict {
 impl TakeAll {
     /// Takes each rule's cost. The rules are those of one [`RuleSet`](crate::RuleSet), some or all of them, each once.
     pub fn new<'a>(rules: impl IntoIterator<Item = (&'a Rule, u32)>) -> Self {
-        let asked = rules.into_iter().map(|(rule, cost)| Asked { id: rule.id(), limit: rule.limit(), cost });
-        Self { asked: asked.collect(), takes: true, in_force: None }
+        Self::of(rules.into_iter().map(|(rule, cost)| Asked { id: rule.id(), limit: rule.limit(), cost }))
+    }
+
+    pub(super) fn of(asked: impl IntoIterator<Item = Asked>) -> Self {
+        Self { asked: asked.into_iter().collect(), takes: true, in_force: None }
     }
 
     /// The same question without the taking: it is denied exactly when the take would be, and then says the same; where it is allowed,
@@ -118,24 +126,28 @@ fn undecodable(what: &'static str) -> Undecodable {
     Undecodable { procedure: NAME, what }
 }
 
-static SCRIPT: Script = Script {
-    name: NAME,
-    source: concat!(
-        "local function token_bucket(state, now, arguments)\n",
-        include_str!("token_bucket.lua"),
-        "\nend\nlocal function fixed_window(state, now, arguments)\n",
-        include_str!("fixed_window.lua"),
-        "\nend\nlocal function sliding_window(state, now, arguments)\n",
-        include_str!("sliding_window.lua"),
-        "\nend\nlocal function sliding_log(state, now, arguments)\n",
-        include_str!("sliding_log.lua"),
-        "\nend\nlocal function calendar(state, now, arguments)\n",
-        include_str!("calendar.lua"),
-        "\nend\n",
-        include_str!("entries.lua"),
-        include_str!("rules.lua"),
-    ),
-};
+/// The algorithms as Lua functions, before what a procedure of several rules does with them.
+macro_rules! with_algorithms {
+    ($($file:literal),+) => {
+        concat!(
+            "local function token_bucket(state, now, arguments)\n",
+            include_str!("token_bucket.lua"),
+            "\nend\nlocal function fixed_window(state, now, arguments)\n",
+            include_str!("fixed_window.lua"),
+            "\nend\nlocal function sliding_window(state, now, arguments)\n",
+            include_str!("sliding_window.lua"),
+            "\nend\nlocal function sliding_log(state, now, arguments)\n",
+            include_str!("sliding_log.lua"),
+            "\nend\nlocal function calendar(state, now, arguments)\n",
+            include_str!("calendar.lua"),
+            "\nend\n",
+            $(include_str!($file)),+
+        )
+    };
+}
+pub(super) use with_algorithms;
+
+static SCRIPT: Script = Script { name: NAME, source: with_algorithms!("entries.lua", "asking.lua", "rules.lua") };
 
 /// What a rule wants to write.
 pub(super) struct Written {
@@ -145,11 +157,18 @@ pub(super) struct Written {
     pub(super) expires_us: u64,
     /// Empty: it says nothing any more.
     pub(super) state: StateBytes,
+    pub(super) given_us: u64,
+}
+
+/// The later of two times at which a state expires, where zero is never.
+pub(super) fn later_expiry(one_us: u64, other_us: u64) -> u64 {
+    if one_us == 0 || other_us == 0 { 0 } else { one_us.max(other_us) }
 }
 
 impl Written {
     fn entry(&self) -> Entry<'_> {
-        Entry { id: self.id, code: self.code, expires_us: self.expires_us, state: &self.state }
+        let Self { id, code, expires_us, given_us, .. } = *self;
+        Entry { id, code, expires_us, state: &self.state, given_us }
     }
 }
 
@@ -201,44 +220,54 @@ impl Procedure for TakeAll {
             None => Vec::new(),
             Some(bytes) => schema::decode_state(bytes).ok_or_else(|| undecodable("state"))?,
         };
-        let state_of =
-            |asked: &Asked| schema::live_entry(&stored, asked.id, asked.limit.code(), now_us).map(|entry| entry.state);
+        let entry_of = |asked: &Asked| schema::live_entry(&stored, asked.id, asked.limit.code(), now_us);
         let mut each: SmallVec<[AnyVerdict; 4]> = SmallVec::new();
+        let given_us = self.asked.iter().map(|asked| entry_of(asked).map_or(0, |entry| entry.given_us)).collect();
         let mut written = Vec::new();
         for asked in &self.asked {
             let take = asked.limit.take(asked.cost);
-            let step = take.apply(state_of(asked), now).map_err(|_| undecodable("state"))?;
+            let entry = entry_of(asked);
+            let step = take.apply(entry.map(|entry| entry.state), now).map_err(|_| undecodable("state"))?;
             each.push(step.output);
             if let StateChange::Put { state, ttl } = step.change {
-                let expires_us = match ttl {
+                let mut expires_us = match ttl {
                     None => 0,
                     Some(ttl) => now.checked_add(ttl).map_or(0, Timestamp::as_micros),
                 };
-                written.push(Written { id: asked.id, code: asked.limit.code(), expires_us, state });
+                let code = asked.limit.code();
+                let given_us = entry.map_or(0, |entry| entry.given_us);
+                if let Some(entry) = entry.filter(|_| schema::is_bucket(code)) {
+                    // One that got something back keeps its time, for those who still have something to give.
+                    expires_us = later_expiry(entry.expires_us, expires_us);
+                }
+                written.push(Written { id: asked.id, code, expires_us, state, given_us });
             }
         }
         if !self.takes || !each.iter().all(AnyVerdict::is_allowed) {
             // Nothing is taken: those that had enough tell what is there.
             for (asked, verdict) in self.asked.iter().zip(&mut each) {
                 if verdict.is_allowed() {
-                    let look = asked.limit.take(0).apply(state_of(asked), now);
+                    let look = asked.limit.take(0).apply(entry_of(asked).map(|entry| entry.state), now);
                     *verdict = look.map_err(|_| undecodable("state"))?.output;
                 }
             }
-            return Ok(Step { change: StateChange::Keep, output: JointVerdict { now_us, each } });
+            return Ok(Step { change: StateChange::Keep, output: JointVerdict { now_us, each, given_us } });
         }
         let is_in_force = |id| self.asks(id) || self.others().any(|other| other == id);
         let change = if written.is_empty() { StateChange::Keep } else { record(&stored, &written, is_in_force, now) };
-        Ok(Step { change, output: JointVerdict { now_us, each } })
+        Ok(Step { change, output: JointVerdict { now_us, each, given_us } })
     }
 
     fn encode_output(&self, output: &JointVerdict, out: &mut OutputBytes) {
         out.extend_from_slice(&output.now_us.to_be_bytes());
-        for (asked, verdict) in self.asked.iter().zip(&output.each) {
+        for ((asked, verdict), given_us) in self.asked.iter().zip(&output.each).zip(&output.given_us) {
             let mut bytes = OutputBytes::new();
             asked.limit.take(asked.cost).encode_output(verdict, &mut bytes);
             out.push(u8::try_from(bytes.len()).unwrap_or(u8::MAX));
             out.extend_from_slice(&bytes);
+            if schema::is_bucket(asked.limit.code()) {
+                out.extend_from_slice(&given_us.to_be_bytes());
+            }
         }
     }
 
@@ -246,14 +275,22 @@ impl Procedure for TakeAll {
         let (now, mut rest) = bytes.split_first_chunk().ok_or_else(|| undecodable("output"))?;
         let now_us = u64::from_be_bytes(*now);
         let mut each: SmallVec<[AnyVerdict; 4]> = SmallVec::new();
+        let mut given_us: SmallVec<[u64; 4]> = SmallVec::new();
         for asked in &self.asked {
             let (&length, behind) = rest.split_first().ok_or_else(|| undecodable("output"))?;
             let (output, behind) = behind.split_at_checked(usize::from(length)).ok_or_else(|| undecodable("output"))?;
             each.push(asked.limit.take(asked.cost).decode_output(output)?);
             rest = behind;
+            given_us.push(if schema::is_bucket(asked.limit.code()) {
+                let (given, behind) = rest.split_first_chunk().ok_or_else(|| undecodable("output"))?;
+                rest = behind;
+                u64::from_be_bytes(*given)
+            } else {
+                0
+            });
         }
         let is_whole = rest.is_empty() && now_us <= Timestamp::MAX.as_micros();
-        if is_whole { Ok(JointVerdict { now_us, each }) } else { Err(undecodable("output")) }
+        if is_whole { Ok(JointVerdict { now_us, each, given_us }) } else { Err(undecodable("output")) }
     }
 
     fn script(&self) -> Option<&'static Script> {
@@ -267,7 +304,7 @@ impl Procedure for TakeAll {
             out.extend_from_slice(&id.0.to_be_bytes());
         }
         for asked in &self.asked {
-            asked.encode(&[], out);
+            asked.encode(&asked.limit.take(asked.cost), out);
         }
     }
 }

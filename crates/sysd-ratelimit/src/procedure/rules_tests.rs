@@ -270,7 +270,7 @@ fn bytes_that_are_no_record_are_refused() {
     let rule = Rule::new("a", limit(2, 5, 1_000_000)).unwrap();
     let take = TakeAll::new([(&rule, 1)]);
     let now = Timestamp::from_micros(1_700_000_000_000_000).unwrap();
-    let entry = Entry { id: rule.id(), code: 3, expires_us: 0, state: b"no window" };
+    let entry = Entry { id: rule.id(), code: 3, expires_us: 0, state: b"no window", given_us: 0 };
     for bytes in [&b""[..], b"\x01", b"\x02abc", &schema::encode_state([entry].into_iter())] {
         assert_eq!(take.apply(Some(bytes), now), Err(undecodable("state")), "{bytes:?}");
     }

@@ -20,6 +20,8 @@ pub(crate) const fn state_bytes_max(limit: u32) -> usize {
 }
 
 const VERDICT_BYTES: usize = 29;
+/// The longest log.
+pub(crate) const STATE_BYTES_MAX: usize = 1 + ENTRY_BYTES * SLIDING_LOG_MAX as usize;
 
 /// What was taken at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,7 +21,7 @@ const ARGUMENT_BYTES: usize = 28;
 
 /// A whole number of microseconds, so nothing is lost.
 #[allow(clippy::cast_possible_truncation, reason = "100 years are below 2^52 microseconds")]
-const MAX_REFILL_US: u64 = MAX_REFILL.as_micros() as u64;
+pub(crate) const MAX_REFILL_US: u64 = MAX_REFILL.as_micros() as u64;
 
 /// A bucket as it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -147,6 +147,34 @@ pub(crate) fn reject_slips<P: Procedure + Clone + std::fmt::Debug>(
     }
 }
 
+/// A record in which so much has been given back to each bucket.
+pub(crate) fn with_given(record: &[u8], given_us: u64) -> Vec<u8> {
+    let (mut new, mut rest) = (record[..1].to_vec(), &record[1..]);
+    while !rest.is_empty() {
+        let (code, length) = (rest[4], usize::from(rest[13]) + 256 * usize::from(rest[12]));
+        let (entry, behind) = rest.split_at(14 + length);
+        new.extend_from_slice(entry);
+        if code <= 2 && length == 23 {
+            let at = new.len() - length - 1;
+            new[at] = 31;
+            new.extend_from_slice(&given_us.to_be_bytes());
+        }
+        rest = behind;
+    }
+    new
+}
+
+/// What may have been given back: little, much, more than is counted, and what is never written.
+pub(crate) fn given() -> impl Strategy<Value = u64> {
+    let most = 0xFFFF_FFFF_0000_0000_u64;
+    prop_oneof![
+        4 => Just(1_u64),
+        2 => (1_u64 << 32) - 3..=1 << 32,
+        2 => most - 3..=most,
+        1 => Just(most - 100_000_000_000_000),
+    ]
+}
+
 /// The rule of a place, by one of six algorithms; the calendar's in `unit`, as a caller sees it whose clock says `now_us`.
 #[cfg(feature = "calendar")]
 pub(crate) fn rule(at: usize, algorithm: usize, rate: (u32, u64), unit: CalendarUnit, now_us: u64) -> Rule {
