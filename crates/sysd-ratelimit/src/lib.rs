@@ -3,6 +3,8 @@
 
 pub mod algorithm;
 pub mod error;
+#[cfg(feature = "tower")]
+pub mod http;
 pub mod fleet;
 pub mod joint;
 pub mod local;
@@ -13,6 +15,8 @@ pub mod procedure;
 pub mod schema;
 pub mod service;
 
+#[cfg(feature = "tower")]
+pub use crate::http::{FieldStyle, RateLimitLayer, RateLimited};
 pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
 pub use fleet::{LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, SHARDS_MAX, ShardedLimiter};

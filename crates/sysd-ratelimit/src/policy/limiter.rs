@@ -1,6 +1,7 @@
 //! A policy on a store.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Error, Key, Store, StoreExt as _};
@@ -134,6 +135,12 @@ impl Ruling {
     /// Every rule that was asked, by its place in [`Policy::rules`], and its own decision.
     pub fn each(&self) -> &[(usize, Decision)] {
         &self.each
+    }
+
+    /// How long an allowed request must wait before it goes on: as long as the longest queue says. Zero for one that is refused.
+    pub fn wait(&self) -> Duration {
+        let waits = self.each.iter().map(|(_, decision)| decision.wait());
+        if self.is_allowed { waits.max().unwrap_or_default() } else { Duration::ZERO }
     }
 
     /// The shadow rules that would have refused it, by their places.
