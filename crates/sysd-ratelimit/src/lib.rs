@@ -2,6 +2,10 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod algorithm;
+#[cfg(feature = "policy")]
+mod defence;
+#[cfg(feature = "tower")]
+pub mod downstream;
 pub mod error;
 #[cfg(feature = "tower")]
 pub mod http;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod axum_app;
+mod downstream;
 mod grpc;
 mod retry_after;
 mod service;
