@@ -7,9 +7,9 @@ mod defence;
 #[cfg(feature = "tower")]
 pub mod downstream;
 pub mod error;
+pub mod fleet;
 #[cfg(feature = "tower")]
 pub mod http;
-pub mod fleet;
 pub mod joint;
 pub mod local;
 pub mod model;
