@@ -40,7 +40,7 @@ impl Decides {
             Self::Limit(limit) => Ok(Judge::Limit(RateLimiter::new(store, name, *limit))),
             #[cfg(feature = "policy")]
             Self::Policies { first, candidate } => {
-                Ok(Judge::Policies(Policies::new(&store, clock, name, first, candidate.as_ref())?))
+                Ok(Judge::Policies(Box::new(Policies::new(&store, clock, name, first, candidate.as_ref())?)))
             }
         }
     }
@@ -79,7 +79,7 @@ pub(crate) struct Judged {
 pub(crate) enum Judge<S> {
     Limit(RateLimiter<S, Limit>),
     #[cfg(feature = "policy")]
-    Policies(Policies<S>),
+    Policies(Box<Policies<S>>),
 }
 
 impl<S: Store> Judge<S> {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher as _;
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sysd::core::tuple::KeyBytes;
 use sysd::core::{ManualClock, Result, Store};
@@ -37,9 +37,12 @@ impl<S: Store> Policies<S> {
     where
         S: Clone,
     {
-        let limiter = |policy: &Policy, which| {
+        let limiter = |policy: &Policy, which| -> Result<_, String> {
             let policy = policy.renamed(&format!("{name} {which}")).map_err(|error| error.to_string())?;
-            PolicyLimiter::new(store.clone(), policy.by_clock(clock)).map_err(|error| error.to_string())
+            let limiter =
+                PolicyLimiter::new(store.clone(), policy.by_clock(clock)).map_err(|error| error.to_string())?;
+            // A slow store is waited for: what is decided must not hang on it.
+            Ok(limiter.with_deadline(Duration::MAX))
         };
         Ok(Self { first: limiter(first, 1)?, candidate: candidate.map(|policy| limiter(policy, 2)).transpose()? })
     }

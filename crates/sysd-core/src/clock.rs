@@ -63,7 +63,7 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 #[error("no answer before the deadline")]
 pub struct Elapsed;
 
-/// Runs `future` for at most `wait` by `clock`.
+/// Runs `future` for at most `wait` by `clock`; for ever, if that ends beyond [`Timestamp::MAX`].
 ///
 /// # Errors
 /// [`Elapsed`] if it was not ready by then; the future is dropped.
@@ -76,8 +76,8 @@ pub async fn timeout<F: Future + Send>(clock: &impl Clock, wait: Duration, futur
     if let Poll::Ready(output) = futures::poll!(future.as_mut()) {
         return Ok(output);
     }
-    let sleep = clock.sleep_until(clock.now().saturating_add(wait));
-    match select(future.as_mut(), sleep).await {
+    let Some(deadline) = clock.now().checked_add(wait) else { return Ok(future.await) };
+    match select(future.as_mut(), clock.sleep_until(deadline)).await {
         Either::Left((output, _)) => Ok(output),
         Either::Right(((), _)) => Err(Elapsed),
     }
@@ -395,6 +395,9 @@ mod tests {
         assert_eq!(never.as_mut().now_or_never(), None);
         clock.set(at(3));
         assert_eq!(never.now_or_never(), Some(Err(Elapsed)));
+        // A timer of the system could not be set so far.
+        let end = timeout(&SystemClock, Duration::MAX, std::future::pending::<()>());
+        assert_eq!(end.now_or_never(), None);
     }
 
     #[test]

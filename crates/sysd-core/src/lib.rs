@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod any;
+pub mod breaker;
 pub mod bus;
 pub mod clock;
 pub mod entropy;

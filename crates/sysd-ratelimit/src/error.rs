@@ -107,6 +107,30 @@ pub enum RateLimitError {
         /// How many were given.
         count: u32,
     },
+    /// A rule that the policy does not have.
+    #[error("rule: {name:?} is no rule of the policy; give the name of one that is in force")]
+    UnknownRule {
+        /// The name that was given, shortened.
+        name: String,
+    },
+    /// Numbers of another algorithm than the rule's.
+    #[error("rule: {name:?} would begin anew with another algorithm; give numbers of its own, or replace the policy")]
+    OtherAlgorithm {
+        /// The rule's name.
+        name: String,
+    },
+    /// A limit that no request of the rule could ever pass.
+    #[error(
+        "limit: {limit} is less than {cost}, what a request costs the rule {name:?}: it would admit nothing; give more"
+    )]
+    CostAboveLimit {
+        /// The rule's name.
+        name: String,
+        /// What a request costs.
+        cost: u32,
+        /// The limit that was given.
+        limit: u32,
+    },
     /// A bucket that would need longer than [`MAX_REFILL`](crate::MAX_REFILL) to fill.
     #[error("burst: {burst} tokens need more than 100 years to refill at this rate; lower the burst or raise the rate")]
     BurstTooLarge {

@@ -1,8 +1,10 @@
 //! One request under the rules of several keys.
 
+use std::future::Future;
+
 use futures::future::join_all;
 use sysd_core::tuple::{self, KeyBytes};
-use sysd_core::{Effect, Error, ErrorKind, Key, Limits, Result, Store, StoreExt};
+use sysd_core::{Effect, Error, ErrorKind, Key, Limits, Procedure, Result, Store, StoreExt as _};
 
 use crate::model::{Decision, JointDecision, RULES_MAX, Rule, fit_record};
 use crate::procedure::{GiveAll, JointVerdict, TakeAll};
@@ -160,6 +162,26 @@ impl<S: Store> JointLimiter<S> {
     }
 }
 
+/// Where states lie, and how they are asked.
+pub(crate) trait Records: Sync {
+    /// Runs a procedure on a record.
+    fn ask<P: Procedure>(&self, key: Key<'_>, procedure: &P) -> impl Future<Output = Result<P::Output>> + Send;
+
+    /// Gives back to a record that has been asked.
+    fn give(&self, key: Key<'_>, give: &GiveAll) -> impl Future<Output = Result<u8>> + Send;
+}
+
+/// A store, as it is.
+impl<S: Store> Records for S {
+    async fn ask<P: Procedure>(&self, key: Key<'_>, procedure: &P) -> Result<P::Output> {
+        self.run(key, procedure).await
+    }
+
+    async fn give(&self, key: Key<'_>, give: &GiveAll) -> Result<u8> {
+        self.run(key, give).await
+    }
+}
+
 /// What one key is asked.
 struct Asked {
     /// Its place.
@@ -171,8 +193,8 @@ struct Asked {
 }
 
 impl Asked {
-    async fn run<S: Store>(&self, store: &S, take: &TakeAll) -> Result<JointVerdict> {
-        store.run(Key::lone(schema::RULES, &self.partition), take).await
+    async fn run(&self, records: &impl Records, take: &TakeAll) -> Result<JointVerdict> {
+        records.ask(Key::lone(schema::RULES, &self.partition), take).await
     }
 }
 
@@ -193,25 +215,25 @@ impl Joint {
     }
 
     /// As [`JointLimiter::check_or`].
-    pub(crate) async fn check_or<S: Store>(
+    pub(crate) async fn check_or(
         mut self,
-        store: &S,
+        records: &impl Records,
         on_error: impl Fn(usize, &Error) -> OnError + Send + Sync,
     ) -> JointOutcome {
         // A key alone gives back nothing.
         if self.asked.len() > 1 {
-            self.look(store, &on_error).await;
+            self.look(records, &on_error).await;
         }
         if self.is_allowed {
-            self.take(store, &on_error).await;
+            self.take(records, &on_error).await;
         }
         self.outcome()
     }
 
     /// Asks all keys at once whether they would allow it, and takes nothing.
-    async fn look<S: Store>(&mut self, store: &S, on_error: &(impl Fn(usize, &Error) -> OnError + Send + Sync)) {
+    async fn look(&mut self, records: &impl Records, on_error: &(impl Fn(usize, &Error) -> OnError + Send + Sync)) {
         let looks: Vec<_> = self.asked.iter().map(|asked| asked.take.clone().look()).collect();
-        let verdicts = join_all(self.asked.iter().zip(&looks).map(|(asked, look)| asked.run(store, look))).await;
+        let verdicts = join_all(self.asked.iter().zip(&looks).map(|(asked, look)| asked.run(records, look))).await;
         for ((asked, look), verdict) in self.asked.iter_mut().zip(&looks).zip(verdicts) {
             match verdict {
                 Ok(verdict) => {
@@ -227,7 +249,7 @@ impl Joint {
     }
 
     /// Takes from one key after the other, or gives back what was taken.
-    async fn take<S: Store>(&mut self, store: &S, on_error: &(impl Fn(usize, &Error) -> OnError + Send + Sync)) {
+    async fn take(&mut self, records: &impl Records, on_error: &(impl Fn(usize, &Error) -> OnError + Send + Sync)) {
         // Those that failed open when they were looked at pass: the request has waited for them once.
         let is_open: Vec<_> = self.errors.iter().map(|(at, _)| *at).collect();
         let mut taken = Vec::new();
@@ -236,7 +258,7 @@ impl Joint {
             if is_open.contains(&asked.at) {
                 continue;
             }
-            match asked.run(store, &asked.take).await {
+            match asked.run(records, &asked.take).await {
                 Ok(verdict) => {
                     let decisions = asked.take.decision(&verdict).each().to_vec();
                     let give = GiveAll::of(&asked.take, &verdict);
@@ -260,7 +282,7 @@ impl Joint {
         for (place, give, before) in taken {
             // Once: a second that follows a lost reply would give what was never taken.
             let key = Key::lone(schema::RULES, &self.asked[place].partition);
-            let _ = store.run(key, &give).await;
+            let _ = records.give(key, &give).await;
             self.asked[place].decisions = before;
         }
     }

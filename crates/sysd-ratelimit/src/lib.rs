@@ -2,9 +2,15 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod algorithm;
+#[cfg(feature = "policy")]
+mod defence;
+#[cfg(feature = "tower")]
+pub mod downstream;
 pub mod error;
 pub mod fleet;
 pub mod holds;
+#[cfg(feature = "tower")]
+pub mod http;
 pub mod joint;
 pub mod local;
 pub mod model;
@@ -15,6 +21,8 @@ pub mod schema;
 pub mod service;
 pub mod slots;
 
+#[cfg(feature = "tower")]
+pub use crate::http::{FieldStyle, RateLimitLayer, RateLimited};
 pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
 pub use fleet::{LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, SHARDS_MAX, ShardedLimiter};

@@ -30,6 +30,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod admin;
 mod changes;
 mod client;
 mod compile;
@@ -37,21 +38,27 @@ mod config;
 mod error;
 mod key;
 mod limiter;
+#[cfg(feature = "metrics")]
+mod meter;
 mod plan;
 mod records;
 mod request;
 mod route;
 mod text;
+mod top;
 mod words;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use sysd_core::Clock;
 
+pub use crate::defence::DEADLINE;
+pub use admin::{ClientKey, Held, MOST_LIMITED_MAX, MostLimited};
 pub use changes::{Changes, RuleChange, WholeChange};
 pub use client::FORWARDED_MAX;
 use client::Proxies;
@@ -63,6 +70,8 @@ pub use config::{
 pub use error::{PolicyError, PolicyErrorKind};
 pub use key::{KEY_MAX, KeyPart};
 pub use limiter::{PolicyLimiter, Reason, Ruling};
+#[cfg(feature = "metrics")]
+pub use meter::RANKS;
 pub use plan::{Group, Listing, Missing, Plan};
 pub use request::{Headers, RequestView};
 use route::Pattern;
@@ -86,6 +95,8 @@ pub struct Policy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Compiled {
     name: Box<str>,
+    /// How long a request waits for the store, if it says.
+    deadline: Option<Duration>,
     clients: Clients,
     allow: Lists,
     deny: Lists,
@@ -239,6 +250,11 @@ impl Policy {
     /// What its states are known by in a store.
     pub fn name(&self) -> &str {
         &self.compiled.name
+    }
+
+    /// How long a request waits for the store at most; `None` if the limiter is to say.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.compiled.deadline
     }
 
     /// The rules, as they are written: a rule's place here is what plans call it by.

@@ -129,7 +129,8 @@ fn a_store_that_is_down_opens_or_closes_as_each_rule_says() {
     for (on_error, is_open) in [("allow", true), ("deny", false)] {
         let simulation = Simulation::new(7);
         let text = LIMITS.replace("name = \"logins\"", &format!("name = \"logins\"\n    on_error = \"{on_error}\""));
-        let limiter = Arc::new(PolicyLimiter::new(simulation.store(Node(0)), policy(&text)).unwrap());
+        let limiter = PolicyLimiter::new(simulation.store(Node(0)), policy(&text)).unwrap();
+        let limiter = Arc::new(limiter.with_clock(simulation.clock()).with_deadline(Duration::from_secs(1)));
         let rulings = Arc::new(Mutex::new(Vec::new()));
         let run = |count: usize| {
             for _ in 0..count {

@@ -1,6 +1,7 @@
 //! From a policy as it is written to one that decides.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 #[cfg(feature = "calendar")]
 use sysd_core::SystemClock;
@@ -39,6 +40,7 @@ pub(super) fn policy_name(name: &str) -> Result<Box<str>, Fault> {
 
 pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
     let name = policy_name(&config.name)?;
+    let deadline = config.deadline_ms.map(deadline).transpose()?;
     let clients = clients(&config.clients)?;
     let allow = lists(&FieldPath::of("allow"), &config.allow)?;
     let deny = lists(&FieldPath::of("deny"), &config.deny)?;
@@ -47,7 +49,7 @@ pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
         return Err(rules.fault(format!("{} rules; give at most {POLICY_RULES_MAX}", config.rules.len())));
     }
     let (rules_of, order, in_force) = (Vec::new(), Vec::new(), Vec::new());
-    let mut compiled = Compiled { name, clients, allow, deny, rules: rules_of, order, in_force };
+    let mut compiled = Compiled { name, deadline, clients, allow, deny, rules: rules_of, order, in_force };
     let mut lists = HashMap::new();
     for (at, config) in config.rules.iter().enumerate() {
         let next = lists.len();
@@ -61,6 +63,16 @@ pub(super) fn compile(config: &PolicyConfig) -> Result<Compiled, Fault> {
     compiled.order.sort_by_key(|at| std::cmp::Reverse(compiled.rules[*at].priority));
     compiled.in_force = compiled.in_force();
     Ok(compiled)
+}
+
+/// The longest that a request may wait for a store, milliseconds.
+const DEADLINE_MS_MAX: u32 = 60_000;
+
+fn deadline(Count(ms): Count) -> Result<Duration, Fault> {
+    if (1..=DEADLINE_MS_MAX).contains(&ms) {
+        return Ok(Duration::from_millis(ms.into()));
+    }
+    Err(FieldPath::of("deadline_ms").fault(format!("{ms} milliseconds; give 1 to {DEADLINE_MS_MAX}")))
 }
 
 fn clients(config: &ClientsConfig) -> Result<Clients, Fault> {

@@ -15,6 +15,9 @@ pub struct PolicyConfig {
     /// How clients are told apart.
     #[serde(default)]
     pub clients: ClientsConfig,
+    /// How long a request waits for the store at most, milliseconds, 1 to 60,000; as the limiter says, if absent.
+    #[serde(default)]
+    pub deadline_ms: Option<Count>,
     /// Who passes without being asked. Who is on both lists is denied.
     #[serde(default)]
     pub allow: OneOrMany<ListedClient>,

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
-use sysd_core::tuple::{Element, KeyBytes};
+use sysd_core::tuple::{self, Element, KeyBytes};
 
 /// The longest value that lies in a key as it is, bytes.
 pub(crate) const KEY_VALUE_MAX: usize = 256;
@@ -100,4 +100,86 @@ fn named(code: u8, name: &str, out: &mut KeyBytes) {
 fn digested(code: u8, bytes: &[u8], out: &mut KeyBytes) {
     out.push(code);
     out.extend_from_slice(&sha256(bytes));
+}
+
+/// What a key says of a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KeptPart {
+    Network(IpNet),
+    NoAddress,
+    User(String),
+    UserDigest([u8; 32]),
+    NoUser,
+    ApiKey([u8; 32]),
+    NoApiKey,
+    Header(String, Vec<u8>),
+    HeaderDigest(String, [u8; 32]),
+    NoHeader(String),
+    Route(String),
+    Method(String),
+    Global,
+    /// All of a key that would have been too long.
+    Digest([u8; 32]),
+}
+
+/// The parts of a key; `None` if it is none.
+pub(crate) fn decode_key(key: &[u8]) -> Option<Vec<KeptPart>> {
+    let mut rest = key;
+    let mut parts = Vec::new();
+    while let Some((&code, behind)) = rest.split_first() {
+        rest = behind;
+        let rest = &mut rest;
+        parts.push(match code {
+            1 => {
+                let (prefix, address) = (fixed::<1>(rest)?[0], fixed::<4>(rest)?);
+                KeptPart::Network(IpNet::new(IpAddr::from(address), prefix).ok()?)
+            }
+            2 => {
+                let (prefix, address) = (fixed::<1>(rest)?[0], fixed::<16>(rest)?);
+                KeptPart::Network(IpNet::new(IpAddr::from(address), prefix).ok()?)
+            }
+            3 => KeptPart::User(text(rest)?),
+            4 => KeptPart::UserDigest(fixed(rest)?),
+            5 => KeptPart::ApiKey(fixed(rest)?),
+            6 => KeptPart::Header(text(rest)?, bytes(rest)?),
+            7 => KeptPart::HeaderDigest(text(rest)?, fixed(rest)?),
+            8 => KeptPart::Route(text(rest)?),
+            9 => KeptPart::Method(text(rest)?),
+            10 => KeptPart::Global,
+            11 => KeptPart::NoAddress,
+            12 => KeptPart::NoUser,
+            13 => KeptPart::NoApiKey,
+            14 => KeptPart::NoHeader(text(rest)?),
+            255 => KeptPart::Digest(fixed(rest)?),
+            _ => return None,
+        });
+    }
+    (!parts.is_empty()).then_some(parts)
+}
+
+fn fixed<const LENGTH: usize>(rest: &mut &[u8]) -> Option<[u8; LENGTH]> {
+    let (bytes, behind) = rest.split_first_chunk()?;
+    *rest = behind;
+    Some(*bytes)
+}
+
+/// An element of a tuple: zeroes are escaped, and it ends with `00 01`.
+fn bytes(rest: &mut &[u8]) -> Option<Vec<u8>> {
+    let mut end = 0;
+    loop {
+        match rest.get(end..)? {
+            [0, 1, ..] => break,
+            [0, ..] => end += 2,
+            [_, ..] => end += 1,
+            [] => return None,
+        }
+    }
+    let (element, behind) = rest.split_at_checked(end + 2)?;
+    *rest = behind;
+    let (bytes,): (Vec<u8>,) = tuple::decode(element).ok()?;
+    Some(bytes)
+}
+
+fn text(rest: &mut &[u8]) -> Option<String> {
+    String::from_utf8(bytes(rest)?).ok()
 }

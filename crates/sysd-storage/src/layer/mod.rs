@@ -36,10 +36,11 @@ mod timeout;
 mod trace;
 
 use sysd_core::Store;
+pub use sysd_core::breaker::BreakerConfig;
 
 pub use answer::Answer;
 pub use batch::{Batch, BatchConfig, Batched};
-pub use breaker::{Breaker, BreakerConfig};
+pub use breaker::Breaker;
 #[cfg(feature = "seeded-bugs")]
 pub use bug::Bug;
 #[cfg(feature = "cache")]

@@ -1,21 +1,59 @@
-//! The decisions of a breaker: pure, given the time.
+//! The decisions of a circuit breaker: pure, given the time.
+//!
+//! Source: M. Nygard, "Release It!", 2007.
 
-use sysd_core::Timestamp;
+use std::time::Duration;
 
-use super::BreakerConfig;
+use crate::{ErrorKind, Timestamp};
+
+/// When a breaker opens, and how it closes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerConfig {
+    /// Over how long failures are counted; in tenths, so up to a tenth less.
+    pub window: Duration,
+    /// How many calls must have ended in the window before it may open, at least 1.
+    pub calls_min: u32,
+    /// It opens when so many of a hundred calls in the window failed, 1 to 100.
+    pub failures_percent: u32,
+    /// How long it stays open.
+    pub open_for: Duration,
+    /// How many calls it then lets through to try; when all have succeeded it closes, when one fails it opens again. At
+    /// least 1.
+    pub probes: u32,
+}
+
+impl Default for BreakerConfig {
+    /// Half of at least 20 calls in 10 seconds; 5 seconds; 3 probes.
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(10),
+            calls_min: 20,
+            failures_percent: 50,
+            open_for: Duration::from_secs(5),
+            probes: 3,
+        }
+    }
+}
+
+/// Whether an error of this kind says that what was called is not well: it can't be reached, is too slow, or asks for less traffic.
+pub const fn is_failure(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Throttled)
+}
 
 /// What a call showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
+    /// What is called is well.
     Well,
+    /// It is not.
     Failed,
-    /// It was dropped.
+    /// Nothing: the call was dropped.
     Unknown,
 }
 
 /// A call that was let through, and since which change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket {
+pub struct Ticket {
     epoch: u64,
 }
 
@@ -26,8 +64,21 @@ enum State {
     HalfOpen { under_way: u32, succeeded: u32 },
 }
 
+/// What a breaker has seen, and what it does with the next call. Every call that [`admit`](Self::admit) lets through is to be
+/// [settled](Self::settle), also one that is dropped: a probe that is never settled would keep it half open.
+///
+/// ```
+/// use sysd_core::breaker::{BreakerConfig, Circuit, Verdict};
+/// use sysd_core::Timestamp;
+///
+/// let mut circuit = Circuit::new(BreakerConfig { calls_min: 1, ..BreakerConfig::default() });
+/// let now = Timestamp::from_micros_saturating(1_000_000);
+/// let ticket = circuit.admit(now).expect("it is closed");
+/// circuit.settle(now, ticket, Verdict::Failed);
+/// assert_eq!(circuit.admit(now), None);
+/// ```
 #[derive(Debug)]
-pub(super) struct Circuit {
+pub struct Circuit {
     config: BreakerConfig,
     state: State,
     /// How often the state has changed: what was let through before shows nothing about it.
@@ -35,14 +86,16 @@ pub(super) struct Circuit {
 }
 
 impl Circuit {
-    pub(super) fn new(mut config: BreakerConfig) -> Self {
+    /// Closed; numbers out of their range are taken for the nearest in it.
+    pub fn new(mut config: BreakerConfig) -> Self {
         config.calls_min = config.calls_min.max(1);
         config.failures_percent = config.failures_percent.clamp(1, 100);
         config.probes = config.probes.max(1);
         Self { config, state: State::Closed(Window::new(&config)), epoch: 0 }
     }
 
-    pub(super) const fn is_closed(&self) -> bool {
+    /// Whether it lets all calls through.
+    pub const fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed(_))
     }
 
@@ -52,7 +105,7 @@ impl Circuit {
     }
 
     /// Lets a call through, or not.
-    pub(super) fn admit(&mut self, now: Timestamp) -> Option<Ticket> {
+    pub fn admit(&mut self, now: Timestamp) -> Option<Ticket> {
         if let State::Open { since } = self.state {
             // A clock that was set back must not keep it open.
             let is_over = now < since || now.saturating_since(since) >= self.config.open_for;
@@ -71,7 +124,7 @@ impl Circuit {
     }
 
     /// Takes note of how a call ended.
-    pub(super) fn settle(&mut self, now: Timestamp, ticket: Ticket, verdict: Verdict) {
+    pub fn settle(&mut self, now: Timestamp, ticket: Ticket, verdict: Verdict) {
         if ticket.epoch != self.epoch {
             return;
         }
@@ -148,5 +201,5 @@ impl Window {
 }
 
 #[cfg(test)]
-#[path = "circuit_tests.rs"]
+#[path = "breaker_tests.rs"]
 mod tests;

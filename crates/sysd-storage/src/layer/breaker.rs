@@ -1,46 +1,14 @@
 //! A store that fails is left alone for a while.
 
-mod circuit;
-
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
+use sysd_core::breaker::{BreakerConfig, Circuit, Ticket, Verdict, is_failure};
 use sysd_core::{Clock, Effect, Error, ErrorKind, SystemClock};
 
 use super::bug::{Bug, Bugs};
 use super::{Answer, Interceptor, Operation};
-use circuit::{Circuit, Ticket, Verdict};
-
-/// When a breaker opens, and how it closes again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BreakerConfig {
-    /// Over how long failures are counted; in tenths, so up to a tenth less.
-    pub window: Duration,
-    /// How many calls must have ended in the window before it may open, at least 1.
-    pub calls_min: u32,
-    /// It opens when so many of a hundred calls in the window failed, 1 to 100.
-    pub failures_percent: u32,
-    /// How long it stays open.
-    pub open_for: Duration,
-    /// How many calls it then lets through to try; when all have succeeded it closes, when one fails it opens again. At
-    /// least 1.
-    pub probes: u32,
-}
-
-impl Default for BreakerConfig {
-    /// Half of at least 20 calls in 10 seconds; 5 seconds; 3 probes.
-    fn default() -> Self {
-        Self {
-            window: Duration::from_secs(10),
-            calls_min: 20,
-            failures_percent: 50,
-            open_for: Duration::from_secs(5),
-            probes: 3,
-        }
-    }
-}
 
 /// Refuses calls while the store below keeps failing: [`ErrorKind::Unavailable`], and nothing happened.
 ///
@@ -107,10 +75,6 @@ impl<C: Clock> Drop for Call<'_, C> {
         let now = self.breaker.clock.now();
         self.breaker.circuit.lock().settle(now, self.ticket, self.verdict);
     }
-}
-
-const fn is_failure(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Throttled)
 }
 
 fn verdict(answer: &impl Answer) -> Verdict {

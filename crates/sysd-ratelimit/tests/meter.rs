@@ -1,0 +1,286 @@
+//! What the metrics say of decisions, and what they never say.
+#![cfg(feature = "metrics")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use metrics::{
+    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key as MetricKey, KeyName, Metadata, Recorder,
+    SharedString, Unit,
+};
+use sysd_core::breaker::BreakerConfig;
+use sysd_core::{Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store, Timestamp};
+use sysd_ratelimit::policy::{Policy, PolicyLimiter, RequestView};
+use sysd_storage::Memory;
+use sysd_testkit::{Overridden, Overrides};
+
+/// Keeps every series.
+#[derive(Default)]
+struct Numbers(Mutex<BTreeMap<String, Arc<Series>>>);
+
+#[derive(Default)]
+struct Series {
+    count: AtomicU64,
+    values: Mutex<Vec<f64>>,
+}
+
+impl CounterFn for Series {
+    fn increment(&self, value: u64) {
+        self.count.fetch_add(value, Ordering::Relaxed);
+    }
+
+    fn absolute(&self, value: u64) {
+        self.count.store(value, Ordering::Relaxed);
+    }
+}
+
+impl GaugeFn for Series {
+    fn increment(&self, value: f64) {
+        self.values.lock().unwrap().push(value);
+    }
+
+    fn decrement(&self, value: f64) {
+        self.values.lock().unwrap().push(-value);
+    }
+
+    fn set(&self, value: f64) {
+        *self.values.lock().unwrap() = vec![value];
+    }
+}
+
+impl HistogramFn for Series {
+    fn record(&self, value: f64) {
+        self.values.lock().unwrap().push(value);
+    }
+}
+
+impl Numbers {
+    fn series(&self, key: &MetricKey) -> Arc<Series> {
+        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        let name = format!("{}{{{}}}", key.name(), labels.join(","));
+        Arc::clone(self.0.lock().unwrap().entry(name).or_default())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.lock().unwrap().keys().cloned().collect()
+    }
+
+    /// The counters of this name that have counted, by their labels.
+    fn counts(&self, name: &str) -> BTreeMap<String, u64> {
+        let series = self.0.lock().unwrap();
+        let of_name = series.iter().filter_map(|(key, series)| {
+            let labels = key.strip_prefix(name)?.strip_prefix("{policy=api,")?.strip_suffix('}')?;
+            Some((labels.to_owned(), series.count.load(Ordering::Relaxed)))
+        });
+        of_name.filter(|(_, count)| *count > 0).collect()
+    }
+
+    fn count(&self, series: &str) -> u64 {
+        self.0.lock().unwrap()[series].count.load(Ordering::Relaxed)
+    }
+
+    fn values(&self, name: &str) -> Vec<f64> {
+        self.0.lock().unwrap()[name].values.lock().unwrap().clone()
+    }
+}
+
+impl Recorder for Numbers {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &MetricKey, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.series(key))
+    }
+
+    fn register_gauge(&self, key: &MetricKey, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.series(key))
+    }
+
+    fn register_histogram(&self, key: &MetricKey, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(self.series(key))
+    }
+}
+
+/// Answers after a millisecond, or fails.
+#[derive(Clone)]
+struct Slow {
+    clock: ManualClock,
+    error: Arc<Mutex<Option<ErrorKind>>>,
+}
+
+impl<S: Store> Overrides<S> for Slow {
+    async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        self.clock.advance(Duration::from_millis(1));
+        let error = *self.error.lock().unwrap();
+        match error {
+            Some(kind) => Err(Error::new(kind, Effect::None, "scripted")),
+            None => store.update(key, procedure).await,
+        }
+    }
+}
+
+const LIMITS: &str = r#"
+    name = "api"
+    allow = "user:root"
+    deny = "user:mallory"
+
+    [[rules]]
+    name = "each"
+    key = "user"
+    algorithm = "fixed_window"
+    rate = "2/h"
+
+    [[rules]]
+    name = "files"
+    route = "/files/*"
+    key = "user"
+    algorithm = "fixed_window"
+    rate = "1/h"
+
+    [[rules]]
+    name = "strict"
+    route = "/login"
+    methods = "POST"
+    key = ["user", "route"]
+    algorithm = "fixed_window"
+    rate = "9/h"
+    on_error = "deny"
+
+    [[rules]]
+    name = "tried out"
+    key = "user"
+    algorithm = "fixed_window"
+    rate = "1/h"
+    shadow = true
+"#;
+
+struct Scene {
+    limiter: PolicyLimiter<Overridden<Memory<ManualClock>, Slow>>,
+    clock: ManualClock,
+    error: Arc<Mutex<Option<ErrorKind>>>,
+    stand_in: Memory<ManualClock>,
+}
+
+const BREAKER: BreakerConfig = BreakerConfig {
+    window: Duration::from_secs(1),
+    calls_min: 5,
+    failures_percent: 50,
+    open_for: Duration::from_secs(1),
+    probes: 1,
+};
+
+fn scene() -> Scene {
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000));
+    let memory = || Memory::with_clock(clock.clone());
+    let (error, stand_in) = (Arc::default(), memory());
+    let store = Overridden(memory(), Slow { clock: clock.clone(), error: Arc::clone(&error) });
+    let policy = Policy::from_toml("limits.toml", LIMITS).unwrap();
+    let limiter = PolicyLimiter::new(store, policy).unwrap().with_clock(clock.clone()).with_breaker(BREAKER);
+    Scene { limiter, clock, error, stand_in }
+}
+
+impl Scene {
+    fn ask(&self, method: &str, path: &str, user: &str) -> bool {
+        let headers: [(&str, &str); 0] = [];
+        let view = RequestView { method, path, peer: None, user: Some(user), headers: &headers };
+        self.limiter.check(&view).now_or_never().unwrap().is_allowed()
+    }
+}
+
+fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    expected.iter().map(|&(labels, count)| (labels.to_owned(), count)).collect()
+}
+
+#[test]
+fn decisions_are_counted_by_route_and_outcome() {
+    let numbers = Numbers::default();
+    metrics::with_local_recorder(&numbers, || {
+        let scene = scene();
+        for at in 0..3 {
+            assert_eq!(scene.ask("GET", &format!("/{at}"), "ann"), at < 2);
+        }
+        assert!(scene.ask("GET", "/files/1", "bob") && !scene.ask("GET", "/files/2", "bob"));
+        // A route is one of the policy's, whatever the method.
+        assert!(scene.ask("GET", "/login", "eve") && scene.ask("POST", "/login", "eve"));
+        assert!(scene.ask("GET", "/files/3", "root") && !scene.ask("GET", "/files/3", "mallory"));
+    });
+    let decisions = counts(&[
+        ("route=*,outcome=allowed", 2),
+        ("route=*,outcome=denied", 1),
+        ("route=/files/*,outcome=allowed", 1),
+        ("route=/files/*,outcome=denied", 1),
+        ("route=/login,outcome=allowed", 2),
+        ("route=/files/*,outcome=allow_listed", 1),
+        ("route=/files/*,outcome=deny_listed", 1),
+    ]);
+    assert_eq!(numbers.counts("sysd_ratelimit_decisions_total"), decisions);
+    let denials = counts(&[
+        ("rule=each,mode=enforced", 1),
+        ("rule=files,mode=enforced", 1),
+        // Of the requests that passed: ann's second, eve's second.
+        ("rule=tried out,mode=shadow", 2),
+    ]);
+    assert_eq!(numbers.counts("sysd_ratelimit_rule_denials_total"), denials);
+    let took = numbers.values("sysd_ratelimit_decision_duration_seconds{policy=api}");
+    // A millisecond a call: of a rule and its shadow two, of one that is denied one, of one on a list none.
+    assert_eq!((took.len(), took[0], took[2], took[8]), (9, 0.002, 0.001, 0.0));
+}
+
+#[test]
+fn outages_are_counted_by_kind_and_the_breaker_is_seen() {
+    let numbers = Numbers::default();
+    metrics::with_local_recorder(&numbers, || {
+        let mut scene = scene();
+        *scene.error.lock().unwrap() = Some(ErrorKind::Throttled);
+        assert!(scene.ask("GET", "/", "ann") && !scene.ask("POST", "/login", "ann"));
+        let open = || numbers.values("sysd_ratelimit_breaker_open{policy=api}");
+        assert_eq!(open(), [0.0]);
+        scene.limiter = scene.limiter.with_stand_in(scene.stand_in.clone()).unwrap();
+        assert!(scene.ask("GET", "/", "ann"));
+        assert_eq!(open(), [1.0]);
+        *scene.error.lock().unwrap() = Some(ErrorKind::Corrupt);
+        scene.clock.advance(BREAKER.open_for);
+        assert!(!scene.ask("GET", "/", "ann"));
+        assert_eq!(open(), [0.0]);
+    });
+    let decisions = counts(&[
+        ("route=*,outcome=failed_open", 1),
+        ("route=/login,outcome=unavailable", 1),
+        ("route=*,outcome=allowed", 1),
+        ("route=*,outcome=failed", 1),
+    ]);
+    assert_eq!(numbers.counts("sysd_ratelimit_decisions_total"), decisions);
+    let errors = numbers.counts("sysd_ratelimit_store_errors_total");
+    assert!(errors["kind=throttled,effect=none"] >= 4 && errors["kind=corrupt,effect=none"] == 1, "{errors:?}");
+    assert_eq!(numbers.count("sysd_ratelimit_stand_in_decisions_total{policy=api}"), 1);
+}
+
+#[test]
+fn customers_have_ranks_and_no_names() {
+    let numbers = Numbers::default();
+    let most = |rank: usize| numbers.values(&format!("sysd_ratelimit_most_limited_denials{{policy=api,rank={rank}}}"));
+    metrics::with_local_recorder(&numbers, || {
+        let scene = scene();
+        for at in 0..50 {
+            for _ in 0..(3 + at % 7) {
+                scene.ask("GET", "/", &format!("customer {at}"));
+            }
+        }
+        assert_eq!(scene.limiter.report_most_limited(), 197);
+        assert_eq!((most(1), most(10)), (vec![7.0], vec![6.0]));
+        // A spike of one, since the last report.
+        for _ in 0..100 {
+            scene.ask("GET", "/", "customer 3");
+        }
+        assert_eq!(scene.limiter.report_most_limited(), 100);
+        assert_eq!((most(1), most(2)), (vec![100.0], vec![0.0]));
+    });
+    let names = numbers.names();
+    assert!(names.iter().all(|name| name.starts_with("sysd_ratelimit_") && !name.contains("customer")), "{names:?}");
+    assert!(names.len() < 30, "{names:?}");
+}
