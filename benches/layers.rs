@@ -5,18 +5,21 @@
 //! subscriber and no recorder are installed: what those cost is theirs.
 #![allow(missing_docs, clippy::unwrap_used, clippy::future_not_send)]
 
+#[path = "support/pairs.rs"]
+mod pairs;
 #[path = "support/report.rs"]
 mod report;
 
 use std::future::Future;
+use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use criterion::Criterion;
-use sysd_core::{FastClock, Key, Space, Store, StoreExt as _, SystemEntropy, Write};
+use sysd_core::{Clock as _, FastClock, Key, Space, Store, StoreExt as _, SystemEntropy, Write};
 use sysd_storage::Memory;
 use sysd_storage::layer::{
     Answer, Batch, Breaker, BreakerConfig, Cache, CacheConfig, Coalesce, Interceptor, LayerExt as _, Limit,
@@ -102,31 +105,58 @@ fn each_layer(criterion: &mut Criterion, clock: &FastClock) {
     }
 }
 
-fn cache_hit(criterion: &mut Criterion, clock: &FastClock) {
+/// Hits in turns: the layer beside the bare caches, and beside `quick_cache` as one would bound the age of what it keeps by hand,
+/// which is the same work.
+fn cache_hit(clock: &FastClock) {
+    const TTL: Duration = Duration::from_secs(3_600);
     for (group, count) in [("cache_hit_1k", FEW), ("cache_hit_100k", MANY)] {
-        let indexes = |index: &mut usize| {
-            *index = (*index + 611_953) % count;
-            key(*index)
-        };
+        if !is_wanted(group) {
+            continue;
+        }
         let entry = |index| (Bytes::copy_from_slice(&key(index)), Bytes::from(vec![7; 100]));
-        let peer = quick_cache::sync::Cache::new(2 * count);
-        (0..count).map(entry).for_each(|(key, value)| peer.insert(key, value));
-        let mut index = 0;
-        criterion.benchmark_group(group).bench_function("quick_cache", |bench| {
-            bench.iter(|| peer.get(&indexes(&mut index)[..]).unwrap());
-        });
+        let bare = quick_cache::sync::Cache::new(2 * count);
+        (0..count).map(entry).for_each(|(key, value)| bare.insert(key, value));
+        let aged = quick_cache::sync::Cache::new(2 * count);
+        (0..count).map(entry).for_each(|(key, value)| aged.insert(key, (value, clock.now())));
         let capacity = 2 * count as u64;
-        let peer = moka::sync::Cache::builder().max_capacity(capacity).time_to_live(Duration::from_secs(3_600)).build();
-        (0..count).map(entry).for_each(|(key, value)| peer.insert(key, value));
-        criterion.benchmark_group(group).bench_function("moka", |bench| {
-            bench.iter(|| peer.get(&indexes(&mut index)[..]).unwrap());
-        });
-        let config = CacheConfig { ttl: Duration::from_secs(3_600), bytes_max: 1 << 30, ..CacheConfig::default() };
+        let moka = moka::sync::Cache::builder().max_capacity(capacity).time_to_live(TTL).build();
+        (0..count).map(entry).for_each(|(key, value)| moka.insert(key, value));
+        let config = CacheConfig { ttl: TTL, bytes_max: 1 << 30, ..CacheConfig::default() };
         let store = filled(clock, count).layer(Cache::with_clock(config, clock.clone()));
         (0..count).for_each(|index| drop(now(store.get(Key::lone(SPACE, &key(index))))));
-        bench_get(criterion, group, "layer", count, &store);
+
+        let mut layer = turns(count, |key| drop(black_box(now(store.get(Key::lone(SPACE, &key))).unwrap().unwrap())));
+        let bare_hit = turns(count, |key| drop(black_box(bare.get(&key[..]).unwrap())));
+        pairs::compare(&format!("{group}/quick_cache"), &mut layer, bare_hit);
+        let aged_hit = turns(count, |key| {
+            let (value, read_at) = aged.get(&key[..]).unwrap();
+            assert!(clock.now().saturating_since(read_at) < TTL);
+            drop(black_box(value));
+        });
+        pairs::compare(&format!("{group}/aged"), &mut layer, aged_hit);
+        let moka_hit = turns(count, |key| drop(black_box(moka.get(&key[..]).unwrap())));
+        pairs::compare(&format!("{group}/moka"), &mut layer, moka_hit);
         assert_eq!(store.stats().misses, count as u64, "all were hits");
     }
+}
+
+/// How long so many calls take, each with the next of these keys.
+fn turns(count: usize, mut call: impl FnMut([u8; 16])) -> impl FnMut(u64) -> Duration {
+    let mut index = 0;
+    move |calls| {
+        let start = Instant::now();
+        for _ in 0..calls {
+            index = (index + 611_953) % count;
+            call(key(index));
+        }
+        start.elapsed()
+    }
+}
+
+/// Whether the command line's filter has room for it.
+fn is_wanted(name: &str) -> bool {
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    filter.is_none_or(|filter| name.contains(&filter))
 }
 
 /// A call to a server: it is answered at the second poll, and counted.
@@ -183,7 +213,7 @@ fn main() {
         .sample_size(20)
         .configure_from_args();
     let clock = FastClock::new();
-    cache_hit(&mut criterion, &clock);
+    cache_hit(&clock);
     each_layer(&mut criterion, &clock);
     sixty_four(&mut criterion, &clock);
     criterion.final_summary();

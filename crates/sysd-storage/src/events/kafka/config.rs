@@ -9,6 +9,13 @@ use sysd_core::{Clock, Effect, Error, ErrorKind, Result, SystemClock};
 
 /// Room for a key, headers and framing beside an event.
 const FRAME_BYTES: usize = 16 << 10;
+/// How often librdkafka sends a commit before it gives it up: a constant of its own.
+const COMMIT_ATTEMPTS: u32 = 3;
+/// How many requests of a connection may run out of time before it is broken: three attempts of a commit, as many heartbeats
+/// beside them, and the member's farewell.
+const TIMEOUTS_MAX: u32 = 8;
+/// librdkafka takes no shorter one.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// How a [`KafkaEvents`](super::KafkaEvents) is made. Start from the default.
 #[derive(Clone)]
@@ -131,6 +138,21 @@ impl KafkaEventsConfig {
         client
     }
 
+    /// Of a client that commits.
+    ///
+    /// librdkafka counts a commit's attempts only where they were sent, and closes no consumer before its commits have an end. At
+    /// the first request that ran out of time it would break the connection; a broker that hangs lets it connect again and says
+    /// nothing, so the commit would wait to be sent, without an end. So the connection outlasts all attempts of a commit,
+    /// and these fit into a call's time.
+    fn committer(&self, brokers: &str, group: &str) -> ClientConfig {
+        let mut client = self.client(brokers);
+        client.set("group.id", group);
+        client.set("enable.auto.commit", "false");
+        client.set("socket.timeout.ms", millis((self.call_wait_max / COMMIT_ATTEMPTS).max(SHORTEST_TIMEOUT)));
+        client.set("socket.max.fails", TIMEOUTS_MAX.to_string());
+        client
+    }
+
     fn with_properties(&self, mut client: ClientConfig) -> ClientConfig {
         for (name, value) in &self.properties {
             client.set(name, value);
@@ -154,18 +176,14 @@ impl KafkaEventsConfig {
 
     /// One that looks: at a topic, or at a group without being in it.
     pub(super) fn inspector(&self, brokers: &str, group: Option<&str>) -> ClientConfig {
-        let mut client = self.with_properties(self.client(brokers));
+        let client = group.map_or_else(|| self.client(brokers), |group| self.committer(brokers, group));
+        let mut client = self.with_properties(client);
         client.set("enable.auto.commit", "false");
-        if let Some(group) = group {
-            client.set("group.id", group);
-        }
         client
     }
 
     pub(super) fn member(&self, brokers: &str, group: &str) -> ClientConfig {
-        let mut client = self.client(brokers);
-        client.set("group.id", group);
-        client.set("enable.auto.commit", "false");
+        let mut client = self.committer(brokers, group);
         client.set("enable.auto.offset.store", "false");
         client.set("auto.offset.reset", "earliest");
         // Partitions that stay with a member go on where they are when others come and go.

@@ -239,8 +239,9 @@ fn serve(mut reader: Reader, desk: &Desk) {
                 let _ = answer.send(read);
             }
             Ask::Commit { ends, answer } => {
+                let committed = reader.commit(ends, || answer.is_canceled());
                 // Dropped, it may have happened.
-                let _ = answer.send(reader.commit(ends));
+                let _ = answer.send(committed);
             }
             Ask::Leave { answer } => {
                 drop(reader);
@@ -370,7 +371,7 @@ impl Reader {
         self.places.forget(&changed);
     }
 
-    fn commit(&mut self, mut ends: BTreeMap<i32, i64>) -> Result<Committed> {
+    fn commit(&mut self, mut ends: BTreeMap<i32, i64>, is_over: impl Fn() -> bool) -> Result<Committed> {
         let (start, mut lost) = (Instant::now(), BTreeSet::new());
         loop {
             self.notice_changes();
@@ -394,10 +395,13 @@ impl Reader {
                 let added = asked.add_partition_offset(&self.broker.topic, *partition, Offset::Offset(*end));
                 added.map_err(|error| map(&error, Access::Read))?;
             }
+            // One that is not waited for tells nobody how it ended; how long one is waited for, the configuration bounds.
             match self.broker.consumer.commit(&asked, CommitMode::Sync) {
                 Ok(()) => self.places.commit(&mut ends),
                 Err(error)
-                    if (is_rebalancing(&error) || is_moving(&error)) && start.elapsed() < self.broker.wait_max =>
+                    if (is_rebalancing(&error) || is_moving(&error))
+                        && start.elapsed() < self.broker.wait_max
+                        && !is_over() =>
                 {
                     // The rebalance goes on in polls, and says who owns what.
                     match self.poll(LOOK_EVERY) {

@@ -16,8 +16,9 @@
 //!
 //! # Threads
 //! librdkafka has threads of its own, and its consumer waits by blocking: so each member has a thread, which ends when the member
-//! is dropped or leaves: within seconds while no broker can be reached, too. Only a commit that is under way when a broker falls
-//! silent without breaking its connections is waited for by the thread, which then lives on until the broker answers or is gone.
+//! is dropped or leaves: at the latest some seconds after [`KafkaEventsConfig::call_wait_max`], also while the brokers are silent.
+//! There is one exception: a commit that is under way when all brokers that could coordinate the group break their connections,
+//! and refuse new ones, has no end in librdkafka until one of them is back, and it closes no consumer before.
 //! A look at a group or topic takes one for as long as it lasts.
 //!
 //! # Rebalancing

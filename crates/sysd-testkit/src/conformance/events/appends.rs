@@ -1,10 +1,10 @@
 //! What an append promises.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sysd_core::event::{Event, EventId, EventLog as _, EventSink as _, Start};
+use sysd_core::event::{Event, EventId, EventLog as _, EventSink as _, Position, Start};
 use sysd_core::{Clock as _, Effect, ErrorKind, SystemClock, SystemEntropy, Version};
 
 use super::super::case::{Verdict, ensure, ensure_eq};
@@ -65,9 +65,16 @@ pub(super) async fn order(case: &LogCase) -> Verdict {
     let partitions: BTreeSet<_> = seen.iter().map(|delivered| delivered.position.partition).collect();
     ensure!(partitions.len() > 1, "16 keys lie in one partition");
     in_order(&seen, &events)?;
-    for (one, next) in seen.iter().zip(seen.iter().skip(1)) {
-        let is_risen = one.position.partition != next.position.partition || one.position.number < next.position.number;
-        ensure!(is_risen, "{:?} was read before {:?}", one.position, next.position);
+    rising(seen.iter().map(|delivered| delivered.position))
+}
+
+/// Fails unless the positions of each partition rise, each where it is first seen: who was taken for dead, as on a machine that
+/// stood still, is handed again what it has not committed.
+fn rising(positions: impl Iterator<Item = Position>) -> Verdict {
+    let (mut known, mut highest) = (BTreeSet::new(), BTreeMap::new());
+    for position in positions.filter(|position| known.insert(*position)) {
+        let before = highest.insert(position.partition, position.number);
+        ensure!(before.is_none_or(|before| before < position.number), "{before:?} was read before {position:?}");
     }
     Ok(())
 }
@@ -94,4 +101,21 @@ pub(super) async fn sizes(case: &LogCase) -> Verdict {
     let seen = case.read_all(&mut member, &ids(&good)).await?;
     in_order(&seen, &good)?;
     case.only(&mut member, &ids(&good)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_again_rises_as_it_did_and_what_is_read_too_late_does_not() {
+        let rises = |numbers: &[(u32, u64)]| {
+            let position = |(partition, number): &(u32, u64)| Position { partition: *partition, number: *number };
+            rising(numbers.iter().map(position)).is_ok()
+        };
+        assert!(rises(&[(0, 0), (1, 0), (0, 1), (1, 7)]));
+        assert!(rises(&[(0, 0), (0, 1), (0, 0), (0, 1), (0, 2), (0, 0)]));
+        assert!(!rises(&[(0, 1), (0, 0)]));
+        assert!(!rises(&[(0, 0), (1, 5), (0, 2), (1, 6), (0, 1)]));
+    }
 }
