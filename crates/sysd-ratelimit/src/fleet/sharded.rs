@@ -8,7 +8,7 @@ use sysd_core::{Entropy, Key, Result, Store, StoreExt as _, SystemEntropy};
 
 use super::micros;
 use crate::error::RateLimitError;
-use crate::model::{Decision, Outcome, Rate, TokenBucket};
+use crate::model::{Decision, Outcome, Rate, Span, TokenBucket};
 use crate::procedure::Take;
 use crate::schema;
 use crate::service::partition;
@@ -169,7 +169,7 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
         // A shard has enough once it owes no more than its capacity less the price; what it owes is when it is full.
         let wait_us = |&(at, decision): &(usize, Decision)| {
             let shard = &self.shards[at];
-            let price_us = shard.price(cost).map_or(0, |price| price.ceil_us());
+            let price_us = shard.price(cost).map_or(0, Span::ceil_us);
             let wait_us = micros(decision.reset_after()).saturating_add(price_us).saturating_sub(shard.capacity().us);
             wait_us.max(1)
         };
