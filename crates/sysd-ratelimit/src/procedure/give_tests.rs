@@ -11,12 +11,15 @@ use crate::model::{Rule, Span, TokenBucket};
 use crate::procedure::stored::{State, limit, run};
 use crate::schema::taken::Weight;
 
+/// After how many requests how much is given back, if ever.
+type Back = Option<(usize, u32)>;
+
 /// Limits, and requests: how far the clock moves, the cost, and after how many requests how much of it is given back, if ever. The
 /// second limit comes in force in the middle; of windows it is the first.
 #[derive(Debug, Clone)]
 struct Sample {
     limits: [Limit; 2],
-    requests: Vec<(u64, u32, Option<(usize, u32)>)>,
+    requests: Vec<(u64, u32, Back)>,
 }
 
 fn samples() -> impl Strategy<Value = Sample> {
