@@ -86,9 +86,9 @@ fn most(mut counts: Vec<(&[u8], u64)>) -> Vec<ByClient> {
 fn by_rule<'a>(counts: impl Iterator<Item = (&'a usize, &'a u64)>, names: &[String]) -> Vec<ByRule> {
     let mut counts: Vec<_> = counts.collect();
     counts.sort_unstable_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
-    let named =
+    let told =
         |(place, requests): (&usize, &u64)| Some(ByRule { rule: names.get(*place)?.clone(), requests: *requests });
-    counts.into_iter().filter_map(named).collect()
+    counts.into_iter().filter_map(told).collect()
 }
 
 fn print_rules(title: &str, rules: &[ByRule], out: &mut impl Write) -> io::Result<()> {
