@@ -1,0 +1,147 @@
+//! Real processes against one Redis: what they admit together is the limit, and at most the overshoot that their mode declares.
+//!
+//! A process is this test's program again, told by its environment what to do.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sysd_core::{Result, SystemClock, SystemEntropy, random_base62};
+use sysd_ratelimit::{
+    Decision, LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, Rule, RuleLimiter, RuleSet,
+    ShardedLimiter, TokenBucket,
+};
+use sysd_storage::{RedisConfig, RedisStore};
+
+const PROCESSES: u64 = 4;
+const BURST: u64 = 2_000;
+const PER_SECOND: u64 = 100;
+const BATCH_MAX: u32 = 50;
+const ASKS_FOR: Duration = Duration::from_millis(1_500);
+const FLUSH: Duration = Duration::from_millis(20);
+
+const MODE: &str = "SYSD_TEST_PROCESS_MODE";
+const NAME: &str = "SYSD_TEST_PROCESS_NAME";
+
+/// A limiter in one of the modes.
+enum Fleet {
+    Central(RuleLimiter<RedisStore>),
+    Sharded(ShardedLimiter<RedisStore>),
+    Leased(LeasedLimiter<RedisStore>),
+    LocalFirst(LocalFirstLimiter<RedisStore>),
+}
+
+impl Fleet {
+    async fn connect(mode: &str, name: &str) -> Self {
+        let url = std::env::var("SYSD_TEST_REDIS_URL").unwrap_or_else(|_| {
+            panic!("SYSD_TEST_REDIS_URL is not set: run `cargo xtask servers up` and export what it prints")
+        });
+        let store = RedisStore::connect_with(&url, RedisConfig::default(), SystemClock).await.unwrap();
+        let rate = format!("{PER_SECOND}/s").parse().unwrap();
+        let bucket = TokenBucket::new(rate, u32::try_from(BURST).unwrap()).unwrap();
+        let rule = Rule::new("all", bucket).unwrap();
+        match mode {
+            "central" => Self::Central(RuleLimiter::new(store, name, RuleSet::new([rule]).unwrap()).unwrap()),
+            "sharded" => Self::Sharded(ShardedLimiter::new(store, name, bucket, 4).unwrap()),
+            "leased" => {
+                let (limiter, keeper) = LeasedLimiter::new(store, name, rule, LeaseConfig::new(BATCH_MAX)).unwrap();
+                tokio::spawn(keeper);
+                Self::Leased(limiter)
+            }
+            _ => {
+                let config = LocalFirstConfig { flush_every: FLUSH, ..LocalFirstConfig::default() };
+                let (limiter, keeper) = LocalFirstLimiter::new(store, name, rule, config).unwrap();
+                tokio::spawn(keeper);
+                Self::LocalFirst(limiter)
+            }
+        }
+    }
+
+    async fn check(&self) -> Result<Decision> {
+        match self {
+            Self::Central(limiter) => limiter.check("everybody", 1).await.map(|joint| *joint.decision()),
+            Self::Sharded(limiter) => limiter.check("everybody", 1).await,
+            Self::Leased(limiter) => limiter.check("everybody", 1).await,
+            Self::LocalFirst(limiter) => limiter.check("everybody", 1).await,
+        }
+    }
+}
+
+/// What a process does: it asks as fast as it can, and says what it was allowed, and the longest lag in milliseconds.
+#[tokio::test]
+async fn as_a_process() {
+    let (Ok(mode), Ok(name)) = (std::env::var(MODE), std::env::var(NAME)) else { return };
+    let limiter = Fleet::connect(&mode, &name).await;
+    let (mut allowed, mut lag, begun) = (0_u64, Duration::ZERO, Instant::now());
+    while begun.elapsed() < ASKS_FOR {
+        for _ in 0..8 {
+            allowed += u64::from(limiter.check().await.unwrap().is_allowed());
+        }
+        if let Fleet::LocalFirst(limiter) = &limiter {
+            lag = lag.max(limiter.lag());
+        }
+        // The keeper and the connection have their turn.
+        tokio::task::yield_now().await;
+    }
+    println!("allowed {allowed} lag {}", lag.as_millis());
+}
+
+fn start(mode: &str, name: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "as_a_process", "--nocapture", "--test-threads", "1"])
+        .env(MODE, mode)
+        .env(NAME, name)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// What a process said.
+fn said(child: Child) -> (u64, u64) {
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    let words: Vec<_> = text.split_whitespace().collect();
+    let after = |word| words[words.iter().position(|found| *found == word).unwrap() + 1].parse().unwrap();
+    (after("allowed"), after("lag"))
+}
+
+/// Runs processes, of which each has a limit of its own where `names` has more than one. How many they were allowed beyond what
+/// one limit grants, and beyond what their mode declares.
+fn beyond(mode: &str, names: &[String]) -> (i64, i64) {
+    let begun = Instant::now();
+    let children: Vec<_> = (0..PROCESSES).map(|at| start(mode, &names[usize::try_from(at).unwrap() % names.len()])).collect();
+    let said: Vec<_> = children.into_iter().map(said).collect();
+    let allowed: u64 = said.iter().map(|(allowed, _)| allowed).sum();
+    let lag_ms = said.iter().map(|(_, lag_ms)| lag_ms + 1).max().unwrap();
+    // From before the first began until after the last ended.
+    let granted = BURST + PER_SECOND * u64::try_from(begun.elapsed().as_millis()).unwrap() / 1_000 + 1;
+    let declared = match mode {
+        "leased" => PROCESSES * u64::from(BATCH_MAX),
+        "local_first" => PROCESSES * (BURST + 2 * PER_SECOND * lag_ms / 1_000 + 1),
+        _ => 0,
+    };
+    println!("{mode}: {allowed} allowed, {granted} granted, {declared} declared beyond, lag {lag_ms} ms");
+    assert!(allowed >= BURST - if mode == "leased" { declared } else { 0 }, "{mode}: hardly asked for: {allowed}");
+    let signed = |count: u64| i64::try_from(count).unwrap();
+    (signed(allowed) - signed(granted), signed(allowed) - signed(granted + declared))
+}
+
+fn fresh() -> String {
+    random_base62(12, &SystemEntropy)
+}
+
+#[test]
+fn processes_admit_together_what_their_mode_declares() {
+    for mode in ["central", "sharded", "leased", "local_first"] {
+        let (_, beyond) = beyond(mode, &[fresh()]);
+        assert!(beyond <= 0, "{mode}: {beyond} too many");
+    }
+}
+
+/// A fleet that shares nothing is found by the same measure.
+#[test]
+fn processes_that_share_nothing_are_found() {
+    let (over, _) = beyond("central", &[fresh(), fresh(), fresh(), fresh()]);
+    assert!(over > 0, "nobody noticed");
+}
