@@ -48,7 +48,7 @@ fn histories() -> impl Strategy<Value = History<AskHolds>> {
     let bytes = prop_oneof![2 => any::<u8>(), 1 => Just(0), 1 => Just(0xFF)];
     let broken = prop_oneof![
         8 => Just(None),
-        5 => (any::<prop::sample::Index>(), bytes, 0..=4_u8).prop_map(|(at, byte, cut)| Some((at, byte, cut == 0)))
+        5 => (any::<prop::sample::Index>(), bytes, 0..=4_u8).prop_map(|(at, byte, cut)| Some((at, byte, cut)))
     ];
     let before = proptest::collection::vec(call(), 0..10);
     let calls = proptest::collection::vec(call(), 1..25);
@@ -71,12 +71,13 @@ fn histories() -> impl Strategy<Value = History<AskHolds>> {
             run(ask(&asked, what, now_us), now_us);
         }
         let mut state = state.unwrap_or_default();
-        if let Some((at, byte, is_cut)) = broken.filter(|_| !state.is_empty()) {
+        if let Some((at, byte, cut)) = broken.filter(|_| !state.is_empty()) {
             let at = at.index(state.len());
-            if is_cut {
-                state.truncate(at);
-            } else {
-                state[at] = byte;
+            match cut {
+                0 => state.truncate(at),
+                // The time is the first deadline.
+                1 if state[8] > 0 => state.copy_within(25..32, 1),
+                _ => state[at] = byte,
             }
         }
         let calls = calls.into_iter().map(|(step, asked, what)| {
