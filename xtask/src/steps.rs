@@ -31,6 +31,8 @@ const STEPS: &[(&str, Action)] = &[
     ),
     ("docs", Action::Cargo(&["doc", "--workspace", "--no-deps", "--all-features"], &[("RUSTDOCFLAGS", "-D warnings")])),
     ("msrv", Action::Msrv),
+    // By itself, so that a clean clone's compiling does not count as a hanging test.
+    ("build", Action::Cargo(&["test", "--workspace", "--all-features", "--no-run"], &[])),
     ("tests", Action::Served(&["test", "--workspace", "--all-features"])),
 ];
 
