@@ -71,9 +71,9 @@ pub enum RateLimitError {
         /// Which.
         field: &'static str,
     },
-    /// A rule that can't be decided before the store is asked.
-    #[error("rule: {name:?} {why}; decide it centrally, or lease it")]
-    LocalFirst {
+    /// A rule that a fleet can't decide so.
+    #[error("rule: {name:?} {why}; decide it centrally")]
+    FleetRule {
         /// The rule's name.
         name: String,
         /// What stands against it.

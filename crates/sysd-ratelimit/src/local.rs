@@ -37,12 +37,13 @@ pub const LOCAL_KEYS_MAX: usize = (1 << 31) - 1;
 /// - **Memory is fixed**: 128 bytes for each six keys of `keys_max`, however many keys come.
 /// - **A flood of keys** makes a key pay for others only where more keys than there is room for owe something at once. Keys
 ///   are spread over sets of six; a set that is full lends the place of the key that owes least, and its debt goes with the
-///   place. Who owes more than the least of its set is exact: that is, whoever is near the limit. A key that comes to a
+///   place. Who had a place before the set was full, and owes more than the least of it, is exact: that is, whoever is near the
+///   limit. A key that comes to a
 ///   full set owes from the start what its place did: at most a sixth of what was taken in the set within a refill time. It
 ///   has so many tokens fewer until it owes nothing once. Keys that come once, at a cost of one, are on average
 ///   denied for others when more than `keys_max * (burst - 1)` come within a refill time.
 /// - Keys are told apart by 64 bits of a hash whose seed is the process's: two of a million keys share a bucket with a
-///   probability of 3 in 10^8, and nobody can find such a pair from outside.
+///   probability of 3 in 10^8.
 /// - The time is the clock's steady one: setting the wall clock changes nothing.
 #[derive(Debug)]
 pub struct LocalLimiter<C = FastClock> {

@@ -110,7 +110,8 @@ fn said(child: Child) -> (u64, u64) {
 /// one limit grants, and beyond what their mode declares.
 fn beyond(mode: &str, names: &[String]) -> (i64, i64) {
     let begun = Instant::now();
-    let children: Vec<_> = (0..PROCESSES).map(|at| start(mode, &names[usize::try_from(at).unwrap() % names.len()])).collect();
+    let children: Vec<_> =
+        (0..PROCESSES).map(|at| start(mode, &names[usize::try_from(at).unwrap() % names.len()])).collect();
     let said: Vec<_> = children.into_iter().map(said).collect();
     let allowed: u64 = said.iter().map(|(allowed, _)| allowed).sum();
     let lag_ms = said.iter().map(|(_, lag_ms)| lag_ms + 1).max().unwrap();

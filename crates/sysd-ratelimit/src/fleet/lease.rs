@@ -14,6 +14,9 @@
 use crate::model::{Decision, Outcome};
 use crate::procedure::{JointVerdict, TakeAll};
 
+/// For how many times the time of a batch a denial is remembered after the store gave it.
+const DENIED_HOLDS: u64 = 16;
+
 /// A batch that was taken, by which what is left of it is given back.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -117,6 +120,7 @@ impl Lease {
         self.see(now_us, decision);
         // What is in hand counts as all there is: a batch was too much.
         self.size = self.tokens;
+        self.until_us = self.until_us.max(now_us);
         if let Some(retry_after) = decision.retry_after() {
             self.denied = (cost, now_us.saturating_add(super::micros(retry_after)));
         }
@@ -139,12 +143,10 @@ impl Lease {
         rest
     }
 
-    /// Whether it says nothing any more.
+    /// Whether it says nothing any more. A denial that lasts long is forgotten after a while: it is not worth its place.
     pub(super) fn is_idle(&self, now_us: u64, hold_us: u64) -> bool {
-        !self.is_asking
-            && self.tokens == 0
-            && self.until_us.saturating_add(hold_us) <= now_us
-            && self.denied.1 <= now_us
+        let holds = if self.denied.1 <= now_us { 1 } else { DENIED_HOLDS };
+        !self.is_asking && self.tokens == 0 && self.until_us.saturating_add(hold_us.saturating_mul(holds)) <= now_us
     }
 
     /// How many tokens are in hand.
@@ -175,6 +177,8 @@ impl Lease {
         Decision::new(outcome, limit, remaining, reset_at_us.saturating_sub(now_us))
     }
 }
+
+const _: () = assert!(size_of::<Batch>() + size_of::<Lease>() < 900, "the docs say a kilobyte a key");
 
 #[cfg(test)]
 #[path = "lease_tests.rs"]

@@ -10,8 +10,9 @@ use sysd_core::{Clock, FastClock, Key, Result, Store, StoreExt as _};
 use super::lease::{Batch, Lease, Rest, Step};
 use super::table::Table;
 use super::{CALL_WAIT_MAX, micros, steady_us, within};
+use crate::algorithm::Limit;
 use crate::error::RateLimitError;
-use crate::model::{Decision, Rule};
+use crate::model::{Decision, Rule, RuleLimit};
 use crate::procedure::{GiveAll, TakeAll};
 use crate::schema;
 use crate::service::partition;
@@ -26,7 +27,7 @@ pub struct LeaseConfig {
     pub batch_max: u32,
     /// How long a process keeps what it took and does not use. A busy key asks the store about once in that time.
     pub hold_for: Duration,
-    /// The most keys of which a process holds anything; more are decided by the store. About 300 bytes each.
+    /// The most keys of which a process holds anything; more are decided by the store. About a kilobyte each.
     pub keys_max: usize,
     /// How long a call of the store's may take; then its effect counts as unknown.
     pub call_wait_max: Duration,
@@ -43,7 +44,8 @@ impl LeaseConfig {
 ///
 /// The first requests of a key are decided by the store. While a key uses up its batches within
 /// [`hold_for`](LeaseConfig::hold_for), they double, up to [`batch_max`](LeaseConfig::batch_max); what is not used in that
-/// time is given back. A denial is remembered for as long as it says, so a flood that is over the limit asks the store once.
+/// time is given back. A denial is remembered while it lasts and the key is asked for, so a flood that is over the limit seldom asks
+/// the store.
 ///
 /// ```
 /// use sysd_ratelimit::{LeaseConfig, LeasedLimiter, Rule, TokenBucket};
@@ -117,7 +119,7 @@ impl<S: Store> LeasedLimiter<S> {
     /// gave back the rest, when the last clone of the limiter is dropped. Without it, what is not used is lost.
     ///
     /// # Errors
-    /// [`RateLimitError::Fleet`] naming the field of `config` that is zero.
+    /// [`RateLimitError::FleetRule`] for a leaky bucket; [`RateLimitError::Fleet`] naming the field of `config` that is zero.
     pub fn new(
         store: S,
         name: &str,
@@ -140,9 +142,17 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
         config: LeaseConfig,
         clock: C,
     ) -> Result<(Self, impl Future<Output = ()> + Send + use<S, C>), RateLimitError> {
+        if let RuleLimit::Limit(Limit::LeakyBucket(_)) = rule.by() {
+            let why = "is a queue, which tokens in hand would overtake";
+            return Err(RateLimitError::FleetRule { name: rule.name().to_owned(), why });
+        }
         let hold_us = micros(config.hold_for);
-        let is_zero =
-            [("batch_max", config.batch_max == 0), ("hold_for", hold_us == 0), ("keys_max", config.keys_max == 0)];
+        let is_zero = [
+            ("batch_max", config.batch_max == 0),
+            ("hold_for", hold_us == 0),
+            ("keys_max", config.keys_max == 0),
+            ("call_wait_max", config.call_wait_max.is_zero()),
+        ];
         if let Some((field, _)) = is_zero.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(RateLimitError::Fleet { field });
         }
@@ -176,6 +186,7 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
         let shared = &*self.shared;
         let partition = partition(&shared.prefix, key);
+        shared.store.limits().check_update(Key::lone(schema::RULES, &partition))?;
         let step = |lease: &mut Lease| lease.take(steady_us(&shared.clock), cost, shared.config.batch_max);
         match shared.leases.with(&partition, step) {
             Some(Step::Decided(decision)) => Ok(decision),
@@ -213,31 +224,37 @@ impl<S: Store, C: Clock> Shared<S, C> {
         Ok((Box::new(Batch { take, verdict }), decision))
     }
 
-    /// Asks for a batch, smaller ones where the store has less, at last for the request's own cost.
-    async fn lead(&self, partition: &KeyBytes, cost: u32, mut tokens: u32, asking: Asking<'_>) -> Result<Decision> {
-        loop {
-            let (batch, decision) = self.take(partition, tokens).await?;
-            let now_us = steady_us(&self.clock);
-            if decision.is_allowed() {
-                asking.tell(|lease| lease.granted(now_us, self.hold_us, (tokens, cost), batch, &decision));
-                return Ok(decision);
+    /// Asks for a batch, for half of what is there where the store has less, at last for the request's own cost.
+    async fn lead(&self, partition: &KeyBytes, cost: u32, tokens: u32, asking: Asking<'_>) -> Result<Decision> {
+        let (mut batch, mut decision) = self.take(partition, tokens).await?;
+        let mut taken = tokens;
+        if !decision.is_allowed() && tokens > cost {
+            // Others find some too.
+            taken = (decision.remaining() / 2).clamp(cost, tokens - 1);
+            (batch, decision) = self.take(partition, taken).await?;
+            if !decision.is_allowed() && taken > cost {
+                taken = cost;
+                (batch, decision) = self.take(partition, cost).await?;
             }
-            if tokens == cost {
-                asking.tell(|lease| lease.refused(now_us, cost, &decision));
-                return Ok(decision);
-            }
-            // Half of what is there, so that others find some too.
-            let half = decision.remaining() / 2;
-            tokens = if half < tokens { half.max(cost) } else { cost };
         }
+        let now_us = steady_us(&self.clock);
+        asking.tell(|lease| {
+            if decision.is_allowed() {
+                lease.granted(now_us, self.hold_us, (taken, cost), batch, &decision);
+            } else {
+                lease.refused(now_us, cost, &decision);
+            }
+        });
+        Ok(decision)
     }
 
     /// Once: a second that follows a lost reply would give what was never taken.
-    async fn give(&self, partition: &KeyBytes, rest: &Rest) {
+    async fn give(&self, partition: &KeyBytes, rest: &Rest) -> bool {
         if let Some(give) = GiveAll::part_of(&rest.batch.take, &rest.batch.verdict, |_| rest.tokens) {
             let call = self.store.run(Key::lone(schema::RULES, partition), &give);
-            let _ = within(&self.clock, self.config.call_wait_max, call).await;
+            return within(&self.clock, self.config.call_wait_max, call).await.is_ok();
         }
+        true
     }
 
     async fn give_expired(self: &Arc<Self>, ends: bool) {
@@ -252,7 +269,13 @@ impl<S: Store, C: Clock> Shared<S, C> {
             async move { shared.give(&key, &rest).await }
         };
         let gives: Vec<_> = rests.into_iter().map(give).collect();
-        stream::iter(gives).buffer_unordered(GIVES_MAX).collect::<()>().await;
+        let mut gives = stream::iter(gives).buffer_unordered(GIVES_MAX);
+        while let Some(is_answered) = gives.next().await {
+            if !is_answered {
+                // The others are lost: a store that hangs would hold this round for ever.
+                break;
+            }
+        }
     }
 }
 

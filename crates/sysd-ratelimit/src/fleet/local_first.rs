@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
-use sysd_core::{Clock, FastClock, Key, Result, Store, StoreExt as _};
+use sysd_core::{Clock, Effect, FastClock, Key, Result, Store, StoreExt as _};
 
 use super::table::Table;
 use super::view::View;
 use super::{CALL_WAIT_MAX, micros, steady_us, within};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
+use crate::joint::is_outage;
 use crate::model::{Decision, Rule, RuleLimit, TokenBucket};
 use crate::procedure::{Take, TakeAll};
 use crate::schema;
@@ -60,10 +61,11 @@ impl Default for LocalFirstConfig {
 ///
 /// # Guarantees
 /// - **Overshoot.** Let `lag` be the longest time from an admission until a posting that includes it is answered: about
-///   `flush_every` and a call. In any stretch of time `t`, `n` processes admit at most `burst + rate * t + n * (burst + 2 *
+///   `flush_every`, and a call for each 64 keys that are busy. In any stretch of time `t`, `n` processes admit at most `burst + rate * t + n * (burst + 2 *
 ///   rate * lag)`. What they admitted too much the bucket owes, so it is made up for: in the long run the rate is the
 ///   limit's. While the store does not answer, `lag` grows, and each process admits what the bucket alone would.
-/// - A posting whose answer is lost is sent again: that may deny too much, and never admits too much.
+///   A process that is started again before a bucket has refilled counts as one more.
+/// - A posting whose answer is lost is sent again once the store answers: that may deny as much again, and never admits too much.
 ///
 /// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule.
 #[derive(Debug)]
@@ -95,31 +97,57 @@ struct Shared<S, C> {
     posted_us: AtomicU64,
 }
 
-/// A posting is under way; without an answer, it is to be sent again.
+/// A posting is under way; what is not answered is told so when this is dropped.
 struct Posting<S: Store, C: Clock> {
     shared: Arc<Shared<S, C>>,
     key: KeyBytes,
-    is_answered: bool,
+    is_sent: bool,
+    is_over: bool,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Posted {
+    Taken,
+    /// Not now, or nobody knows.
+    Not,
+    /// The store does not answer: others need not be tried now.
+    Outage,
 }
 
 impl<S: Store, C: Clock> Posting<S, C> {
-    async fn post(mut self, cost: u32) -> bool {
+    async fn post(mut self, cost: u32) -> Posted {
         let shared = Arc::clone(&self.shared);
+        self.is_sent = true;
         let take = TakeAll::new([(&shared.lifted_rule, cost)]);
         let call = shared.store.run(Key::lone(schema::RULES, &self.key), &take);
-        let Ok(verdict) = within(&shared.clock, shared.config.call_wait_max, call).await else { return false };
-        let full_in_us = micros(take.decision(&verdict).decision().reset_after());
+        let answer = within(&shared.clock, shared.config.call_wait_max, call).await;
         let now_us = steady_us(&shared.clock);
-        self.is_answered = true;
-        shared.views.with_known(&self.key, |view| view.posted(&shared.lifted, now_us, full_in_us));
-        true
+        self.is_over = true;
+        let tell = |tell: &dyn Fn(&mut View)| shared.views.with_known(&self.key, tell);
+        match answer {
+            Ok(verdict) => {
+                let was_taken = verdict.is_allowed();
+                tell(&|view| view.answered(&shared.lifted, now_us, verdict.debt_us(), was_taken));
+                // A look leaves all of it to the next round.
+                if was_taken && cost > 0 { Posted::Taken } else { Posted::Not }
+            }
+            Err(error) if is_outage(&error) => {
+                tell(&|view| view.failed(error.effect() == Effect::Unknown));
+                Posted::Outage
+            }
+            Err(_) => {
+                tell(&View::break_off);
+                Posted::Taken
+            }
+        }
     }
 }
 
 impl<S: Store, C: Clock> Drop for Posting<S, C> {
     fn drop(&mut self) {
-        if !self.is_answered {
-            self.shared.views.with_known(&self.key, View::failed);
+        if !self.is_over {
+            self.shared.views.with_known(&self.key, |view| view.failed(self.is_sent));
         }
     }
 }
@@ -129,7 +157,7 @@ impl<S: Store> LocalFirstLimiter<S> {
     /// last clone of the limiter is dropped. Without it no process learns of another.
     ///
     /// # Errors
-    /// [`RateLimitError::LocalFirst`] for a rule that is billed, or is no token bucket; [`RateLimitError::Fleet`] naming the
+    /// [`RateLimitError::FleetRule`] for a rule that is billed, or is no token bucket; [`RateLimitError::Fleet`] naming the
     /// field of `config` that is zero.
     pub fn new(
         store: S,
@@ -153,7 +181,7 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
         config: LocalFirstConfig,
         clock: C,
     ) -> Result<(Self, impl Future<Output = ()> + Send + use<S, C>), RateLimitError> {
-        let refused = |why| RateLimitError::LocalFirst { name: rule.name().to_owned(), why };
+        let refused = |why| RateLimitError::FleetRule { name: rule.name().to_owned(), why };
         if rule.is_billed() {
             return Err(refused("is billed, and would be admitted beyond its limit"));
         }
@@ -190,15 +218,19 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
     /// after [`call_wait_max`](LocalFirstConfig::call_wait_max).
     ///
     /// # Cost
-    /// None of the store's, but where there are more keys than [`keys_max`](LocalFirstConfig::keys_max): then an update.
+    /// None of the store's, but where there are more keys than [`keys_max`](LocalFirstConfig::keys_max), or the store has refused to
+    /// keep this one: then an update.
     ///
     /// # Cancel safety
     /// It does not wait, but where it asks the store: then as [`RateLimiter::check`](crate::RateLimiter::check).
     pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
         let shared = &*self.shared;
         let partition = partition(&shared.prefix, key);
-        let take = |view: &mut View| view.take(&shared.bucket, steady_us(&shared.clock), cost);
-        if let Some(verdict) = shared.views.with(&partition, take) {
+        // A key that the store will refuse is refused before it is admitted.
+        shared.store.limits().check_update(Key::lone(schema::RULES, &partition))?;
+        let now_us = steady_us(&shared.clock);
+        let take = |view: &mut View| (!view.is_broken()).then(|| view.take(&shared.bucket, now_us, cost));
+        if let Some(verdict) = shared.views.with(&partition, take).flatten() {
             return Ok(Take::new(shared.bucket, cost).decision(&verdict));
         }
         let take = TakeAll::new([(&shared.rule, cost)]);
@@ -229,14 +261,18 @@ impl<S: Store, C: Clock> Shared<S, C> {
             !view.is_idle(begun_us)
         });
         // From here on each is answered, or told that it was not, also if this future is dropped.
-        let post = |(key, cost)| Posting { shared: Arc::clone(self), key, is_answered: false }.post(cost);
+        let post = |(key, cost)| Posting { shared: Arc::clone(self), key, is_sent: false, is_over: false }.post(cost);
         let posts: Vec<_> = keys.into_iter().map(post).collect();
         let mut posts = stream::iter(posts).buffer_unordered(POSTS_MAX);
-        let mut all_are_answered = true;
-        while let Some(is_answered) = posts.next().await {
-            all_are_answered &= is_answered;
+        let mut all_are_posted = true;
+        while let Some(posted) = posts.next().await {
+            all_are_posted &= posted == Posted::Taken;
+            if posted == Posted::Outage {
+                // The others wait for the next round: a store that hangs would hold this one for ever.
+                break;
+            }
         }
-        if all_are_answered {
+        if all_are_posted {
             self.posted_us.store(begun_us, Ordering::Relaxed);
         }
     }

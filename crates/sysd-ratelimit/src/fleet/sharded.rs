@@ -37,8 +37,8 @@ pub const SHARDS_MAX: u32 = 64;
 /// # Guarantees
 /// - **Never more**: bursts and rates of the shards add up to those of the bucket, exactly, so all processes together are
 ///   granted what the bucket grants, and no more.
-/// - **Seldom less**: a shard that is full gains nothing while others are not. A request is denied when no shard alone has its cost,
-///   which is at most a token less than all have together, for each shard but one, times its cost.
+/// - **Seldom less**: nothing is moved between shards. One that is full gains nothing while others are not, and a request is denied
+///   when no shard alone has its cost, though all together might.
 /// - The number of shards is a part of the key: with another number the key begins anew.
 #[derive(Debug, Clone)]
 pub struct ShardedLimiter<S, E = SystemEntropy> {
@@ -54,7 +54,8 @@ impl<S: Store> ShardedLimiter<S> {
     ///
     /// # Errors
     /// [`RateLimitError::Shards`] for no shards, more than [`SHARDS_MAX`], or more than the burst;
-    /// [`RateLimitError::BurstTooLarge`] if a shard would need longer than [`MAX_REFILL`](crate::MAX_REFILL) to fill.
+    /// [`RateLimitError::BurstTooLarge`] if a shard would need longer than [`MAX_REFILL`](crate::MAX_REFILL) to fill,
+    /// [`RateLimitError::RatePeriod`] if it would need as long for one token.
     pub fn new(store: S, name: &str, bucket: TokenBucket, shards: u32) -> Result<Self, RateLimitError> {
         Self::with_entropy(store, name, bucket, shards, SystemEntropy)
     }
@@ -90,24 +91,22 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
 
     /// Takes `cost` for `key` from one of its shards; a cost of zero looks at all.
     ///
-    /// A cost above [`limit`](Self::limit) is never allowed. `remaining` is what the shard has that was taken from; of a denial, and
+    /// A cost above [`limit`](Self::limit) is never allowed, which needs no store: then `remaining` is zero. `remaining` is what the shard has that was taken from; of a denial, and
     /// of a look, what the fullest has. `retry_after` is when the first of the shards has enough.
     ///
     /// # Errors
     /// As [`RateLimiter::check`](crate::RateLimiter::check).
     ///
     /// # Cost
-    /// An update; where that shard has too little, one more of each, in one round trip, and another of a shard that has enough.
+    /// An update; where that shard has too little, one more of each, in one round trip, and another of a shard that has enough. So a
+    /// request that is denied asks all shards.
     ///
     /// # Cancel safety
     /// A future that is dropped has taken the cost or not; never a part of it.
     pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
         let prefix = partition(&self.prefix, key);
         if cost > self.limit() {
-            let looked = self.fullest(&prefix, 0, None).await?;
-            let (_, decision) = looked.first().copied().unwrap_or((0, self.unknown()));
-            let reset_us = micros(decision.reset_after());
-            return Ok(Decision::new(Outcome::NeverAllowed, self.limit(), decision.remaining(), reset_us));
+            return Ok(self.unknown());
         }
         let mut denied: Option<(usize, Decision)> = None;
         if cost > 0 {
@@ -153,9 +152,19 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
     ) -> Result<Vec<(usize, Decision)>> {
         let others = (0..self.shards.len()).filter(|at| known.is_none_or(|(known, _)| known != *at));
         let looks = join_all(others.map(async |at| Ok((at, self.take(prefix, at, 0).await?)))).await;
-        let mut found = looks.into_iter().collect::<Result<Vec<_>>>()?;
+        let (mut found, mut error) = (Vec::new(), None);
+        for look in looks {
+            match look {
+                Ok(look) => found.push(look),
+                Err(failed) => error = Some(failed),
+            }
+        }
         // It was denied: what it has is too little.
         found.extend(known.filter(|_| cost > 0));
+        // Those that answered decide.
+        if let (Some(error), true) = (error, found.is_empty()) {
+            return Err(error);
+        }
         found.sort_by_key(|(_, decision)| std::cmp::Reverse(decision.remaining()));
         Ok(found)
     }

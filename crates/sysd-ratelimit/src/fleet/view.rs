@@ -16,6 +16,10 @@ pub(super) struct View {
     pending: u64,
     /// Being posted.
     in_flight: u32,
+    is_posting: bool,
+    /// A posting may have happened or not.
+    is_in_doubt: bool,
+    is_broken: bool,
 }
 
 impl View {
@@ -33,32 +37,54 @@ impl View {
         verdict
     }
 
-    /// What is to be posted now, if anything; it is being posted until one of the next two is called.
+    /// What is to be posted now, if anything; it is being posted until one of the next calls tells how that ended. Zero: the store is
+    /// looked at first, because nobody knows whether the last posting happened, and a store that does not answer would
+    /// execute all of them in the end.
     pub(super) fn post(&mut self, most: u32) -> Option<u32> {
-        if self.pending == 0 || self.in_flight > 0 {
+        if self.pending == 0 || self.is_posting {
             return None;
+        }
+        self.is_posting = true;
+        if self.is_in_doubt {
+            return Some(0);
         }
         self.in_flight = u32::try_from(self.pending).unwrap_or(u32::MAX).min(most);
         self.pending -= u64::from(self.in_flight);
         Some(self.in_flight)
     }
 
-    /// It was posted, and the bucket is full in so long. What was admitted meanwhile comes on top.
-    pub(super) fn posted(&mut self, lifted: &TokenBucket, now_us: u64, full_in_us: u64) {
-        self.in_flight = 0;
+    /// The store answered. What it did not take, because the bucket owes as much as can be noted, stays pending. The bucket is
+    /// full in so long; what is pending comes on top.
+    pub(super) fn answered(&mut self, lifted: &TokenBucket, now_us: u64, full_in_us: u64, was_taken: bool) {
+        (self.is_posting, self.is_in_doubt) = (false, false);
+        let posted = std::mem::take(&mut self.in_flight);
+        self.pending += if was_taken { 0 } else { u64::from(posted) };
         let pending = u32::try_from(self.pending).unwrap_or(u32::MAX).min(lifted.burst());
         let own = lifted.price(pending).unwrap_or(Span::ZERO);
         self.owe(now_us, Span { us: full_in_us, part: 0 }.plus(own, lifted.denominator()));
     }
 
-    /// Nobody knows whether it was posted. It is posted again: twice denies too much, never would admit too much.
-    pub(super) fn failed(&mut self) {
+    /// The store did not answer. If it may have been posted, it is posted again once the store answers: twice denies too much, never
+    /// would admit too much.
+    pub(super) fn failed(&mut self, may_have_happened: bool) {
+        self.is_posting = false;
         self.pending += u64::from(std::mem::take(&mut self.in_flight));
+        self.is_in_doubt |= may_have_happened;
+    }
+
+    /// The store will never take it: what was admitted is forgotten, and it is asked from now on, until this is.
+    pub(super) fn break_off(&mut self) {
+        *self = Self { full_us: self.full_us, full_part: self.full_part, is_broken: true, ..Self::default() };
+    }
+
+    /// Whether the store is to be asked.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken
     }
 
     /// Whether it says nothing any more.
     pub(super) fn is_idle(&self, now_us: u64) -> bool {
-        self.pending == 0 && self.in_flight == 0 && self.full_us < now_us
+        self.pending == 0 && !self.is_posting && self.full_us < now_us
     }
 
     fn owe(&mut self, now_us: u64, debt: Span) {

@@ -6,7 +6,7 @@
 //!
 //! - A key never owes less than it took. Whoever lost a way owed no more than what was then least, the least only falls by
 //!   what time pays back, and that the key would have been paid back too.
-//! - Whoever owes more than the least keeps its way, and its debt is exactly its own.
+//! - Whoever owes more than the least keeps its way; if it found one free, its debt is exactly its own.
 //! - A way's debt is at most what was taken by way of it in the last refill time, so the least of all debts is at most what
 //!   was taken in the set in that time, divided by [`WAYS`]: so much a key may owe that took nothing.
 

@@ -150,7 +150,7 @@ impl Policy {
         if rule.cost > new.limit() {
             return Err(RateLimitError::CostAboveLimit { name: name.to_owned(), cost: rule.cost, limit: new.limit() });
         }
-        rule.rule = changed;
+        rule.rule = if rule.rule.is_billed() { changed.billed() } else { changed };
         Ok(Self { compiled: std::sync::Arc::new(compiled) })
     }
 

@@ -207,6 +207,7 @@ fn rule(path: &FieldPath, config: &RuleConfig, list_of: impl FnOnce(&[KeyPart]) 
         return Err(path.field("cost").fault(problem));
     }
     let rule = Rule::new(&config.name, limit).map_err(|error| path.field("name").fault(said(&error)))?;
+    let rule = if config.billing { rule.billed() } else { rule };
     Ok(PolicyRule {
         rule,
         routes,

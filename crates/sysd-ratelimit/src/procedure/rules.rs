@@ -57,6 +57,11 @@ pub struct JointVerdict {
 }
 
 impl JointVerdict {
+    /// What the first rule's bucket is short of full, microseconds, rounded up; clocks that differ have no part in it.
+    pub(crate) fn debt_us(&self) -> u64 {
+        self.each.first().map_or(0, |verdict| verdict.debt().ceil_us())
+    }
+
     /// Whether all rules allowed it.
     pub fn is_allowed(&self) -> bool {
         self.each.iter().all(AnyVerdict::is_allowed)
