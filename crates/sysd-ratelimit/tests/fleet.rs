@@ -360,8 +360,7 @@ async fn what_was_admitted_too_much_is_made_up_for() {
     until(async || central.check("all", 0).await.unwrap().decision().reset_after() >= posted).await;
     // One of them learned of both: it waits for both.
     let waits = [&ann, &bob].map(async |limiter| limiter.check("all", 1).await.unwrap().retry_after().unwrap());
-    let waits = futures::future::join_all(waits).await;
-    let mut waits = waits;
+    let mut waits = futures::future::join_all(waits).await;
     waits.sort_unstable();
     assert_eq!(waits, [Duration::from_millis(100), Duration::from_millis(1_100)]);
     drop((ann, bob));
