@@ -407,7 +407,7 @@ async fn what_the_store_does_not_take_stays_pending() {
 fn an_outage_denies_no_more_than_twice() {
     for seed in seeds(40) {
         let simulation = Simulation::new(seed);
-        simulation.set_faults(Faults { reply_lost: 900, ..Faults::NONE });
+        simulation.set_faults(Faults { reply_lost: 1_000, ..Faults::NONE });
         let (limiter, keeper) = fleet(Mode::LocalFirst, &simulation, Node(0), bucket(20));
         simulation.spawn(Node(0), keeper.unwrap());
         let (clock, admitted) = (simulation.clock(), Arc::new(Mutex::new(0_u32)));

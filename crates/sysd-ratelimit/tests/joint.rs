@@ -139,15 +139,25 @@ fn giving_back_again_after_a_lost_reply_is_found() {
     assert!((0..4_000).any(|seed| run(seed, FAULTY, Broken::SendsAgain).is_err()), "nobody noticed");
 }
 
-/// Takes from one key after the other and gives back, without a look before.
-async fn take_in_order<S: Store>(store: &S, asks: &[Ask<'_>]) -> bool {
+/// How a request that is denied may come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flood {
+    /// By the limiter.
+    Looks,
+    /// Takes from one key after the other and gives back, without a look before.
+    GivesBack,
+    /// The same, and gives nothing back.
+    Keeps,
+}
+
+async fn take_in_order<S: Store>(store: &S, asks: &[Ask<'_>], flood: Flood) -> bool {
     let mut taken: Vec<(KeyBytes, GiveAll)> = Vec::new();
     for ask in asks {
         let partition = tuple::encode(&("api", ask.key));
         let take = TakeAll::new(ask.rules.iter().copied());
         let verdict = store.run(Key::lone(RULES, &partition), &take).await.unwrap();
         if !verdict.is_allowed() {
-            for (partition, give) in &taken {
+            for (partition, give) in taken.iter().filter(|_| flood == Flood::GivesBack) {
                 store.run(Key::lone(RULES, partition), give).await.unwrap();
             }
             return false;
@@ -159,7 +169,7 @@ async fn take_in_order<S: Store>(store: &S, asks: &[Ask<'_>]) -> bool {
 
 /// A thousand requests over a slow store, all denied by the second of their keys. What is left in the bucket of the first, which all
 /// share, and what would be had they never come.
-fn after_a_flood(looks: bool) -> (u32, u32) {
+fn after_a_flood(flood: Flood) -> (u32, u32) {
     let simulation = Simulation::new(7);
     simulation.set_faults(Faults { delay_max: Duration::from_millis(20), ..Faults::NONE });
     let shared = Rule::new("all", TokenBucket::new("10/s".parse().unwrap(), 1_000).unwrap()).unwrap();
@@ -173,10 +183,10 @@ fn after_a_flood(looks: bool) -> (u32, u32) {
         let limiter = JointLimiter::new(store.clone(), "api");
         let asks = [Ask { key: b"all", rules: vec![(&all, 1)] }, Ask { key: b"ann", rules: vec![(&each, 1)] }];
         for _ in 0..1_000 {
-            let is_allowed = if looks {
+            let is_allowed = if flood == Flood::Looks {
                 limiter.check(&asks).await.unwrap().is_allowed()
             } else {
-                take_in_order(&store, &asks).await
+                take_in_order(&store, &asks, flood).await
             };
             assert!(!is_allowed);
         }
@@ -190,14 +200,58 @@ fn after_a_flood(looks: bool) -> (u32, u32) {
 
 #[test]
 fn a_flood_of_denied_requests_takes_nothing_from_a_shared_bucket() {
-    let (left, expected) = after_a_flood(true);
-    assert!(left == expected && left > 200, "{left} of {expected}");
+    // Giving back alone leaves it as full, afterwards.
+    for flood in [Flood::Looks, Flood::GivesBack] {
+        let (left, expected) = after_a_flood(flood);
+        assert!(left == expected && left > 200, "{flood:?}: {left} of {expected}");
+    }
 }
 
 #[test]
-fn a_limiter_that_does_not_look_first_lets_a_flood_keep_the_bucket_low() {
-    let (left, expected) = after_a_flood(false);
-    assert!(left + 50 < expected, "{left} of {expected}: nobody noticed");
+fn a_limiter_that_gives_nothing_back_is_found() {
+    let (left, expected) = after_a_flood(Flood::Keeps);
+    assert!(left < expected / 2, "{left} of {expected}");
+}
+
+/// While requests come that the second of their keys denies, another asks for the last token of the first: whether it gets it.
+fn is_the_last_token_there(seed: u64, flood: Flood) -> bool {
+    let simulation = Simulation::new(seed);
+    simulation.set_faults(Faults { delay_max: Duration::from_millis(20), ..Faults::NONE });
+    let shared = Rule::new("all", TokenBucket::new("1/d".parse().unwrap(), 10).unwrap()).unwrap();
+    let own = Rule::new("each", FixedWindow::new("1/d".parse().unwrap())).unwrap();
+    let truth = JointLimiter::new(simulation.truth(), "api");
+    let before = [Ask { key: b"all", rules: vec![(&shared, 9)] }, Ask { key: b"ann", rules: vec![(&own, 1)] }];
+    assert!(futures::executor::block_on(truth.check(&before)).unwrap().is_allowed());
+    let (store, all, each) = (simulation.store(Node(0)), shared.clone(), own.clone());
+    simulation.spawn(Node(0), async move {
+        let limiter = JointLimiter::new(store.clone(), "api");
+        let asks = [Ask { key: b"all", rules: vec![(&all, 1)] }, Ask { key: b"ann", rules: vec![(&each, 1)] }];
+        for _ in 0..5 {
+            let is_allowed = match flood {
+                Flood::Looks => limiter.check(&asks).await.unwrap().is_allowed(),
+                _ => take_in_order(&store, &asks, flood).await,
+            };
+            assert!(!is_allowed);
+        }
+    });
+    let (store, is_there) = (simulation.store(Node(1)), Arc::new(Mutex::new(false)));
+    let (clock, answer) = (simulation.clock(), Arc::clone(&is_there));
+    simulation.spawn(Node(1), async move {
+        clock.sleep_until(clock.now().saturating_add(Duration::from_millis(30))).await;
+        let limiter = JointLimiter::new(store, "api");
+        let asks = [Ask { key: b"all", rules: vec![(&shared, 1)] }];
+        *answer.lock().unwrap() = limiter.check(&asks).await.unwrap().is_allowed();
+    });
+    simulation.run().unwrap();
+    *is_there.lock().unwrap()
+}
+
+#[test]
+fn a_denied_request_takes_nothing_even_for_a_moment() {
+    for seed in seeds(200) {
+        assert!(is_the_last_token_there(seed, Flood::Looks), "seed {seed}");
+    }
+    assert!((0..200).any(|seed| !is_the_last_token_there(seed, Flood::GivesBack)), "nobody noticed");
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl Default for LocalFirstConfig {
 ///   rate * lag)`. What they admitted too much the bucket owes, so it is made up for: in the long run the rate is the
 ///   limit's. While the store does not answer, `lag` grows, and each process admits what the bucket alone would.
 ///   A process that is started again before a bucket has refilled counts as one more.
-/// - A posting whose answer is lost is sent again once the store answers: that may deny as much again, and never admits too much.
+/// - A posting whose answer is lost is sent again once the store answers: an outage may deny as much again, and never admits too much.
 ///
 /// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule.
 #[derive(Debug)]
