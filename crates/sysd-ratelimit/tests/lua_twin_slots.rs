@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use proptest::prelude::*;
+use sysd_core::Timestamp;
 use sysd_core::lease::HolderId;
-use sysd_core::{Procedure as _, StateChange, Timestamp};
 use sysd_ratelimit::{AskSlots, Concurrency, SlotAsk};
 
 mod twin;
@@ -29,37 +29,42 @@ fn asks() -> impl Strategy<Value = AskSlots> {
 
 /// Records as they are stored, nearly.
 fn states(start_us: u64) -> impl Strategy<Value = Vec<u8>> {
-    let near = (1..=1_001_u128, 0..=40_u64, any::<prop::sample::Index>(), any::<u8>(), 0..=5_u8);
-    let near = near.prop_map(move |(count, before_us, at, byte, how)| {
-        let count = if how < 4 { 1 + count % 9 } else { count };
+    let near = (1..=9_u64, 0..=40_u64, any::<prop::sample::Index>(), any::<u8>(), 0..=11_u8);
+    let near = near.prop_map(move |(few, before_us, at, byte, how)| {
+        // As many as there may be, and one too many.
+        let count = match how {
+            10 => 1_000,
+            11 => 1_001,
+            _ => few,
+        };
         let at_us = start_us.saturating_sub(before_us);
-        let now = Timestamp::from_micros(at_us).unwrap();
-        let limit = Concurrency::new(1_000).unwrap();
-        let mut state: Option<Vec<u8>> = None;
-        for holder in 1..=count.min(1_000) {
-            let hold_us = u64::try_from(1 + holder % 50).unwrap();
-            let cost = if count < 50 { u32::try_from(1 + holder % 3).unwrap() } else { 1 };
-            let holder = HolderId::from_u128(holder).unwrap();
-            let ask = AskSlots::new(limit, holder, SlotAsk::Acquire { cost, hold_us });
-            if let StateChange::Put { state: new, .. } = ask.apply(state.as_deref(), now).unwrap().change {
-                state = Some(new.to_vec());
-            }
+        let mut bytes = vec![1];
+        bytes.extend_from_slice(&at_us.to_be_bytes()[1..]);
+        for holder in 1..=count {
+            bytes.extend_from_slice(&u128::from(holder).to_be_bytes());
+            let (slots, till_us) = if count < 50 { (1 + holder % 3, 1 + holder) } else { (1, 1 + holder / 20) };
+            bytes.extend_from_slice(&u16::try_from(slots).unwrap().to_be_bytes());
+            bytes.extend_from_slice(&(at_us + till_us).to_be_bytes()[1..]);
         }
-        let mut bytes = state.unwrap_or_default();
-        if !bytes.is_empty() {
-            match how {
-                0 => {
-                    let at = at.index(bytes.len());
-                    bytes[at] = byte;
-                }
-                // Nobody, once, twice.
-                1 => bytes[8..24].fill(0),
-                2 => bytes.extend_from_within(8..33),
-                3 => bytes.truncate(at.index(bytes.len())),
-                // One too many.
-                4 if count == 1_001 => bytes.extend_from_within(bytes.len() - 25..),
-                _ => {}
+        match how {
+            0 | 4 => {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
             }
+            // Nobody, once, twice.
+            1 => bytes[8..24].fill(0),
+            2 => {
+                let last_till = bytes.len() - 7..bytes.len();
+                bytes.extend_from_within(8..26);
+                bytes.extend_from_within(last_till);
+            }
+            3 => bytes.truncate(at.index(bytes.len())),
+            // Of nothing.
+            5 => bytes[24..26].fill(0),
+            // Until the record was written, which is over; for ever.
+            6 => bytes.copy_within(1..8, 26),
+            7 => bytes[26..33].fill(0xFF),
+            _ => {}
         }
         bytes
     });
