@@ -81,8 +81,8 @@ fn states() -> impl Strategy<Value = Vec<u8>> {
             1 => bytes.extend_from_slice(b"\0\0\0\x01\x03\0\0\0\0\0\0\0\0\0"),
             // The first never expires.
             2 => bytes[6..13].fill(0),
-            // Or an hour later.
-            3 => bytes[8] = bytes[8].wrapping_add(1),
+            // Or days later.
+            3 => bytes[7] = bytes[7].wrapping_add(1),
             _ => {}
         }
         if !is_whole {

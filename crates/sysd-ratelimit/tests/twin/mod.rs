@@ -143,7 +143,7 @@ pub(crate) fn reject_slips<P: Procedure + Clone + std::fmt::Debug>(
     let passed = slips.iter().filter(|(right, wrong)| {
         assert!(source.contains(right), "{right:?} is no longer in the script");
         let broken = source.replacen(right, wrong, 1);
-        compare(Twin::connect(&broken), histories, 20_000, 0).is_ok()
+        compare(Twin::connect(&broken), histories, 60_000, 0).is_ok()
     });
     let passed: Vec<_> = passed.collect();
     assert!(passed.is_empty(), "not found: {passed:?}");
