@@ -26,6 +26,8 @@ use std::time::Duration;
 
 use sysd_core::{Clock, Effect, Error, ErrorKind, Result, timeout};
 
+use crate::error::RateLimitError;
+
 /// How long a call of the store's may take unless the config says otherwise.
 const CALL_WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -38,6 +40,11 @@ async fn within<T: Send>(
     let late =
         |_| Err(Error::new(ErrorKind::Timeout, Effect::Unknown, "the store did not answer within call_wait_max"));
     timeout(clock, wait, call).await.unwrap_or_else(late)
+}
+
+/// No field of a config may be zero: which are is told by name.
+fn none_is_zero<const N: usize>(is_zero: [(&'static str, bool); N]) -> std::result::Result<(), RateLimitError> {
+    is_zero.into_iter().find(|(_, is_zero)| *is_zero).map_or(Ok(()), |(field, _)| Err(RateLimitError::Fleet { field }))
 }
 
 /// The steady time of `clock` in microseconds.

@@ -7,15 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sysd_core::entropy::below;
-use sysd_core::{
-    Clock as _, Effect, ErasedProcedure, Key, Limits, ManualClock, Outcome, OutputBytes, Page, Record, Result, Scan,
-    Store, Trim, Trimmed, Write,
-};
+use sysd_core::{Clock as _, Effect, ErasedProcedure, Key, ManualClock, OutputBytes, Result, Store as _};
 use sysd_ratelimit::{
     Decision, LeakyBucket, LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, RateLimitError, Rule,
     RuleLimiter, RuleSet, ShardedLimiter, SlidingLog, TokenBucket,
 };
 use sysd_testkit::sim::{Faults, Node, SimStore, Simulation};
+use sysd_testkit::{Overridden, Overrides};
 
 const NODES: u32 = 3;
 const BURST: u32 = 40;
@@ -25,46 +23,20 @@ const FLUSH: Duration = Duration::from_millis(20);
 
 /// Sends again what may have happened, if it is broken.
 #[derive(Clone)]
-struct Through(SimStore, bool);
+struct SendsAgain(bool);
 
-impl Store for Through {
-    fn limits(&self) -> &Limits {
-        self.0.limits()
-    }
-
-    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        self.0.get(key).await
-    }
-
-    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
-        self.0.get_many(keys).await
-    }
-
-    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
-        self.0.write(write).await
-    }
-
-    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
-        self.0.write_many(writes).await
-    }
-
-    async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
-        self.0.scan(scan).await
-    }
-
-    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
-        self.0.trim(trim).await
-    }
-
-    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+impl Overrides<SimStore> for SendsAgain {
+    async fn update(&self, store: &SimStore, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
         loop {
-            match self.0.update(key, procedure).await {
-                Err(error) if error.effect() == Effect::Unknown && self.1 => {}
+            match store.update(key, procedure).await {
+                Err(error) if error.effect() == Effect::Unknown && self.0 => {}
                 answer => return answer,
             }
         }
     }
 }
+
+type Through = Overridden<SimStore, SendsAgain>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -109,7 +81,7 @@ fn bucket(per_second: u32) -> TokenBucket {
 }
 
 fn fleet(mode: Mode, simulation: &Simulation, node: Node, bucket: TokenBucket) -> (Fleet, Option<Keeper>) {
-    let store = Through(simulation.store(node), mode == Mode::SendsAgain);
+    let store = Overridden(simulation.store(node), SendsAgain(mode == Mode::SendsAgain));
     let (rule, clock) = (Rule::new("all", bucket).unwrap(), simulation.clock());
     match mode {
         Mode::Central => (Fleet::Central(RuleLimiter::new(store, "api", RuleSet::new([rule]).unwrap()).unwrap()), None),

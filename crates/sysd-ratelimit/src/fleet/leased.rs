@@ -9,7 +9,7 @@ use sysd_core::{Clock, FastClock, Key, Result, Store, StoreExt as _};
 
 use super::lease::{Batch, Lease, Rest, Step};
 use super::table::Table;
-use super::{CALL_WAIT_MAX, micros, steady_us, within};
+use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
 use crate::model::{Decision, Rule, RuleLimit};
@@ -147,15 +147,12 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
             return Err(RateLimitError::FleetRule { name: rule.name().to_owned(), why });
         }
         let hold_us = micros(config.hold_for);
-        let is_zero = [
+        none_is_zero([
             ("batch_max", config.batch_max == 0),
             ("hold_for", hold_us == 0),
             ("keys_max", config.keys_max == 0),
             ("call_wait_max", config.call_wait_max.is_zero()),
-        ];
-        if let Some((field, _)) = is_zero.into_iter().find(|(_, is_zero)| *is_zero) {
-            return Err(RateLimitError::Fleet { field });
-        }
+        ])?;
         let leases = Table::new(config.keys_max);
         let prefix = tuple::encode(&(name,));
         let shared = Arc::new(Shared { store, clock, prefix, rule, config, hold_us, leases });

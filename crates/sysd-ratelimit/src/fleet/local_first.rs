@@ -10,7 +10,7 @@ use sysd_core::{Clock, Effect, FastClock, Key, Result, Store, StoreExt as _};
 
 use super::table::Table;
 use super::view::View;
-use super::{CALL_WAIT_MAX, micros, steady_us, within};
+use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
 use crate::joint::is_outage;
@@ -188,14 +188,11 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
         let RuleLimit::Limit(Limit::TokenBucket(bucket)) = *rule.by() else {
             return Err(refused("is no token bucket, so what was admitted too much would be forgotten"));
         };
-        let is_zero = [
+        none_is_zero([
             ("flush_every", micros(config.flush_every) == 0),
             ("keys_max", config.keys_max == 0),
             ("call_wait_max", config.call_wait_max.is_zero()),
-        ];
-        if let Some((field, _)) = is_zero.into_iter().find(|(_, is_zero)| *is_zero) {
-            return Err(RateLimitError::Fleet { field });
-        }
+        ])?;
         let lifted = bucket.lifted();
         let lifted_rule = Rule::new(rule.name(), lifted)?;
         let (prefix, views) = (tuple::encode(&(name,)), Table::new(config.keys_max));

@@ -118,7 +118,7 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
             }
             denied = Some((at, decision));
         }
-        let fullest = self.fullest(&prefix, cost, denied).await?;
+        let fullest = self.fullest(&prefix, denied).await?;
         for &(at, decision) in &fullest {
             if cost == 0 {
                 return Ok(self.told(decision));
@@ -144,12 +144,7 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
     }
 
     /// Looks at all shards but the one that is known; the fullest first.
-    async fn fullest(
-        &self,
-        prefix: &KeyBytes,
-        cost: u32,
-        known: Option<(usize, Decision)>,
-    ) -> Result<Vec<(usize, Decision)>> {
+    async fn fullest(&self, prefix: &KeyBytes, known: Option<(usize, Decision)>) -> Result<Vec<(usize, Decision)>> {
         let others = (0..self.shards.len()).filter(|at| known.is_none_or(|(known, _)| known != *at));
         let looks = join_all(others.map(async |at| Ok((at, self.take(prefix, at, 0).await?)))).await;
         let (mut found, mut error) = (Vec::new(), None);
@@ -160,7 +155,7 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
             }
         }
         // It was denied: what it has is too little.
-        found.extend(known.filter(|_| cost > 0));
+        found.extend(known);
         // Those that answered decide.
         if let (Some(error), true) = (error, found.is_empty()) {
             return Err(error);

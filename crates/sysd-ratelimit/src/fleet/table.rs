@@ -3,7 +3,6 @@
 use std::hash::{BuildHasher as _, Hasher as _};
 
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use parking_lot::Mutex;
 use sysd_core::KeyBytes;
 
@@ -54,10 +53,7 @@ impl<T: Default> Table<T> {
     pub(super) fn with_known<R>(&self, key: &[u8], look: impl FnOnce(&mut T) -> R) -> Option<R> {
         let (hash, shard) = self.place(key);
         let mut held = shard.0.lock();
-        match held.entry(hash, |held| held.key.as_slice() == key, |held| self.hash(&held.key)) {
-            Entry::Occupied(mut found) => Some(look(&mut found.get_mut().value)),
-            Entry::Vacant(_) => None,
-        }
+        held.find_mut(hash, |held| held.key.as_slice() == key).map(|found| look(&mut found.value))
     }
 
     /// Looks at all keys, a shard at a time; those for which it answers `false` are forgotten.

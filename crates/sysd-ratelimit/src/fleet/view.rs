@@ -4,14 +4,12 @@ use sysd_core::Timestamp;
 
 use crate::model::{Span, TokenBucket};
 use crate::procedure::Verdict;
-use crate::procedure::token_bucket::decide;
-use crate::schema::token_bucket::BucketState;
+use crate::procedure::token_bucket::decide_until_full;
 
 #[derive(Debug, Default)]
 pub(super) struct View {
     /// When the bucket is full again, steady microseconds, and the parts of one more.
-    full_us: u64,
-    full_part: u32,
+    full: Span,
     /// Admitted, and not posted yet.
     pending: u64,
     /// Being posted.
@@ -27,11 +25,9 @@ impl View {
     #[inline]
     pub(super) fn take(&mut self, bucket: &TokenBucket, now_us: u64, cost: u32) -> Verdict {
         let now = Timestamp::from_micros_saturating(now_us);
-        let debt = self.full_us.checked_sub(now_us).map_or(Span::ZERO, |us| Span { us, part: self.full_part });
-        let state = BucketState { at_us: now.as_micros(), debt, denominator: bucket.denominator() };
-        let (verdict, taken) = decide(bucket, Some(state), now, cost);
-        if let Some(state) = taken {
-            self.owe(now_us, state.debt);
+        let (verdict, taken) = decide_until_full(bucket, self.full, now, cost);
+        if let Some(full) = taken {
+            self.full = full;
             self.pending += u64::from(cost);
         }
         verdict
@@ -61,7 +57,7 @@ impl View {
         self.pending += if was_taken { 0 } else { u64::from(posted) };
         let pending = u32::try_from(self.pending).unwrap_or(u32::MAX).min(lifted.burst());
         let own = lifted.price(pending).unwrap_or(Span::ZERO);
-        self.owe(now_us, Span { us: full_in_us, part: 0 }.plus(own, lifted.denominator()));
+        self.full = Span { us: now_us.saturating_add(full_in_us), part: 0 }.plus(own, lifted.denominator());
     }
 
     /// The store did not answer. If it may have been posted, it is posted again once the store answers: twice denies too much, never
@@ -74,7 +70,7 @@ impl View {
 
     /// The store will never take it: what was admitted is forgotten, and it is asked from now on, until this is.
     pub(super) fn break_off(&mut self) {
-        *self = Self { full_us: self.full_us, full_part: self.full_part, is_broken: true, ..Self::default() };
+        *self = Self { full: self.full, is_broken: true, ..Self::default() };
     }
 
     /// Whether the store is to be asked.
@@ -84,10 +80,6 @@ impl View {
 
     /// Whether it says nothing any more.
     pub(super) fn is_idle(&self, now_us: u64) -> bool {
-        self.pending == 0 && !self.is_posting && self.full_us < now_us
-    }
-
-    fn owe(&mut self, now_us: u64, debt: Span) {
-        (self.full_us, self.full_part) = (now_us.saturating_add(debt.us), debt.part);
+        self.pending == 0 && !self.is_posting && self.full.us < now_us
     }
 }

@@ -14,8 +14,7 @@ use sysd_core::Timestamp;
 
 use crate::model::{Span, TokenBucket};
 use crate::procedure::Verdict;
-use crate::procedure::token_bucket::decide;
-use crate::schema::token_bucket::BucketState;
+use crate::procedure::token_bucket::{decide_until_full, owed};
 
 /// So many keys share two cache lines.
 pub(super) const WAYS: usize = 6;
@@ -43,13 +42,10 @@ impl Set {
 
     #[inline]
     fn take_by(&mut self, way: usize, hash: u64, bucket: &TokenBucket, now: Timestamp, cost: u32) -> Verdict {
-        let debt = self.debt(way, now);
-        let state = BucketState { at_us: now.as_micros(), debt, denominator: bucket.denominator() };
-        let (verdict, taken) = decide(bucket, Some(state), now, cost);
-        if let Some(state) = taken {
+        let (verdict, taken) = decide_until_full(bucket, self.full(way), now, cost);
+        if let Some(full) = taken {
             self.hashes[way] = hash;
-            self.full_us[way] = state.at_us.saturating_add(state.debt.us);
-            self.parts[way] = state.debt.part;
+            (self.full_us[way], self.parts[way]) = (full.us, full.part);
         }
         verdict
     }
@@ -66,7 +62,7 @@ impl Set {
 
     /// How many keys owe something.
     pub(super) fn owing(&self, now: Timestamp) -> usize {
-        (0..WAYS).filter(|&way| self.debt(way, now) > Span::ZERO).count()
+        (0..WAYS).filter(|&way| owed(self.full(way), now) > Span::ZERO).count()
     }
 
     #[inline]
@@ -75,9 +71,8 @@ impl Set {
     }
 
     #[inline]
-    fn debt(&self, way: usize, now: Timestamp) -> Span {
-        let part = self.parts[way];
-        self.full_us[way].checked_sub(now.as_micros()).map_or(Span::ZERO, |us| Span { us, part })
+    fn full(&self, way: usize) -> Span {
+        Span { us: self.full_us[way], part: self.parts[way] }
     }
 
     /// The way with the least debt.

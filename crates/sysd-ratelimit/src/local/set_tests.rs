@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
 use super::*;
+use crate::procedure::token_bucket::decide;
+use crate::schema::token_bucket::BucketState;
 
 type TakeFn = fn(&mut Set, u64, &TokenBucket, Timestamp, u32) -> Verdict;
 type ForgetFn = fn(&mut Set, u64);

@@ -5,7 +5,7 @@
 ///
 /// Sums and comparisons of these are exact in `u64`, and in doubles too, since `us` stays below
 /// 2^53 and `part` below 2^32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Span {
     // Compared first: the order of the fields is the order of the type.
     pub(crate) us: u64,

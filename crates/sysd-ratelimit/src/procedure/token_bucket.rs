@@ -110,6 +110,25 @@ pub(crate) fn decide(
     }
 }
 
+/// What a bucket owes that is told by when it is full again, which time alone does not change.
+#[inline]
+pub(crate) fn owed(full: Span, now: Timestamp) -> Span {
+    full.us.checked_sub(now.as_micros()).map_or(Span::ZERO, |us| Span { us, ..full })
+}
+
+/// [`decide`] on such a bucket, by a clock that never goes back: the verdict, and when it is full then if that changed.
+#[inline]
+pub(crate) fn decide_until_full(
+    bucket: &TokenBucket,
+    full: Span,
+    now: Timestamp,
+    cost: u32,
+) -> (Verdict, Option<Span>) {
+    let state = BucketState { at_us: now.as_micros(), debt: owed(full, now), denominator: bucket.denominator() };
+    let (verdict, taken) = decide(bucket, Some(state), now, cost);
+    (verdict, taken.map(|state| Span { us: state.at_us.saturating_add(state.debt.us), ..state.debt }))
+}
+
 /// How long the state must live from `now`: until the bucket is full. `None`, for ever, when that is
 /// beyond the end of time.
 #[inline]
