@@ -17,7 +17,10 @@ const PROCESSES: u64 = 4;
 const BURST: u64 = 2_000;
 const PER_SECOND: u64 = 100;
 const BATCH_MAX: u32 = 50;
+/// How long a process asks at least, so that what is leased or posted goes round several times.
 const ASKS_FOR: Duration = Duration::from_millis(1_500);
+/// How often a process asks at least, however slow the machine is: one alone could take the whole burst.
+const ASKS: u64 = BURST;
 const FLUSH: Duration = Duration::from_millis(20);
 
 const MODE: &str = "SYSD_TEST_PROCESS_MODE";
@@ -72,9 +75,10 @@ impl Fleet {
 async fn as_a_process() {
     let (Ok(mode), Ok(name)) = (std::env::var(MODE), std::env::var(NAME)) else { return };
     let limiter = Fleet::connect(&mode, &name).await;
-    let (mut allowed, mut lag, begun) = (0_u64, Duration::ZERO, Instant::now());
-    while begun.elapsed() < ASKS_FOR {
+    let (mut asked, mut allowed, mut lag, begun) = (0_u64, 0_u64, Duration::ZERO, Instant::now());
+    while begun.elapsed() < ASKS_FOR || asked < ASKS {
         for _ in 0..8 {
+            asked += 1;
             allowed += u64::from(limiter.check().await.unwrap().is_allowed());
         }
         if let Fleet::LocalFirst(limiter) = &limiter {
