@@ -249,6 +249,31 @@ impl Redis {
         }))
     }
 
+    /// What the server spent in scripts until now, microseconds.
+    fn script_us(&self) -> u64 {
+        let mut bare = self.bare.clone();
+        let info = redis::cmd("INFO").arg("commandstats").to_owned();
+        let stats: String = self.runtime.block_on(info.query_async(&mut bare)).unwrap();
+        let line = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap();
+        line.split_once("usec=").unwrap().1.split(',').next().unwrap().parse().unwrap()
+    }
+
+    /// Says how much of a decision's time the server spends in its script.
+    fn of_the_server(&self, row: &str, callers: u64) {
+        const CALLS: u64 = 50_000;
+        let each = |calls: &dyn Fn() -> Duration| {
+            let before = self.script_us();
+            let wall = calls();
+            let scripts = Duration::from_micros(self.script_us() - before);
+            (scripts.as_secs_f64() * 1e9 / CALLS as f64, wall.as_secs_f64() * 1e9 / CALLS as f64)
+        };
+        let (ours, by_hand) = (each(&|| self.ours(CALLS, callers)), each(&|| self.by_hand(CALLS, callers)));
+        println!(
+            "{row}             of it in scripts: ours {:.0} of {:.0} ns; beside it {:.0} of {:.0} ns",
+            ours.0, ours.1, by_hand.0, by_hand.1
+        );
+    }
+
     /// Offers so many a second, at even intervals, and says how long each took from when it was due.
     fn offered(&self, per_second: u64, seconds: u64) {
         let times = Arc::new(Mutex::new(Histogram::<u64>::new(3).unwrap()));
@@ -300,6 +325,7 @@ fn on_redis() {
     for (row, callers) in [("redis_decide_c64", CALLERS), ("redis_decide_c1", 1)] {
         if is_wanted(row) {
             pairs::compare(row, |calls| redis.ours(calls, callers), |calls| redis.by_hand(calls, callers));
+            redis.of_the_server(row, callers);
         }
     }
     if is_wanted("redis_offered_50000") {
@@ -320,7 +346,8 @@ impl Fleet {
     async fn connect(mode: &str, url: &str, name: &str, rule: &Rule) -> Self {
         let store = RedisStore::connect_with(url, RedisConfig::default(), SystemClock).await.unwrap();
         if mode == "leased" {
-            let config = LeaseConfig::new(LEASE_BATCH_MAX);
+            // Long enough for some arrivals of every key, also of a thousand.
+            let config = LeaseConfig { hold_for: HOLD_FOR, ..LeaseConfig::new(LEASE_BATCH_MAX) };
             let (limiter, keeper) = LeasedLimiter::new(store, name, rule.clone(), config).unwrap();
             tokio::spawn(keeper);
             Self::Leased(limiter)
@@ -341,6 +368,8 @@ impl Fleet {
 }
 
 const LEASE_BATCH_MAX: u32 = 100_000;
+const HOLD_FOR: Duration = Duration::from_secs(1);
+const WARM_UP: Duration = Duration::from_secs(5);
 
 /// Asks as fast as it can, over some keys, and counts what was asked and allowed.
 async fn ask(limiter: Fleet, keys: usize, from: usize, until: Instant) -> (u64, u64) {
@@ -354,6 +383,19 @@ async fn ask(limiter: Fleet, keys: usize, from: usize, until: Instant) -> (u64, 
         }
         // The keeper and the connection have their turn.
         tokio::task::yield_now().await;
+    }
+    (asked, allowed)
+}
+
+/// As many callers at once: few of them, each waiting for the store, would be no demand to lease for.
+async fn crowd(limiter: &Fleet, keys: usize, until: Instant) -> (u64, u64) {
+    let callers = usize::try_from(CALLERS).unwrap();
+    let tasks: Vec<_> =
+        (0..callers).map(|at| tokio::spawn(ask(limiter.clone(), keys, at * keys / callers, until))).collect();
+    let (mut asked, mut allowed) = (0, 0);
+    for task in tasks {
+        let (a, b) = task.await.unwrap();
+        (asked, allowed) = (asked + a, allowed + b);
     }
     (asked, allowed)
 }
@@ -374,13 +416,11 @@ fn fleets() {
                 let rule = Rule::new("all", TokenBucket::new(limit.parse().unwrap(), 1_000_000).unwrap()).unwrap();
                 runtime.block_on(async {
                     let limiter = Fleet::connect(mode, &url, &fresh(), &rule).await;
+                    // Batches grow to what is asked for.
+                    let warm = Instant::now() + WARM_UP;
+                    crowd(&limiter, keys, warm).await;
                     let until = Instant::now() + seconds;
-                    let tasks = [0, 7].map(|from| tokio::spawn(ask(limiter.clone(), keys, from, until)));
-                    let (mut asked, mut allowed) = (0, 0);
-                    for task in tasks {
-                        let (a, b) = task.await.unwrap();
-                        (asked, allowed) = (asked + a, allowed + b);
-                    }
+                    let (asked, allowed) = crowd(&limiter, keys, until).await;
                     let millions = asked as f64 / seconds.as_secs_f64() / 1e6;
                     println!(
                         "{mode}_{keys}_keys_{limit:<14} {millions:.1} M decisions/s, {allowed} of {asked} allowed"
