@@ -1,0 +1,12 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
+pub mod logic;
+pub mod model;
+
+pub use logic::{Books, Command, GROUP_MAX, Inconsistency, TrialBalance};
+pub use model::{
+    Account, AccountId, AccountKind, AccountState, AccountUpdate, AccountView, Action, Balance, Currency,
+    CurrencyError, Date, Details, DetailsError, Funds, Posting, Postings, Receipt, Rejection, Reply, Rest, Side,
+    Transaction, TransactionId,
+};

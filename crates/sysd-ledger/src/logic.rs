@@ -1,0 +1,14 @@
+//! The books: a pure, deterministic machine.
+
+mod accounts;
+mod books;
+#[cfg(feature = "seeded-bugs")]
+mod bugs;
+mod holds;
+mod numbers;
+mod places;
+mod resolve;
+
+#[doc(hidden)]
+pub use books::Bug;
+pub use books::{Books, Command, GROUP_MAX, Inconsistency, TrialBalance};

@@ -1,0 +1,193 @@
+//! The accounts of the books.
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::places::Places;
+use crate::model::account::AccountView;
+use crate::model::{Account, AccountId, AccountKind, AccountState, Balance, Currency, Funds, Rejection, Side};
+
+const BLOCK: usize = 1 << 12;
+
+/// Which account, in the order in which they were opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Index(pub(super) u32);
+
+/// What every transaction looks at, in 96 bytes.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) id: AccountId,
+    pub(super) balance: Balance,
+    pub(super) currency: Currency,
+    /// Where its bounds are, if it has any.
+    bounds: u32,
+    pub(super) kind: AccountKind,
+    pub(super) state: AccountState,
+    /// Whether anything bounds it.
+    is_bounded: bool,
+}
+
+/// What bounds an account.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bounds {
+    funds: Funds,
+    balance_max: Option<u128>,
+}
+
+/// All accounts; none is ever removed.
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    /// Blocks, so that none is ever moved.
+    blocks: Vec<Vec<Row>>,
+    bounds: Vec<Bounds>,
+    metadata: HashMap<u32, Bytes, RandomState>,
+    places: Places,
+}
+
+fn row(blocks: &[Vec<Row>], at: u32) -> Option<&Row> {
+    let at = at as usize;
+    blocks.get(at / BLOCK).and_then(|block| block.get(at % BLOCK))
+}
+
+impl Accounts {
+    pub(super) fn len(&self) -> usize {
+        self.blocks.last().map_or(0, |last| (self.blocks.len() - 1) * BLOCK + last.len())
+    }
+
+    #[inline]
+    pub(super) fn find(&self, id: AccountId) -> Option<Index> {
+        let is_it = |at| row(&self.blocks, at).is_some_and(|row| row.id == id);
+        self.places.find(self.places.hash(id.0), is_it).map(Index)
+    }
+
+    /// # Errors
+    /// [`Rejection::UnknownAccount`].
+    pub(super) fn known(&self, id: AccountId) -> Result<(Index, &Row), Rejection> {
+        let found = self.find(id).and_then(|index| self.row(index).map(|row| (index, row)));
+        found.ok_or(Rejection::UnknownAccount { account: id })
+    }
+
+    pub(super) fn row(&self, index: Index) -> Option<&Row> {
+        row(&self.blocks, index.0)
+    }
+
+    pub(super) fn row_mut(&mut self, index: Index) -> Option<&mut Row> {
+        let at = index.0 as usize;
+        self.blocks.get_mut(at / BLOCK).and_then(|block| block.get_mut(at % BLOCK))
+    }
+
+    /// Opens an account whose id is new. `None` if there is no room for another.
+    pub(super) fn push(&mut self, account: &Account) -> Option<Index> {
+        let at = u32::try_from(self.len()).ok()?;
+        let is_bounded = account.funds != Funds::Unlimited || account.balance_max.is_some();
+        let bounds = u32::try_from(self.bounds.len()).ok()?;
+        if is_bounded {
+            self.bounds.push(Bounds { funds: account.funds, balance_max: account.balance_max });
+        }
+        if !account.metadata.is_empty() {
+            self.metadata.insert(at, account.metadata.clone());
+        }
+        let row = Row {
+            id: account.id,
+            balance: Balance::default(),
+            currency: account.currency,
+            bounds,
+            kind: account.kind,
+            state: AccountState::Open,
+            is_bounded,
+        };
+        match self.blocks.last_mut() {
+            Some(block) if block.len() < BLOCK => block.push(row),
+            _ => {
+                let mut block = Vec::with_capacity(BLOCK);
+                block.push(row);
+                self.blocks.push(block);
+            }
+        }
+        self.places.insert(self.places.hash(account.id.0), at);
+        Some(Index(at))
+    }
+
+    fn bounds(&self, row: &Row) -> Bounds {
+        let bounds = row.is_bounded.then(|| self.bounds.get(row.bounds as usize).copied()).flatten();
+        bounds.unwrap_or_default()
+    }
+
+    /// How much may still be taken from an account by that side; `None`: any amount.
+    pub(super) fn available(&self, row: &Row, side: Side) -> Option<u128> {
+        available(&self.bounds(row), &row.balance, side)
+    }
+
+    /// Whether an account may become so, by an amount more on that side.
+    ///
+    /// # Errors
+    /// [`Rejection::InsufficientFunds`], [`Rejection::BalanceMax`].
+    pub(super) fn check(&self, row: &Row, after: &Balance, side: Side) -> Result<(), Rejection> {
+        if !row.is_bounded {
+            return Ok(());
+        }
+        let bounds = self.bounds(row);
+        let (account, balance) = (row.id, after);
+        let (taken, there) = match (bounds.funds, side) {
+            (Funds::DebitsWithinCredits { overdraft }, Side::Debit) => {
+                (sum(balance.debits_posted, balance.debits_held), sum(balance.credits_posted, overdraft))
+            }
+            (Funds::CreditsWithinDebits { overdraft }, Side::Credit) => {
+                (sum(balance.credits_posted, balance.credits_held), sum(balance.debits_posted, overdraft))
+            }
+            _ => (0, 0),
+        };
+        if taken > there {
+            return Err(Rejection::InsufficientFunds { account, shortfall: taken - there });
+        }
+        if let Some(max) = bounds.balance_max
+            && row.kind.normal_side() == side
+        {
+            let (grown, shrunk) = match side {
+                Side::Debit => (sum(balance.debits_posted, balance.debits_held), balance.credits_posted),
+                Side::Credit => (sum(balance.credits_posted, balance.credits_held), balance.debits_posted),
+            };
+            let most = sum(shrunk, max);
+            if grown > most {
+                return Err(Rejection::BalanceMax { account, excess: grown - most });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn view(&self, index: Index) -> Option<AccountView> {
+        let row = self.row(index)?;
+        let Bounds { funds, balance_max } = self.bounds(row);
+        let metadata = self.metadata.get(&index.0).cloned().unwrap_or_default();
+        let account = Account { id: row.id, currency: row.currency, kind: row.kind, funds, balance_max, metadata };
+        Some(AccountView { account, state: row.state, balance: row.balance })
+    }
+
+    /// All of them, in the order in which they were opened.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.blocks.iter().flatten()
+    }
+
+    pub(super) fn views(&self) -> impl Iterator<Item = AccountView> {
+        (0..self.len()).filter_map(|at| self.view(Index(u32::try_from(at).ok()?)))
+    }
+}
+
+/// Sums of the books are at most `i128::MAX`, and so are bounds: two fit in a `u128`.
+const fn sum(a: u128, b: u128) -> u128 {
+    a.saturating_add(b)
+}
+
+fn available(bounds: &Bounds, balance: &Balance, side: Side) -> Option<u128> {
+    let (taken, there) = match (bounds.funds, side) {
+        (Funds::DebitsWithinCredits { overdraft }, Side::Debit) => {
+            (sum(balance.debits_posted, balance.debits_held), sum(balance.credits_posted, overdraft))
+        }
+        (Funds::CreditsWithinDebits { overdraft }, Side::Credit) => {
+            (sum(balance.credits_posted, balance.credits_held), sum(balance.debits_posted, overdraft))
+        }
+        _ => return None,
+    };
+    Some(there.saturating_sub(taken))
+}

@@ -1,0 +1,61 @@
+//! Plans with a deliberate mistake in them.
+
+use sysd_core::Timestamp;
+
+use super::accounts::Accounts;
+use super::books::{Bug, Plan};
+use super::holds::Hold;
+use super::resolve::{Balances, Change, after, changed, resolve};
+use crate::model::{Action, Balance, Rejection, Rest, Transaction, TransactionId};
+
+pub(super) fn plan(
+    bug: Bug,
+    accounts: &Accounts,
+    hold_of: impl FnOnce(TransactionId) -> Option<Hold>,
+    now: Timestamp,
+    transaction: &Transaction,
+) -> Result<Plan, Rejection> {
+    let mut transaction = transaction.clone();
+    if bug == Bug::FreeRest
+        && let Action::PostHeld { rest, .. } = &mut transaction.action
+    {
+        *rest = Rest::Release;
+    }
+    let mut resolved = resolve(accounts, hold_of, now, &transaction)?;
+    let mut found = after(accounts, &resolved.changes);
+    match (bug, &found) {
+        (Bug::IgnoreHolds, Err(Rejection::InsufficientFunds { .. })) => {
+            found = unchecked(accounts, &resolved.changes, |row, balance, side| {
+                accounts.check(row, &Balance { debits_held: 0, credits_held: 0, ..*balance }, side)
+            });
+        }
+        (Bug::Truncate, Err(Rejection::InsufficientFunds { shortfall, .. })) => {
+            for change in &mut resolved.changes {
+                change.posted = change.posted.saturating_sub(*shortfall);
+            }
+            found = unchecked(accounts, &resolved.changes, |_, _, _| Ok(()));
+        }
+        _ => {}
+    }
+    let mut after = found?;
+    if bug == Bug::DropLeg {
+        after.pop();
+    }
+    Ok((resolved, after))
+}
+
+fn unchecked(
+    accounts: &Accounts,
+    changes: &[Change],
+    check: impl Fn(&super::accounts::Row, &Balance, crate::model::Side) -> Result<(), Rejection>,
+) -> Result<Balances, Rejection> {
+    changes
+        .iter()
+        .map(|change| {
+            let row = accounts.row(change.account).ok_or(Rejection::Full)?;
+            let balance = changed(&row.balance, change).ok_or(Rejection::Overflow { account: row.id })?;
+            check(row, &balance, change.side)?;
+            Ok((row.id, balance))
+        })
+        .collect()
+}

@@ -1,0 +1,118 @@
+//! Which transactions were recorded, by id and by number.
+
+use super::places::{Hash, Places};
+use crate::model::TransactionId;
+
+/// Ids are kept in blocks, so that none is ever moved.
+const BLOCK: usize = 1 << 16;
+
+/// The ids of the journal, in the order of their numbers, and a way back from an id.
+///
+/// 16 bytes an id in order, and 10 to 20 for the way back.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    blocks: Vec<Vec<TransactionId>>,
+    places: Places,
+    count: u64,
+}
+
+fn id_at(blocks: &[Vec<TransactionId>], at: u32) -> Option<TransactionId> {
+    let at = at as usize;
+    blocks.get(at / BLOCK).and_then(|block| block.get(at % BLOCK)).copied()
+}
+
+impl Numbers {
+    /// How many there are; the next number is one more.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The number of an id, or its hash for [`push`](Self::push).
+    #[inline]
+    pub(super) fn find(&self, id: TransactionId) -> Result<u64, Hash> {
+        let hash = self.hash(id);
+        let found = self.places.find(hash, |at| id_at(&self.blocks, at) == Some(id));
+        found.map(|at| u64::from(at) + 1).ok_or(hash)
+    }
+
+    pub(super) fn hash(&self, id: TransactionId) -> Hash {
+        self.places.hash(id.0)
+    }
+
+    /// Adds the next id, which is not there yet. Answers its number; `None` if there is no room for another.
+    #[inline]
+    pub(super) fn push(&mut self, id: TransactionId, hash: Hash) -> Option<u64> {
+        let at = u32::try_from(self.count).ok()?;
+        self.push_block(id);
+        self.places.insert(hash, at);
+        Some(self.count)
+    }
+
+    /// Uses up a number for what is no transaction of its own, such as the end of a hold of that id.
+    pub(super) fn push_unnamed(&mut self, of: TransactionId) -> u64 {
+        self.push_block(of);
+        self.count
+    }
+
+    fn push_block(&mut self, id: TransactionId) {
+        match self.blocks.last_mut() {
+            Some(block) if block.len() < BLOCK => block.push(id),
+            _ => {
+                let mut block = Vec::with_capacity(BLOCK);
+                block.push(id);
+                self.blocks.push(block);
+            }
+        }
+        self.count += 1;
+    }
+
+    /// Takes the last one back.
+    pub(super) fn pop(&mut self) {
+        let Some(id) = self.blocks.last_mut().and_then(Vec::pop) else { return };
+        self.count -= 1;
+        if self.blocks.last().is_some_and(Vec::is_empty) {
+            self.blocks.pop();
+        }
+        if let Ok(at) = u32::try_from(self.count) {
+            self.places.remove(self.hash(id), at);
+        }
+    }
+
+    /// All ids in the order of their numbers, and whether each is that of a transaction.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (TransactionId, bool)> {
+        let numbered = (1..).zip(self.blocks.iter().flatten());
+        numbered.map(|(number, id)| (*id, self.find(*id).is_ok_and(|found| found == number)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn ids_have_numbers_until_they_are_taken_back() {
+        let mut numbers = Numbers::default();
+        let ids = (0..200_000_u128).map(|at| TransactionId(at * at * at));
+        for id in ids.clone() {
+            let hash = numbers.find(id).unwrap_err();
+            assert_eq!(numbers.push(id, hash), Some(numbers.count()));
+        }
+        for (number, id) in (1..).zip(ids.clone()) {
+            assert_eq!(numbers.find(id).ok(), Some(number));
+        }
+        for _ in 0..150_000 {
+            numbers.pop();
+        }
+        for (at, id) in ids.clone().enumerate() {
+            assert_eq!(numbers.find(id).is_ok(), at < 50_000);
+        }
+        assert_eq!(numbers.push_unnamed(TransactionId(0)), 50_001);
+        assert_eq!(numbers.find(TransactionId(0)).ok(), Some(1));
+        assert_eq!(numbers.iter().last().unwrap(), (TransactionId(0), false));
+        numbers.pop();
+        assert_eq!(numbers.find(TransactionId(0)).ok(), Some(1));
+        assert_eq!(numbers.iter().count(), 50_000);
+        assert!(numbers.iter().all(|(_, is_named)| is_named));
+    }
+}
