@@ -89,6 +89,9 @@ fn histories() -> impl Strategy<Value = History<AskHolds>> {
                 // The second goes by the number of the first: those are 47 bytes each.
                 3 if many > 0 && state[8] > 1 => state.copy_within(9..25, 9 + 47),
                 4 => state[at] = byte,
+                // The first hold took nothing; or of a bucket, the debt was longer than any.
+                5 if state[8] > 0 => state[38..42].fill(0),
+                6 if state[8] > 0 && state[37] <= 2 => state[64..71].fill(0xFF),
                 _ => state[first_hold] = byte,
             }
         }
