@@ -11,6 +11,7 @@
 //! All of them keep the states that a `RuleLimiter` of the same name and rule keeps, but for the sharded one, so that some
 //! processes may decide centrally while others lease.
 
+mod keeper;
 mod lease;
 mod leased;
 mod local_first;
@@ -18,6 +19,7 @@ mod sharded;
 mod table;
 mod view;
 
+pub use keeper::KeeperError;
 pub use leased::{LeaseConfig, LeasedLimiter};
 pub use local_first::{LocalFirstConfig, LocalFirstLimiter};
 pub use sharded::{SHARDS_MAX, ShardedLimiter};
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 use sysd_core::{Clock, Effect, Error, ErrorKind, Result, timeout};
 
+use crate::elapsed::{micros, steady_us};
 use crate::error::RateLimitError;
 
 /// How long a call of the store's may take unless the config says otherwise.
@@ -45,16 +48,4 @@ async fn within<T: Send>(
 /// No field of a config may be zero: which are is told by name.
 fn none_is_zero<const N: usize>(is_zero: [(&'static str, bool); N]) -> std::result::Result<(), RateLimitError> {
     is_zero.into_iter().find(|(_, is_zero)| *is_zero).map_or(Ok(()), |(field, _)| Err(RateLimitError::Fleet { field }))
-}
-
-/// The steady time of `clock` in microseconds.
-#[inline]
-fn steady_us(clock: &impl Clock) -> u64 {
-    micros(clock.steady())
-}
-
-/// Whole microseconds.
-#[inline]
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

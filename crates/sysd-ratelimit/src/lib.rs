@@ -6,6 +6,7 @@ pub mod algorithm;
 mod defence;
 #[cfg(feature = "tower")]
 pub mod downstream;
+mod elapsed;
 pub mod error;
 pub mod fleet;
 pub mod holds;
@@ -25,7 +26,9 @@ pub mod slots;
 pub use crate::http::{FieldStyle, RateLimitLayer, RateLimited};
 pub use algorithm::{Algorithm, AnyVerdict, Limit, TakeAny};
 pub use error::RateLimitError;
-pub use fleet::{LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, SHARDS_MAX, ShardedLimiter};
+pub use fleet::{
+    KeeperError, LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, SHARDS_MAX, ShardedLimiter,
+};
 pub use holds::HoldLimiter;
 pub use joint::{Ask, JointLimiter, JointOutcome, OnError, is_outage};
 pub use local::LocalLimiter;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use sysd_core::{Clock, FastClock, Timestamp};
 
+use crate::elapsed::steady_us;
 use crate::error::RateLimitError;
 use crate::model::{Decision, TokenBucket};
 use crate::procedure::Take;
@@ -143,8 +144,7 @@ impl<C: Clock> LocalLimiter<C> {
 impl<C: Clock> Shared<C> {
     #[inline]
     fn now(&self) -> Timestamp {
-        let since = self.clock.steady();
-        Timestamp::from_micros_saturating(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+        Timestamp::from_micros_saturating(steady_us(&self.clock))
     }
 
     #[inline]

@@ -15,6 +15,10 @@ use sysd_ratelimit::{
 use sysd_testkit::sim::{Faults, Node, SimStore, Simulation};
 use sysd_testkit::{Overridden, Overrides};
 
+mod common;
+
+use common::seeds;
+
 const NODES: u32 = 3;
 const BURST: u32 = 40;
 const BATCH_MAX: u32 = 8;
@@ -172,16 +176,6 @@ fn overshoot(seed: u64, mode: Mode, faults: Faults, per_second: u32) -> (i64, To
 
 /// How long a call of the store's may take.
 const CALL_MAX: Duration = Duration::from_millis(50);
-
-fn seeds(count: u64) -> std::ops::Range<u64> {
-    match std::env::var("SYSD_SIM_SEED") {
-        Ok(seed) => {
-            let seed = seed.parse().unwrap();
-            seed..seed + 1
-        }
-        Err(_) => 0..count,
-    }
-}
 
 /// Nothing comes back by time within a run.
 const FROZEN: u32 = 1;

@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sysd_core::entropy::below;
-use sysd_core::{
-    Clock as _, ErrorKind, Key, ManualClock, Store, StoreExt as _, SystemEntropy, Timestamp, random_base62, tuple,
-};
+use sysd_core::{Clock as _, ErrorKind, Key, ManualClock, Store, StoreExt as _, SystemEntropy, tuple};
 use sysd_ratelimit::schema::HOLDS;
 use sysd_ratelimit::{
     FixedWindow, HoldId, HoldLimiter, Reservation, Rule, RuleSet, Settlement, SlidingLog, SlidingWindow, TokenBucket,
 };
-use sysd_storage::{Memory, RedisConfig, RedisStore};
+use sysd_storage::Memory;
 use sysd_testkit::sim::{Faults, Node, Simulation};
+
+mod common;
+
+use common::{clock, on_redis, seeds};
 
 const LIMIT: u32 = 30;
 const HOLD: Duration = Duration::from_millis(40);
@@ -27,17 +29,6 @@ fn rules() -> RuleSet {
         Rule::new("a log", SlidingLog::new(format!("{LIMIT}/d").parse().unwrap()).unwrap()).unwrap(),
     ])
     .unwrap()
-}
-
-fn clock() -> ManualClock {
-    ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000))
-}
-
-async fn on_redis(variable: &str, clock: ManualClock) -> RedisStore<ManualClock> {
-    let url = std::env::var(variable)
-        .unwrap_or_else(|_| panic!("{variable} is not set: run `cargo xtask servers up` and export what it prints"));
-    let config = RedisConfig { prefix: random_base62(12, &SystemEntropy), ..RedisConfig::default() };
-    RedisStore::connect_with(&url, config, clock).await.unwrap()
 }
 
 /// However many reserve at once, and each twice: as many are held as the rules admit; what is settled, cancelled and leaked comes back.
@@ -199,16 +190,6 @@ fn run(seed: u64, broken: Broken) -> Result<(), String> {
         ensure(used <= most + 1, "what was reserved and not spent has not come back")?;
     }
     Ok(())
-}
-
-fn seeds(count: u64) -> std::ops::Range<u64> {
-    match std::env::var("SYSD_SIM_SEED") {
-        Ok(seed) => {
-            let seed = seed.parse().unwrap();
-            seed..seed + 1
-        }
-        Err(_) => 0..count,
-    }
 }
 
 #[test]

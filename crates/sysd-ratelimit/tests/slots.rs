@@ -7,30 +7,22 @@ use std::time::Duration;
 use sysd_core::entropy::below;
 use sysd_core::lease::HolderId;
 use sysd_core::{
-    Clock as _, Effect, ErrorKind, Key, ManualClock, Store, StoreExt as _, SystemEntropy, Timestamp, random_base62,
-    tuple,
+    Clock as _, Effect, ErrorKind, Key, ManualClock, Store, StoreExt as _, SystemEntropy, Timestamp, tuple,
 };
 use sysd_ratelimit::schema::SLOTS;
 use sysd_ratelimit::{Concurrency, ConcurrencyLimiter, SlotOutcome, SlotRelease, SlotRenewal};
-use sysd_storage::{Memory, RedisConfig, RedisStore};
+use sysd_storage::Memory;
 use sysd_testkit::sim::{Faults, Node, Simulation};
+
+mod common;
+
+use common::{clock, on_redis, seeds};
 
 const LIMIT: u32 = 3;
 const HOLD: Duration = Duration::from_millis(40);
 
 fn limit() -> Concurrency {
     Concurrency::new(LIMIT).unwrap()
-}
-
-fn clock() -> ManualClock {
-    ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000))
-}
-
-async fn on_redis(variable: &str, clock: ManualClock) -> RedisStore<ManualClock> {
-    let url = std::env::var(variable)
-        .unwrap_or_else(|_| panic!("{variable} is not set: run `cargo xtask servers up` and export what it prints"));
-    let config = RedisConfig { prefix: random_base62(12, &SystemEntropy), ..RedisConfig::default() };
-    RedisStore::connect_with(&url, config, clock).await.unwrap()
 }
 
 /// However many ask at once, as many as there are slots have one; each call may be sent twice.
@@ -188,16 +180,6 @@ fn run(seed: u64, broken: Broken) -> Result<u32, String> {
         return Err(format!("seed {seed}: what was leaked has not returned: {usage:?}"));
     }
     working.problem.clone().map_or(Ok(working.grants), Err)
-}
-
-fn seeds(count: u64) -> std::ops::Range<u64> {
-    match std::env::var("SYSD_SIM_SEED") {
-        Ok(seed) => {
-            let seed = seed.parse().unwrap();
-            seed..seed + 1
-        }
-        Err(_) => 0..count,
-    }
 }
 
 #[test]

@@ -3,9 +3,9 @@
 //! | state | a request of `cost` |
 //! |---|---|
 //! | in hand: `tokens`, until a time | enough: is allowed. Else the store is asked, by this request for the next batch |
-//! | denied, until a time | of the same cost: is denied. Another cost asks the store |
+//! | denied, until a time | of that cost or a greater one: is denied. A smaller cost asks the store |
 //! | asking: a batch is under way | enough in hand: is allowed. Else it asks the store for its own cost alone |
-//! | fresh, or the time is over | asks for a batch; what is left of the one before is given back |
+//! | fresh, or the time is over | asks for a batch; what is left of the one before the keeper gives back |
 //!
 //! A batch that was used up before its time is followed by one of twice the size, one that was not by one of what was used
 //! of it: so a key that is seldom asked for is decided by the store, exactly, and a busy one asks it about once in the time
@@ -16,6 +16,9 @@ use crate::procedure::{JointVerdict, TakeAll};
 
 /// For how many times the time of a batch a denial is remembered after the store gave it.
 const DENIED_HOLDS: u64 = 16;
+
+/// So many rests of a key wait for the keeper; should it be that late, the oldest is lost.
+const RESTS_MAX: usize = 4;
 
 /// A batch that was taken, by which what is left of it is given back.
 #[derive(Debug)]
@@ -51,7 +54,9 @@ pub(super) struct Lease {
     batch: Option<Box<Batch>>,
     /// Somebody asks for the next batch.
     is_asking: bool,
-    /// A request of this cost is denied until then.
+    /// To be given back, the oldest first.
+    rests: Vec<Rest>,
+    /// Requests of this cost and of greater ones are denied until then; zero: none is.
     denied: (u32, u64),
     seen: Seen,
 }
@@ -62,17 +67,22 @@ pub(super) enum Step {
     Decided(Decision),
     /// The store is asked for the request's own cost, and nothing is told to the lease.
     Alone,
-    /// The store is asked for so many, and for less where it has less; the lease is told what came of it. What is left of the
-    /// batch before is given back.
+    /// The store is asked for so many, and for less where it has less; the lease is told what came of it.
     Lead {
         tokens: u32,
-        rest: Option<Rest>,
     },
 }
 
 impl Lease {
+    /// `longer_us` says by how much longer than a request of the first cost, which is denied, one of the second has to wait.
     #[inline]
-    pub(super) fn take(&mut self, now_us: u64, cost: u32, batch_max: u32) -> Step {
+    pub(super) fn take(
+        &mut self,
+        now_us: u64,
+        cost: u32,
+        batch_max: u32,
+        longer_us: impl FnOnce(u32, u32) -> u64,
+    ) -> Step {
         if cost == 0 {
             return Step::Alone;
         }
@@ -82,17 +92,25 @@ impl Lease {
             return Step::Decided(self.allowed(now_us));
         }
         let (denied_cost, denied_until_us) = self.denied;
-        if cost == denied_cost && now_us < denied_until_us {
-            let retry_after = std::time::Duration::from_micros(denied_until_us - now_us);
-            return Step::Decided(self.decision(Outcome::Denied { retry_after }, now_us));
+        if denied_cost > 0 && cost >= denied_cost && now_us < denied_until_us {
+            let wait_us = (denied_until_us - now_us).saturating_add(longer_us(denied_cost, cost));
+            let retry_after = std::time::Duration::from_micros(wait_us);
+            let is_possible = cost <= self.seen.limit;
+            let outcome = if is_possible { Outcome::Denied { retry_after } } else { Outcome::NeverAllowed };
+            return Step::Decided(self.decision(outcome, now_us));
         }
         if self.is_asking {
             return Step::Alone;
         }
         self.is_asking = true;
         let wanted = if is_held { self.size.saturating_mul(2) } else { self.size - self.tokens };
-        let rest = if is_held { None } else { self.rest() };
-        Step::Lead { tokens: wanted.min(batch_max).max(cost), rest }
+        if !is_held && let Some(rest) = self.rest() {
+            if self.rests.len() == RESTS_MAX {
+                self.rests.remove(0);
+            }
+            self.rests.push(rest);
+        }
+        Step::Lead { tokens: wanted.min(batch_max).max(cost) }
     }
 
     /// A batch of so many was taken, `cost` of them for the request that asked.
@@ -121,7 +139,10 @@ impl Lease {
         // What is in hand counts as all there is: a batch was too much.
         self.size = self.tokens;
         self.until_us = self.until_us.max(now_us);
-        if let Some(retry_after) = decision.retry_after() {
+        let (denied_cost, denied_until_us) = self.denied;
+        // A smaller cost that is denied says more.
+        let is_news = cost <= denied_cost || denied_until_us <= now_us;
+        if let Some(retry_after) = decision.retry_after().filter(|_| is_news) {
             self.denied = (cost, now_us.saturating_add(super::micros(retry_after)));
         }
     }
@@ -131,22 +152,23 @@ impl Lease {
         self.is_asking = false;
     }
 
-    /// What is in hand though its time is over, or though it `ends`.
-    pub(super) fn expire(&mut self, now_us: u64, ends: bool) -> Option<Rest> {
-        if self.is_asking || (now_us < self.until_us && !ends) {
-            return None;
+    /// What is to be given back: what is in hand though its time is over, or though it `ends`, and what was left before.
+    pub(super) fn expire(&mut self, now_us: u64, ends: bool) -> Vec<Rest> {
+        let mut rests = std::mem::take(&mut self.rests);
+        if !self.is_asking && (now_us >= self.until_us || ends) {
+            // The next batch is of what was used of this one.
+            let used = self.size - self.tokens;
+            rests.extend(self.rest());
+            (self.size, self.until_us) = (used, self.until_us.min(now_us));
         }
-        // The next batch is of what was used of this one.
-        let used = self.size - self.tokens;
-        let rest = self.rest();
-        (self.size, self.until_us) = (used, self.until_us.min(now_us));
-        rest
+        rests
     }
 
     /// Whether it says nothing any more. A denial that lasts long is forgotten after a while: it is not worth its place.
     pub(super) fn is_idle(&self, now_us: u64, hold_us: u64) -> bool {
         let holds = if self.denied.1 <= now_us { 1 } else { DENIED_HOLDS };
-        !self.is_asking && self.tokens == 0 && self.until_us.saturating_add(hold_us.saturating_mul(holds)) <= now_us
+        let is_used_up = self.tokens == 0 && self.rests.is_empty();
+        !self.is_asking && is_used_up && self.until_us.saturating_add(hold_us.saturating_mul(holds)) <= now_us
     }
 
     /// How many tokens are in hand.

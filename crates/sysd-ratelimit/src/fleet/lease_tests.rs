@@ -31,8 +31,10 @@ enum Bug {
     NeverExpires,
     /// A batch is asked for though one is under way.
     AsksTwice,
-    /// A denial is remembered for other costs too.
+    /// A denial is remembered for smaller costs too.
     DeniesAll,
+    /// What is left of a batch is forgotten when the next is asked for.
+    ForgetsRests,
 }
 
 fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
@@ -78,13 +80,12 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
     let (mut admitted, mut given, mut taken, mut lost) = (0_u32, 0_u32, 0_u32, 0_u32);
     let mut asks: Vec<Ask> = Vec::new();
     let mut held_since_us = 0;
-    let give = |lease: &mut Lease, rest: Option<Rest>| {
-        let Some(rest) = rest else { return 0 };
-        if bug == Bug::GivesAndKeeps {
+    let give = |lease: &mut Lease, rests: Vec<Rest>| {
+        if let (Bug::GivesAndKeeps, Some(rest)) = (bug, rests.last()) {
             lease.tokens = rest.tokens;
             lease.until_us = u64::MAX;
         }
-        rest.tokens
+        rests.iter().map(|rest| rest.tokens).sum::<u32>()
     };
     for op in ops {
         for ask in &mut asks {
@@ -110,8 +111,8 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
         match op {
             Op::Wait(us) => now_us += us,
             Op::Keep => {
-                let rest = lease.expire(now_us, false);
-                given += give(&mut lease, rest);
+                let rests = lease.expire(now_us, false);
+                given += give(&mut lease, rests);
             }
             Op::Take(cost, _) | Op::Dropped(cost) => {
                 if bug == Bug::NeverExpires && lease.tokens > 0 {
@@ -121,10 +122,11 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     lease.is_asking = false;
                 }
                 if bug == Bug::DeniesAll {
-                    lease.denied.0 = cost;
+                    lease.denied.0 = 1;
                 }
-                let before = lease.tokens;
-                match lease.take(now_us, cost, BATCH_MAX) {
+                let (before, oldest) = (lease.tokens, lease.rests.first().map_or(0, |rest| rest.tokens));
+                let waiting = lease.rests.len();
+                match lease.take(now_us, cost, BATCH_MAX, |_, _| 0) {
                     Step::Decided(decision) if decision.is_allowed() => {
                         admitted += cost;
                         prop_assert!(now_us < held_since_us + HOLD_US, "used when its time was over");
@@ -136,8 +138,12 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                         taken += if decision.is_allowed() { cost } else { 0 };
                         admitted += if decision.is_allowed() { cost } else { 0 };
                     }
-                    Step::Lead { tokens, rest } => {
-                        given += give(&mut lease, rest);
+                    Step::Lead { tokens } => {
+                        let is_full = waiting == RESTS_MAX && before > 0 && lease.tokens == 0;
+                        lost += if is_full { oldest } else { 0 };
+                        if bug == Bug::ForgetsRests {
+                            lease.rests.clear();
+                        }
                         prop_assert!(asks.is_empty(), "two batches are asked for at once");
                         prop_assert!(tokens >= cost && tokens <= BATCH_MAX.max(cost), "a batch of {}", tokens);
                         if let Op::Take(_, later) = op {
@@ -149,7 +155,9 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 }
             }
         }
-        prop_assert_eq!(admitted + given + lost + lease.tokens, taken, "what is taken is used, given, lost or held");
+        prop_assert!(lease.rests.len() <= RESTS_MAX, "{} rests wait", lease.rests.len());
+        let held = lease.tokens + lease.rests.iter().map(|rest| rest.tokens).sum::<u32>();
+        prop_assert_eq!(admitted + given + lost + held, taken, "what is taken is used, given, lost or held");
     }
     Ok(())
 }
@@ -171,7 +179,7 @@ fn what_is_taken_is_used_given_back_lost_or_held() {
 
 #[test]
 fn broken_leases_are_found() {
-    for bug in [Bug::GivesAndKeeps, Bug::NeverExpires, Bug::AsksTwice, Bug::DeniesAll] {
+    for bug in [Bug::GivesAndKeeps, Bug::NeverExpires, Bug::AsksTwice, Bug::DeniesAll, Bug::ForgetsRests] {
         assert!(outcome(bug).is_err(), "{bug:?}");
     }
 }
@@ -182,7 +190,7 @@ fn batches_follow_the_demand() {
     let mut store = Store { rule, state: None, left: 1_000_000 };
     let (mut lease, mut sizes) = (Lease::default(), Vec::new());
     let mut take = |lease: &mut Lease, now_us| {
-        if let Step::Lead { tokens, .. } = lease.take(now_us, 1, 100) {
+        if let Step::Lead { tokens } = lease.take(now_us, 1, 100, |_, _| 0) {
             let (batch, decision) = store.take(tokens);
             lease.granted(now_us, HOLD_US, (tokens, 1), batch, &decision);
             sizes.push(tokens);
@@ -203,4 +211,35 @@ fn batches_follow_the_demand() {
     assert!(sizes[8..14].iter().all(|&size| size == 100), "{sizes:?}");
     assert_eq!(sizes[15..25], [10; 10], "{sizes:?}");
     assert_eq!(sizes[25..], [1; 4], "{sizes:?}");
+}
+
+#[test]
+fn the_least_cost_that_is_denied_is_remembered_and_greater_ones_are_denied_with_it() {
+    let denied = |us| Decision::new(Outcome::Denied { retry_after: std::time::Duration::from_micros(us) }, 10, 1, 90);
+    let mut lease = Lease::default();
+    let outcome = |lease: &mut Lease, now_us, cost| match lease
+        .take(now_us, cost, 8, |denied, cost| u64::from(cost - denied) * 10)
+    {
+        Step::Decided(decision) => Some(decision.outcome()),
+        _ => {
+            lease.gave_up();
+            None
+        }
+    };
+    let wait = |us| Some(Outcome::Denied { retry_after: std::time::Duration::from_micros(us) });
+    lease.refused(1_000, 4, &denied(40));
+    assert_eq!(outcome(&mut lease, 1_010, 4), wait(30));
+    assert_eq!(outcome(&mut lease, 1_010, 6), wait(50));
+    assert_eq!(outcome(&mut lease, 1_010, 11), Some(Outcome::NeverAllowed));
+    assert_eq!(outcome(&mut lease, 1_010, 3), None, "a smaller one may pass");
+    // A smaller one takes its place, a greater one does not.
+    lease.refused(1_010, 2, &denied(20));
+    lease.refused(1_010, 9, &denied(90));
+    assert_eq!(outcome(&mut lease, 1_011, 2), wait(19));
+    assert_eq!(outcome(&mut lease, 1_011, 4), wait(39));
+    // Its time is over: another one counts again.
+    assert_eq!(outcome(&mut lease, 1_030, 9), None);
+    lease.refused(1_030, 9, &denied(70));
+    assert_eq!(outcome(&mut lease, 1_031, 9), wait(69));
+    assert_eq!(outcome(&mut lease, 1_031, 8), None);
 }

@@ -1,18 +1,19 @@
 //! Leased: a process takes tokens in batches.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Clock, FastClock, Key, Result, Store, StoreExt as _};
 
+use super::keeper::{Errors, KeeperError, Kept, Shared, share};
 use super::lease::{Batch, Lease, Rest, Step};
 use super::table::Table;
 use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
-use crate::model::{Decision, Rule, RuleLimit};
+use crate::model::{Decision, Rule, RuleLimit, Span};
 use crate::procedure::{GiveAll, TakeAll};
 use crate::schema;
 use crate::service::partition;
@@ -44,8 +45,8 @@ impl LeaseConfig {
 ///
 /// The first requests of a key are decided by the store. While a key uses up its batches within
 /// [`hold_for`](LeaseConfig::hold_for), they double, up to [`batch_max`](LeaseConfig::batch_max); what is not used in that
-/// time is given back. A denial is remembered while it lasts and the key is asked for, so a flood that is over the limit seldom asks
-/// the store.
+/// time is given back. The least cost that was denied is remembered while that lasts and the key is asked for, and greater ones are denied
+/// with it, so a flood that is over the limit seldom asks the store.
 ///
 /// ```
 /// use sysd_ratelimit::{LeaseConfig, LeasedLimiter, Rule, TokenBucket};
@@ -65,7 +66,7 @@ impl LeaseConfig {
 /// - **Overshoot.** What is admitted was taken from the limit before. So in any stretch of time for which the rule admits at
 ///   most `m`, processes `n` admit at most `m + n * batch_max`: the tokens that they held when it began. Nothing is
 ///   admitted beyond what was taken, ever; in the long run the rate is the limit's.
-/// - **Undershoot.** What a process holds others can't use, for at most `hold_for` and until it is given back. Giving back
+/// - **Undershoot.** What a process holds others can't use, for at most `hold_for` and until the keeper's next round. Giving back
 ///   is as [`GiveAll`] says: a bucket that would have been full meanwhile gets less.
 /// - A process that dies, a future that is dropped, a reply that is lost: tokens are lost and never gained.
 ///
@@ -73,19 +74,17 @@ impl LeaseConfig {
 /// others decide centrally.
 #[derive(Debug)]
 pub struct LeasedLimiter<S, C = FastClock> {
-    shared: Arc<Shared<S, C>>,
-    /// Held by limiters alone: the keeper ends with the last of them.
-    user: Arc<()>,
+    shared: Shared<Leased<S, C>>,
 }
 
 impl<S, C> Clone for LeasedLimiter<S, C> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), user: Arc::clone(&self.user) }
+        Self { shared: self.shared.clone() }
     }
 }
 
 #[derive(Debug)]
-struct Shared<S, C> {
+struct Leased<S, C> {
     store: S,
     clock: C,
     prefix: KeyBytes,
@@ -93,6 +92,7 @@ struct Shared<S, C> {
     config: LeaseConfig,
     hold_us: u64,
     leases: Table<Lease>,
+    errors: Errors,
 }
 
 /// A batch is being asked for; if that ends without an answer, others may.
@@ -154,11 +154,9 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
             ("call_wait_max", config.call_wait_max.is_zero()),
         ])?;
         let leases = Table::new(config.keys_max);
-        let prefix = tuple::encode(&(name,));
-        let shared = Arc::new(Shared { store, clock, prefix, rule, config, hold_us, leases });
-        let user = Arc::new(());
-        let keeper = keep(Arc::clone(&shared), Arc::downgrade(&user));
-        Ok((Self { shared, user }, keeper))
+        let (prefix, errors) = (tuple::encode(&(name,)), Errors::new("leased", name));
+        let (shared, keeper) = share(Leased { store, clock, prefix, rule, config, hold_us, leases, errors });
+        Ok((Self { shared }, keeper))
     }
 
     /// What it decides by.
@@ -168,7 +166,8 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
 
     /// Takes `cost` for `key`, if there is as much; a cost of zero asks the store what is there.
     ///
-    /// What `remaining` and `reset_after` say is what is in hand and what the store said last.
+    /// What `remaining` and `reset_after` say is what is in hand and what the store said last. `retry_after` is exact, but of a sliding window
+    /// or log where a smaller cost is known to be denied: then it is that one's, at least so long.
     ///
     /// # Errors
     /// As [`RateLimiter::check`](crate::RateLimiter::check), where the store is asked; [`Timeout`](sysd_core::ErrorKind::Timeout)
@@ -176,7 +175,7 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     ///
     /// # Cost
     /// None of the store's while there are tokens in hand or the denial lasts; else an update, and up to two more where the
-    /// store has less than the batch. Who asks for a batch after one that was not used up gives back the rest, at once with it.
+    /// store has less than the batch. No request gives back: the keeper does.
     ///
     /// # Cancel safety
     /// A future that is dropped may have taken a batch, which is then lost; it never gives.
@@ -184,19 +183,21 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
         let shared = &*self.shared;
         let partition = partition(&shared.prefix, key);
         shared.store.limits().check_update(Key::lone(schema::RULES, &partition))?;
-        let step = |lease: &mut Lease| lease.take(steady_us(&shared.clock), cost, shared.config.batch_max);
+        let longer_us = |denied, cost| shared.longer_us(denied, cost);
+        let step = |lease: &mut Lease| lease.take(steady_us(&shared.clock), cost, shared.config.batch_max, longer_us);
         match shared.leases.with(&partition, step) {
             Some(Step::Decided(decision)) => Ok(decision),
             None | Some(Step::Alone) => Ok(shared.take(&partition, cost).await?.1),
-            Some(Step::Lead { tokens, rest }) => {
+            Some(Step::Lead { tokens }) => {
                 let asking = Asking(Some((&shared.leases, &partition)));
-                let lead = shared.lead(&partition, cost, tokens, asking);
-                match rest {
-                    Some(rest) => futures::join!(lead, shared.give(&partition, &rest)).0,
-                    None => lead.await,
-                }
+                shared.lead(&partition, cost, tokens, asking).await
             }
         }
+    }
+
+    /// The last error of the store's in giving back, of which no request was told: what was to be given back is lost then.
+    pub fn last_error(&self) -> Option<KeeperError> {
+        self.shared.errors.last()
     }
 
     /// How many keys this process holds anything of.
@@ -212,7 +213,16 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     }
 }
 
-impl<S: Store, C: Clock> Shared<S, C> {
+impl<S: Store, C: Clock> Leased<S, C> {
+    /// By how much longer than a denied request one of a greater cost waits: of a bucket what the rest of it takes to come back; a
+    /// window of the clock has all of it at its end; of the others it is not known.
+    fn longer_us(&self, denied: u32, cost: u32) -> u64 {
+        match self.rule.by() {
+            RuleLimit::Limit(Limit::TokenBucket(bucket)) => bucket.price(cost - denied).map_or(0, Span::ceil_us),
+            _ => 0,
+        }
+    }
+
     async fn take(&self, partition: &KeyBytes, tokens: u32) -> Result<(Box<Batch>, Decision)> {
         let take = TakeAll::new([(&self.rule, tokens)]);
         let call = self.store.run(Key::lone(schema::RULES, partition), &take);
@@ -249,21 +259,34 @@ impl<S: Store, C: Clock> Shared<S, C> {
     async fn give(&self, partition: &KeyBytes, rest: &Rest) -> bool {
         if let Some(give) = GiveAll::part_of(&rest.batch.take, &rest.batch.verdict, |_| rest.tokens) {
             let call = self.store.run(Key::lone(schema::RULES, partition), &give);
-            return within(&self.clock, self.config.call_wait_max, call).await.is_ok();
+            if let Err(error) = within(&self.clock, self.config.call_wait_max, call).await {
+                self.errors.note(&self.clock, &error);
+                return false;
+            }
         }
         true
     }
+}
 
-    async fn give_expired(self: &Arc<Self>, ends: bool) {
-        let now_us = steady_us(&self.clock);
+impl<S: Store, C: Clock> Kept for Leased<S, C> {
+    fn clock(&self) -> &impl Clock {
+        &self.clock
+    }
+
+    fn every(&self) -> Duration {
+        self.config.hold_for
+    }
+
+    async fn round(this: &Arc<Self>, ends: bool) {
+        let now_us = steady_us(&this.clock);
         let mut rests: Vec<(KeyBytes, Rest)> = Vec::new();
-        self.leases.retain(|key, lease| {
-            rests.extend(lease.expire(now_us, ends).map(|rest| (KeyBytes::from_slice(key), rest)));
-            !lease.is_idle(now_us, self.hold_us)
+        this.leases.retain(|key, lease| {
+            rests.extend(lease.expire(now_us, ends).into_iter().map(|rest| (KeyBytes::from_slice(key), rest)));
+            !lease.is_idle(now_us, this.hold_us)
         });
         let give = |(key, rest)| {
-            let shared = Arc::clone(self);
-            async move { shared.give(&key, &rest).await }
+            let leased = Arc::clone(this);
+            async move { leased.give(&key, &rest).await }
         };
         let gives: Vec<_> = rests.into_iter().map(give).collect();
         let mut gives = stream::iter(gives).buffer_unordered(GIVES_MAX);
@@ -274,12 +297,4 @@ impl<S: Store, C: Clock> Shared<S, C> {
             }
         }
     }
-}
-
-async fn keep<S: Store, C: Clock>(shared: Arc<Shared<S, C>>, user: Weak<()>) {
-    while user.strong_count() > 0 {
-        shared.clock.sleep_until(shared.clock.now().saturating_add(shared.config.hold_for)).await;
-        shared.give_expired(false).await;
-    }
-    shared.give_expired(true).await;
 }

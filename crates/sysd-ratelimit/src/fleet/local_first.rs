@@ -1,13 +1,14 @@
 //! Local-first: a process decides by what it believes, and posts what it admitted afterwards.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Clock, Effect, FastClock, Key, Result, Store, StoreExt as _};
 
+use super::keeper::{Errors, KeeperError, Kept, Shared, share};
 use super::table::Table;
 use super::view::View;
 use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
@@ -70,19 +71,17 @@ impl Default for LocalFirstConfig {
 /// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule.
 #[derive(Debug)]
 pub struct LocalFirstLimiter<S, C = FastClock> {
-    shared: Arc<Shared<S, C>>,
-    /// Held by limiters alone: the keeper ends with the last of them.
-    user: Arc<()>,
+    shared: Shared<LocalFirst<S, C>>,
 }
 
 impl<S, C> Clone for LocalFirstLimiter<S, C> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), user: Arc::clone(&self.user) }
+        Self { shared: self.shared.clone() }
     }
 }
 
 #[derive(Debug)]
-struct Shared<S, C> {
+struct LocalFirst<S, C> {
     store: S,
     clock: C,
     prefix: KeyBytes,
@@ -95,11 +94,12 @@ struct Shared<S, C> {
     views: Table<View>,
     /// When the last round began in which all was posted.
     posted_us: AtomicU64,
+    errors: Errors,
 }
 
 /// A posting is under way; what is not answered is told so when this is dropped.
 struct Posting<S: Store, C: Clock> {
-    shared: Arc<Shared<S, C>>,
+    shared: Arc<LocalFirst<S, C>>,
     key: KeyBytes,
     is_sent: bool,
     is_over: bool,
@@ -125,6 +125,9 @@ impl<S: Store, C: Clock> Posting<S, C> {
         let now_us = steady_us(&shared.clock);
         self.is_over = true;
         let tell = |tell: &dyn Fn(&mut View)| shared.views.with_known(&self.key, tell);
+        if let Err(error) = &answer {
+            shared.errors.note(&shared.clock, error);
+        }
         match answer {
             Ok(verdict) => {
                 let was_taken = verdict.is_allowed();
@@ -197,10 +200,11 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
         let lifted_rule = Rule::new(rule.name(), lifted)?;
         let (prefix, views) = (tuple::encode(&(name,)), Table::new(config.keys_max));
         let posted_us = AtomicU64::new(steady_us(&clock));
-        let shared = Shared { store, clock, prefix, rule, bucket, lifted_rule, lifted, config, views, posted_us };
-        let (shared, user) = (Arc::new(shared), Arc::new(()));
-        let keeper = keep(Arc::clone(&shared), Arc::downgrade(&user));
-        Ok((Self { shared, user }, keeper))
+        let errors = Errors::new("local_first", name);
+        let of =
+            LocalFirst { store, clock, prefix, rule, bucket, lifted_rule, lifted, config, views, posted_us, errors };
+        let (shared, keeper) = share(of);
+        Ok((Self { shared }, keeper))
     }
 
     /// What it decides by.
@@ -242,23 +246,36 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
         Duration::from_micros(steady_us(&self.shared.clock).saturating_sub(posted_us))
     }
 
+    /// The last error of the store's in posting, of which no request was told. While postings fail, [`lag`](Self::lag) grows.
+    pub fn last_error(&self) -> Option<KeeperError> {
+        self.shared.errors.last()
+    }
+
     /// How many keys this process knows of.
     pub fn keys(&self) -> usize {
         self.shared.views.len()
     }
 }
 
-impl<S: Store, C: Clock> Shared<S, C> {
+impl<S: Store, C: Clock> Kept for LocalFirst<S, C> {
+    fn clock(&self) -> &impl Clock {
+        &self.clock
+    }
+
+    fn every(&self) -> Duration {
+        self.config.flush_every
+    }
+
     /// Posts what is pending of all keys.
-    async fn flush(self: &Arc<Self>) {
-        let begun_us = steady_us(&self.clock);
+    async fn round(this: &Arc<Self>, _: bool) {
+        let begun_us = steady_us(&this.clock);
         let mut keys: Vec<(KeyBytes, u32)> = Vec::new();
-        self.views.retain(|key, view| {
-            keys.extend(view.post(self.lifted.burst()).map(|cost| (KeyBytes::from_slice(key), cost)));
+        this.views.retain(|key, view| {
+            keys.extend(view.post(this.lifted.burst()).map(|cost| (KeyBytes::from_slice(key), cost)));
             !view.is_idle(begun_us)
         });
         // From here on each is answered, or told that it was not, also if this future is dropped.
-        let post = |(key, cost)| Posting { shared: Arc::clone(self), key, is_sent: false, is_over: false }.post(cost);
+        let post = |(key, cost)| Posting { shared: Arc::clone(this), key, is_sent: false, is_over: false }.post(cost);
         let posts: Vec<_> = keys.into_iter().map(post).collect();
         let mut posts = stream::iter(posts).buffer_unordered(POSTS_MAX);
         let mut all_are_posted = true;
@@ -270,15 +287,7 @@ impl<S: Store, C: Clock> Shared<S, C> {
             }
         }
         if all_are_posted {
-            self.posted_us.store(begun_us, Ordering::Relaxed);
+            this.posted_us.store(begun_us, Ordering::Relaxed);
         }
     }
-}
-
-async fn keep<S: Store, C: Clock>(shared: Arc<Shared<S, C>>, user: Weak<()>) {
-    while user.strong_count() > 0 {
-        shared.clock.sleep_until(shared.clock.now().saturating_add(shared.config.flush_every)).await;
-        shared.flush().await;
-    }
-    shared.flush().await;
 }

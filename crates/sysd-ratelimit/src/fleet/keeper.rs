@@ -1,0 +1,114 @@
+//! What the keepers of all modes share: how long they live, and what they say of calls that failed.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sysd_core::{Clock, Effect, Error, ErrorKind, Timestamp};
+
+/// What a keeper looks after, round by round.
+pub(super) trait Kept: Send + Sync + Sized + 'static {
+    fn clock(&self) -> &impl Clock;
+
+    /// How long it waits between two rounds.
+    fn every(&self) -> Duration;
+
+    /// A round; the last one, if it `ends`.
+    fn round(this: &Arc<Self>, ends: bool) -> impl Future<Output = ()> + Send;
+}
+
+/// What the clones of a limiter share, with its keeper.
+#[derive(Debug)]
+pub(super) struct Shared<T> {
+    of: Arc<T>,
+    /// Held by limiters alone: the keeper ends with the last of them.
+    user: Arc<()>,
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self { of: Arc::clone(&self.of), user: Arc::clone(&self.user) }
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.of
+    }
+}
+
+/// To be shared by a limiter's clones, and the keeper.
+pub(super) fn share<T: Kept>(of: T) -> (Shared<T>, impl Future<Output = ()> + Send + use<T>) {
+    let (of, user) = (Arc::new(of), Arc::new(()));
+    let (kept, users) = (Arc::clone(&of), Arc::downgrade(&user));
+    let keeper = async move {
+        while users.strong_count() > 0 {
+            let clock = kept.clock();
+            clock.sleep_until(clock.now().saturating_add(kept.every())).await;
+            T::round(&kept, false).await;
+        }
+        T::round(&kept, true).await;
+    };
+    (Shared { of, user }, keeper)
+}
+
+/// The last error of a store of which no request was told, because a keeper met with it. It names neither key nor server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeeperError {
+    /// What went wrong.
+    pub kind: ErrorKind,
+    /// Whether the store may have done it all the same.
+    pub effect: Effect,
+    /// When, by the limiter's clock.
+    pub at: Timestamp,
+    /// How many there have been, this one included.
+    pub count: u64,
+}
+
+/// The errors that a keeper met with.
+#[derive(Debug)]
+pub(super) struct Errors {
+    #[cfg(feature = "metrics")]
+    labels: [(&'static str, String); 2],
+    last: Mutex<Option<KeeperError>>,
+}
+
+impl Errors {
+    /// Of the limiter `name` in this `mode`.
+    #[cfg_attr(not(feature = "metrics"), allow(unused_variables, reason = "they are labels"))]
+    pub(super) fn new(mode: &'static str, name: &str) -> Self {
+        #[cfg(feature = "metrics")]
+        metrics::describe_counter!(ERRORS, "Errors of the store that a keeper met with.");
+        Self {
+            #[cfg(feature = "metrics")]
+            labels: [("limiter", name.to_owned()), ("mode", mode.to_owned())],
+            last: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn note(&self, clock: &impl Clock, error: &Error) {
+        let (kind, effect, at) = (error.kind(), error.effect(), clock.now());
+        {
+            let mut last = self.last.lock();
+            let count = last.map_or(0, |last| last.count) + 1;
+            *last = Some(KeeperError { kind, effect, at, count });
+        }
+        #[cfg(feature = "metrics")]
+        {
+            let effect = if effect == Effect::Unknown { "unknown" } else { "none" };
+            let of_error = [("kind", kind.name().to_owned()), ("effect", effect.to_owned())];
+            let labels: Vec<_> = self.labels.iter().cloned().chain(of_error).collect();
+            metrics::counter!(ERRORS, &labels).increment(1);
+        }
+    }
+
+    pub(super) fn last(&self) -> Option<KeeperError> {
+        *self.last.lock()
+    }
+}
+
+#[cfg(feature = "metrics")]
+const ERRORS: &str = "sysd_ratelimit_keeper_errors_total";

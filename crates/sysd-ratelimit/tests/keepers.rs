@@ -1,0 +1,172 @@
+//! What keepers say of a store that fails, and what requests don't wait for.
+#![cfg(feature = "metrics")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures::executor::block_on;
+use sysd_core::{Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store};
+use sysd_ratelimit::{
+    KeeperError, LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, Rule, RuleLimiter, RuleSet,
+    SlidingLog, TokenBucket,
+};
+use sysd_storage::Memory;
+use sysd_testkit::{Overridden, Overrides};
+
+mod common;
+
+use common::clock;
+use common::numbers::Numbers;
+
+const EVERY: Duration = Duration::from_millis(20);
+
+/// What becomes of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    Answers,
+    Fails(ErrorKind, Effect),
+    /// Those that would give back are never answered.
+    HangsOnGiving,
+}
+
+#[derive(Clone)]
+struct Scripted(Arc<Mutex<Does>>);
+
+impl<S: Store> Overrides<S> for Scripted {
+    async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        let does = *self.0.lock().unwrap();
+        match does {
+            Does::Fails(kind, effect) => Err(Error::new(kind, effect, "the password of redis is s3cret").with_key(key)),
+            Does::HangsOnGiving if procedure.name().contains("give") => std::future::pending().await,
+            _ => store.update(key, procedure).await,
+        }
+    }
+}
+
+type Through = Overridden<Memory<ManualClock>, Scripted>;
+
+fn scene() -> (ManualClock, Memory<ManualClock>, Through, Arc<Mutex<Does>>) {
+    let (clock, does) = (clock(), Arc::new(Mutex::new(Does::Answers)));
+    let memory = Memory::with_clock(clock.clone());
+    let through = Overridden(memory.clone(), Scripted(Arc::clone(&does)));
+    (clock, memory, through, does)
+}
+
+/// As far as it comes without waiting.
+fn poll(future: Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn bucket(burst: u32) -> Rule {
+    Rule::new("all", TokenBucket::new("10/s".parse().unwrap(), burst).unwrap()).unwrap()
+}
+
+#[test]
+fn a_lease_that_could_not_be_given_back_is_told() {
+    let numbers = Numbers::default();
+    metrics::with_local_recorder(&numbers, || {
+        let (clock, _, store, does) = scene();
+        let config = LeaseConfig { hold_for: EVERY, ..LeaseConfig::new(64) };
+        let (limiter, keeper) = LeasedLimiter::with_clock(store, "api", bucket(100), config, clock.clone()).unwrap();
+        let mut keeper = pin!(keeper);
+        assert!(poll(keeper.as_mut()).is_pending());
+        for _ in 0..4 {
+            assert!(block_on(limiter.check("a customer", 1)).unwrap().is_allowed());
+        }
+        assert_eq!((limiter.in_hand("a customer"), limiter.last_error()), (3, None));
+        *does.lock().unwrap() = Does::Fails(ErrorKind::Denied, Effect::None);
+        clock.advance(EVERY);
+        assert!(poll(keeper.as_mut()).is_pending());
+        let error = limiter.last_error().unwrap();
+        let expected = KeeperError { kind: ErrorKind::Denied, effect: Effect::None, at: clock.now(), count: 1 };
+        assert_eq!(error, expected);
+        let shown = format!("{error:?}");
+        assert!(!shown.contains("s3cret") && !shown.contains("customer"), "{shown}");
+    });
+    let series = "sysd_ratelimit_keeper_errors_total{limiter=api,mode=leased,kind=denied,effect=none}";
+    assert_eq!((numbers.names(), numbers.count(series)), (vec![series.to_owned()], 1));
+}
+
+#[test]
+fn what_could_not_be_posted_is_told_until_all_of_it_is() {
+    let numbers = Numbers::default();
+    metrics::with_local_recorder(&numbers, || {
+        let (clock, memory, store, does) = scene();
+        let config = LocalFirstConfig { flush_every: EVERY, ..LocalFirstConfig::default() };
+        let made = LocalFirstLimiter::with_clock(store, "api", bucket(100), config, clock.clone()).unwrap();
+        let (limiter, keeper) = made;
+        let mut keeper = pin!(keeper);
+        assert!(poll(keeper.as_mut()).is_pending());
+        assert!(block_on(limiter.check("ann", 40)).unwrap().is_allowed());
+        *does.lock().unwrap() = Does::Fails(ErrorKind::Unavailable, Effect::Unknown);
+        for round in 1..=3 {
+            clock.advance(EVERY);
+            assert!(poll(keeper.as_mut()).is_pending());
+            let error = limiter.last_error().unwrap();
+            assert_eq!((error.kind, error.effect, error.count), (ErrorKind::Unavailable, Effect::Unknown, round));
+        }
+        *does.lock().unwrap() = Does::Answers;
+        // The store is looked at first, as nobody knows what it has done.
+        for _ in 0..2 {
+            clock.advance(EVERY);
+            assert!(poll(keeper.as_mut()).is_pending());
+        }
+        assert_eq!((limiter.last_error().unwrap().count, limiter.lag()), (3, Duration::ZERO));
+        let central = RuleLimiter::new(memory, "api", RuleSet::new([bucket(100)]).unwrap()).unwrap();
+        assert!(block_on(central.check("ann", 0)).unwrap().decision().remaining() <= 61);
+    });
+    let series = "sysd_ratelimit_keeper_errors_total{limiter=api,mode=local_first,kind=unavailable,effect=unknown}";
+    assert_eq!((numbers.names(), numbers.count(series)), (vec![series.to_owned()], 3));
+}
+
+#[test]
+fn who_asks_for_a_batch_does_not_wait_for_the_rest_of_the_one_before() {
+    let (clock, memory, store, does) = scene();
+    let rule = Rule::new("all", SlidingLog::new("100/h".parse().unwrap()).unwrap()).unwrap();
+    let config = LeaseConfig { hold_for: EVERY, ..LeaseConfig::new(64) };
+    let (limiter, keeper) = LeasedLimiter::with_clock(store, "api", rule.clone(), config, clock.clone()).unwrap();
+    let mut keeper = pin!(keeper);
+    assert!(poll(keeper.as_mut()).is_pending());
+    for _ in 0..4 {
+        assert!(block_on(limiter.check("ann", 1)).unwrap().is_allowed());
+    }
+    // Of 1, 2 and 4 three are left; their time is over.
+    assert_eq!(limiter.in_hand("ann"), 3);
+    clock.advance(EVERY);
+    *does.lock().unwrap() = Does::HangsOnGiving;
+    let asked = {
+        let mut check = pin!(limiter.check("ann", 1));
+        check.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    };
+    let Poll::Ready(Ok(decision)) = asked else { panic!("it waits: {asked:?}") };
+    assert!(decision.is_allowed());
+    // The keeper gives it back.
+    *does.lock().unwrap() = Does::Answers;
+    assert!(poll(keeper.as_mut()).is_pending());
+    let central = RuleLimiter::new(memory, "api", RuleSet::new([rule]).unwrap()).unwrap();
+    assert_eq!(block_on(central.check("ann", 0)).unwrap().decision().remaining(), 100 - 5);
+}
+
+#[test]
+fn a_greater_cost_than_one_that_is_denied_is_denied_without_a_call_and_waits_for_what_it_lacks_more() {
+    let (clock, _, store, does) = scene();
+    let config = LeaseConfig { hold_for: EVERY, ..LeaseConfig::new(8) };
+    let (limiter, _keeper) = LeasedLimiter::with_clock(store, "api", bucket(10), config, clock.clone()).unwrap();
+    assert!(block_on(limiter.check("ann", 9)).unwrap().is_allowed());
+    assert_eq!(block_on(limiter.check("ann", 3)).unwrap().retry_after(), Some(Duration::from_millis(200)));
+    *does.lock().unwrap() = Does::Fails(ErrorKind::Unavailable, Effect::None);
+    clock.advance(Duration::from_millis(50));
+    let wait = |cost| block_on(limiter.check("ann", cost)).map(|decision| decision.retry_after());
+    assert_eq!(wait(3).unwrap(), Some(Duration::from_millis(150)));
+    assert_eq!(wait(5).unwrap(), Some(Duration::from_millis(350)));
+    assert_eq!(wait(11).unwrap(), None, "it can never be");
+    assert!(wait(1).is_err(), "a smaller one may pass: the store is asked");
+    // Who waits so long is admitted.
+    *does.lock().unwrap() = Does::Answers;
+    clock.advance(Duration::from_millis(350));
+    assert!(block_on(limiter.check("ann", 5)).unwrap().is_allowed());
+}
