@@ -6,7 +6,7 @@ use futures::future::join_all;
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Effect, Error, ErrorKind, Key, Limits, Procedure, Result, Store, StoreExt as _};
 
-use crate::model::{Decision, JointDecision, RULES_MAX, Rule, fit_record};
+use crate::model::{Decision, JointDecision, Rule, fit_record, told_apart};
 use crate::procedure::{GiveAll, JointVerdict, TakeAll};
 use crate::schema;
 use crate::service::partition;
@@ -21,20 +21,16 @@ pub struct Ask<'a> {
 }
 
 impl Ask<'_> {
-    /// Why its rules can't be decided together.
+    /// Why its rules can't be decided together; one that is there twice would be taken from once.
     fn problem(&self, limits: &Limits) -> Option<Error> {
-        let count = self.rules.len();
-        if count > RULES_MAX {
-            return Some(Error::invalid("asks", format!("{count} rules of one key; give at most {RULES_MAX}")));
+        let rules = || self.rules.iter().map(|(rule, _)| *rule);
+        // A key of which nothing is asked is passed over.
+        if let Err(problem) = told_apart(rules())
+            && !self.rules.is_empty()
+        {
+            return Some(Error::invalid("asks", problem.to_string()));
         }
-        // One that is there twice would be taken from once.
-        let twice = |at: usize| self.rules[..at].iter().find(|(before, _)| before.id() == self.rules[at].0.id());
-        if let Some((at, (other, _))) = (0..count).find_map(|at| Some((at, twice(at)?))) {
-            let (name, other) = (self.rules[at].0.name(), other.name());
-            let problem = format!("rules {name:?} and {other:?} of one key can't be told apart; give each once");
-            return Some(Error::invalid("asks", problem));
-        }
-        let too_large = fit_record(self.rules.iter().map(|(rule, _)| *rule), limits).err()?;
+        let too_large = fit_record(rules(), limits).err()?;
         Some(Error::new(ErrorKind::TooLarge, Effect::None, too_large.to_string()).with_field("asks"))
     }
 }
@@ -59,8 +55,8 @@ pub fn is_outage(error: &Error) -> bool {
 /// What the rules of several keys came to.
 #[derive(Debug)]
 pub struct JointOutcome {
-    /// The decision of the rules that could be asked, in the order of the keys and of their rules; of a denied request too those of
-    /// all keys. `None` if none could be asked.
+    /// The decision of the rules that could be asked, in the order of the keys and of their rules; of a request that a rule denies too those
+    /// of all keys. `None` if none could be asked.
     pub decision: Option<JointDecision>,
     /// The keys whose rules could not be asked, by their place, and why.
     pub errors: Vec<(usize, Error)>,
@@ -70,9 +66,10 @@ pub struct JointOutcome {
 
 /// Rules of several keys on one store.
 ///
-/// The rules of one key lie in one record and are decided at once. A request that asks several keys looks at all of them first, at
-/// the same time: if one would deny it, it is denied, and has taken nothing from any. Then it takes, one key after the other, in the
-/// order given. Where another request was quicker and a key denies after all, what those before it took is given back.
+/// The rules of one key lie in one record and are decided at once. A request that asks several keys takes from one after the other, in
+/// the order given; where one denies, what those before it took is given back, and those after it are only looked at, so that the
+/// answer says how long to wait for all. So put first the keys that deny most, or that only the client itself counts by: what a key
+/// denies takes nothing from those behind it, not even for a moment.
 ///
 /// ```
 /// use sysd_ratelimit::{Ask, FixedWindow, JointLimiter, Rule, TokenBucket};
@@ -95,10 +92,9 @@ pub struct JointOutcome {
 ///
 /// # Guarantees
 /// - No rule ever admits more than its algorithm says, by all processes together.
-/// - A request that a rule denies takes nothing from the others, but where two requests race for what only one can have: both are
-///   let through by the look, and the slower one gives back. Meanwhile a third may find too little and be denied: too much for a
-///   moment, never too little. A bucket that would have been full for a part of that time is given back less, by so
-///   much (see [`GiveAll`]).
+/// - A request that a rule denies has taken nothing in the end. What keys before that took is given back; meanwhile another request may
+///   find too little and be denied: too much for a moment, never too little. A bucket that would have been full for a part of that
+///   time is given back less, by so much (see [`GiveAll`]).
 /// - A reply that is lost, a process that dies between the two, a future that is dropped: what was taken stays taken. That may cost
 ///   a client tokens, and never gives any.
 #[derive(Debug, Clone)]
@@ -121,8 +117,8 @@ impl<S: Store> JointLimiter<S> {
     /// [`RuleSet`](crate::RuleSet).
     ///
     /// # Cost
-    /// One key: an update. Several: a look at each, all at the same time, and where they allow it an update of each, one after the
-    /// other; so a denied request costs one round trip. After a lost race one more for each key before the one that denies.
+    /// An update of each key, one after the other. Where one denies, at the same time one more for each key before it and a look at each
+    /// behind it: a denied request has asked each key at most twice.
     ///
     /// # Cancel safety
     /// A future that is dropped may have taken from some keys; it never gives.
@@ -138,8 +134,7 @@ impl<S: Store> JointLimiter<S> {
         if each.iter().all(Decision::is_allowed) { Err(error) } else { Ok(JointDecision::of(each.to_vec())) }
     }
 
-    /// The same, where `on_error` chooses what becomes of a request when a key's rules can't be asked; it is given the key's place. A key
-    /// that could not be looked at and lets the request pass is not asked again.
+    /// The same, where `on_error` chooses what becomes of a request when a key's rules can't be asked; it is given the key's place.
     ///
     /// It is asked about outages only ([`is_outage`]). Other errors refuse the request whatever it would say, as they don't pass: stored
     /// bytes that are no state, missing rights, a key that is too long. So are, before any is asked, rules of a key that are no
@@ -193,6 +188,15 @@ struct Asked {
 }
 
 impl Asked {
+    /// What its rules said of a take that was given back, as if it had only looked.
+    fn untake(&mut self) {
+        if let Some(decisions) = &mut self.decisions {
+            for (decision, cost) in decisions.iter_mut().zip(self.take.costs()) {
+                *decision = decision.untaken(cost);
+            }
+        }
+    }
+
     async fn run(&self, records: &impl Records, take: &TakeAll) -> Result<JointVerdict> {
         records.ask(Key::lone(schema::RULES, &self.partition), take).await
     }
@@ -220,71 +224,61 @@ impl Joint {
         records: &impl Records,
         on_error: impl Fn(usize, &Error) -> OnError + Send + Sync,
     ) -> JointOutcome {
-        // A key alone gives back nothing.
-        if self.asked.len() > 1 {
-            self.look(records, &on_error).await;
-        }
-        if self.is_allowed {
-            self.take(records, &on_error).await;
-        }
-        self.outcome()
-    }
-
-    /// Asks all keys at once whether they would allow it, and takes nothing.
-    async fn look(&mut self, records: &impl Records, on_error: &(impl Fn(usize, &Error) -> OnError + Send + Sync)) {
-        let looks: Vec<_> = self.asked.iter().map(|asked| asked.take.clone().look()).collect();
-        let verdicts = join_all(self.asked.iter().zip(&looks).map(|(asked, look)| asked.run(records, look))).await;
-        for ((asked, look), verdict) in self.asked.iter_mut().zip(&looks).zip(verdicts) {
-            match verdict {
-                Ok(verdict) => {
-                    asked.decisions = Some(look.decision(&verdict).each().to_vec());
-                    self.is_allowed &= verdict.is_allowed();
-                }
-                Err(error) => {
-                    self.is_allowed &= is_outage(&error) && on_error(asked.at, &error) == OnError::Allow;
-                    self.errors.push((asked.at, error));
-                }
-            }
-        }
-    }
-
-    /// Takes from one key after the other, or gives back what was taken.
-    async fn take(&mut self, records: &impl Records, on_error: &(impl Fn(usize, &Error) -> OnError + Send + Sync)) {
-        // Those that failed open when they were looked at pass: the request has waited for them once.
-        let is_open: Vec<_> = self.errors.iter().map(|(at, _)| *at).collect();
         let mut taken = Vec::new();
         for place in 0..self.asked.len() {
-            let asked = &self.asked[place];
-            if is_open.contains(&asked.at) {
-                continue;
-            }
+            let asked = &mut self.asked[place];
             match asked.run(records, &asked.take).await {
                 Ok(verdict) => {
-                    let decisions = asked.take.decision(&verdict).each().to_vec();
-                    let give = GiveAll::of(&asked.take, &verdict);
+                    asked.decisions = Some(asked.take.decision(&verdict).each().to_vec());
                     self.is_allowed = verdict.is_allowed();
-                    let before = self.asked[place].decisions.replace(decisions);
-                    taken.extend(give.map(|give| (place, give, before)));
+                    taken.extend(GiveAll::of(&asked.take, &verdict).map(|give| (place, give)));
+                    if !self.is_allowed {
+                        self.look_behind(records, place, &taken).await;
+                    }
                 }
                 Err(error) => {
                     self.is_allowed = is_outage(&error) && on_error(asked.at, &error) == OnError::Allow;
                     self.errors.push((asked.at, error));
-                    self.asked[place].decisions = None;
+                    if !self.is_allowed {
+                        self.give_back(records, &taken).await;
+                    }
                 }
             }
             if !self.is_allowed {
+                for (place, _) in taken {
+                    self.asked[place].untake();
+                }
                 break;
             }
         }
-        if self.is_allowed {
-            return;
+        self.outcome()
+    }
+
+    /// Gives back what was taken before the key at this place denied, and meanwhile looks at those behind it: who waits as long as the
+    /// answer says is admitted by all.
+    async fn look_behind(&mut self, records: &impl Records, place: usize, taken: &[(usize, GiveAll)]) {
+        let looks = self.asked[place + 1..].iter().map(|asked| async move {
+            let look = asked.take.clone().look();
+            let verdict = asked.run(records, &look).await?;
+            Ok::<_, Error>(look.decision(&verdict).each().to_vec())
+        });
+        let (answers, ()) = futures::join!(join_all(looks), self.give_back(records, taken));
+        for (asked, answer) in self.asked[place + 1..].iter_mut().zip(answers) {
+            match answer {
+                Ok(decisions) => asked.decisions = Some(decisions),
+                Err(error) => self.errors.push((asked.at, error)),
+            }
         }
-        for (place, give, before) in taken {
-            // Once: a second that follows a lost reply would give what was never taken.
-            let key = Key::lone(schema::RULES, &self.asked[place].partition);
-            let _ = records.give(key, &give).await;
-            self.asked[place].decisions = before;
-        }
+    }
+
+    /// Once: a second that follows a lost reply would give what was never taken.
+    async fn give_back(&self, records: &impl Records, taken: &[(usize, GiveAll)]) {
+        let give = |(place, give): &(usize, GiveAll)| {
+            let (partition, give) = (&self.asked[*place].partition, give.clone());
+            async move { records.give(Key::lone(schema::RULES, partition), &give).await }
+        };
+        // What is not given back costs the client tokens, as a lost reply does: no answer changes with it.
+        let _ = join_all(taken.iter().map(give)).await;
     }
 
     fn outcome(self) -> JointOutcome {

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use sysd_core::entropy::below;
 use sysd_core::{
-    Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Key, OutputBytes, Result, Store, StoreExt as _,
-    tuple::{self, KeyBytes},
+    Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Key, OutputBytes, Result, Store, StoreExt as _, tuple,
 };
 use sysd_ratelimit::schema::RULES;
-use sysd_ratelimit::{
-    Ask, Decision, FixedWindow, GiveAll, JointLimiter, OnError, Rule, SlidingLog, TakeAll, TokenBucket,
-};
+use sysd_ratelimit::{Ask, Decision, FixedWindow, JointLimiter, OnError, Rule, SlidingLog, TakeAll, TokenBucket};
 use sysd_testkit::sim::{Faults, Node, SimStore, Simulation};
 use sysd_testkit::{Overridden, Overrides};
+
+mod common;
+
+use common::seeds;
 
 const LIMIT: u32 = 12;
 
@@ -108,16 +109,6 @@ fn run(seed: u64, faults: Faults, broken: Broken) -> std::result::Result<(), Str
     Ok(())
 }
 
-fn seeds(count: u64) -> std::ops::Range<u64> {
-    match std::env::var("SYSD_SIM_SEED") {
-        Ok(seed) => {
-            let seed = seed.parse().unwrap();
-            seed..seed + 1
-        }
-        Err(_) => 0..count,
-    }
-}
-
 const FAULTY: Faults = Faults { reply_lost: 150, ..Faults::MANY };
 
 #[test]
@@ -142,57 +133,61 @@ fn giving_back_again_after_a_lost_reply_is_found() {
 /// How a request that is denied may come and go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flood {
-    /// By the limiter.
-    Looks,
-    /// Takes from one key after the other and gives back, without a look before.
-    GivesBack,
-    /// The same, and gives nothing back.
+    /// By the limiter, the key that denies last.
+    DeniedLast,
+    /// By the limiter, the key that denies first, as a policy has it.
+    DeniedFirst,
+    /// Takes from one key after the other, and gives nothing back.
     Keeps,
 }
 
-async fn take_in_order<S: Store>(store: &S, asks: &[Ask<'_>], flood: Flood) -> bool {
-    let mut taken: Vec<(KeyBytes, GiveAll)> = Vec::new();
+/// A request that takes one of `all`, which everybody shares, and one of ann's own.
+async fn ask<S: Store + Clone>(store: &S, (all, own): (&Rule, &Rule), flood: Flood) -> bool {
+    let mut asks = [Ask { key: b"all", rules: vec![(all, 1)] }, Ask { key: b"ann", rules: vec![(own, 1)] }];
+    if flood == Flood::DeniedFirst {
+        asks.reverse();
+    }
+    if flood != Flood::Keeps {
+        return JointLimiter::new(store.clone(), "api").check(&asks).await.unwrap().is_allowed();
+    }
     for ask in asks {
         let partition = tuple::encode(&("api", ask.key));
         let take = TakeAll::new(ask.rules.iter().copied());
-        let verdict = store.run(Key::lone(RULES, &partition), &take).await.unwrap();
-        if !verdict.is_allowed() {
-            for (partition, give) in taken.iter().filter(|_| flood == Flood::GivesBack) {
-                store.run(Key::lone(RULES, partition), give).await.unwrap();
-            }
+        if !store.run(Key::lone(RULES, &partition), &take).await.unwrap().is_allowed() {
             return false;
         }
-        taken.extend(GiveAll::of(&take, &verdict).map(|give| (partition, give)));
     }
     true
 }
 
-/// A thousand requests over a slow store, all denied by the second of their keys. What is left in the bucket of the first, which all
-/// share, and what would be had they never come.
-fn after_a_flood(flood: Flood) -> (u32, u32) {
-    let simulation = Simulation::new(7);
+/// A simulation over a slow store in which so much of the shared bucket is used, and all of ann's.
+fn slow(seed: u64, shared: &Rule, own: &Rule, used: u32) -> Simulation {
+    let simulation = Simulation::new(seed);
     simulation.set_faults(Faults { delay_max: Duration::from_millis(20), ..Faults::NONE });
-    let shared = Rule::new("all", TokenBucket::new("10/s".parse().unwrap(), 1_000).unwrap()).unwrap();
-    let own = Rule::new("each", FixedWindow::new("1/d".parse().unwrap())).unwrap();
     let truth = JointLimiter::new(simulation.truth(), "api");
-    let before = [Ask { key: b"all", rules: vec![(&shared, 900)] }, Ask { key: b"ann", rules: vec![(&own, 1)] }];
+    let before = [Ask { key: b"all", rules: vec![(shared, used)] }, Ask { key: b"ann", rules: vec![(own, 1)] }];
     assert!(futures::executor::block_on(truth.check(&before)).unwrap().is_allowed());
-    let (start, store) = (simulation.clock().now(), simulation.store(Node(0)));
-    let (all, each) = (shared.clone(), own.clone());
+    simulation
+}
+
+fn shared_and_own(rate: &str, burst: u32) -> (Rule, Rule) {
+    let shared = Rule::new("all", TokenBucket::new(rate.parse().unwrap(), burst).unwrap()).unwrap();
+    (shared, Rule::new("each", FixedWindow::new("1/d".parse().unwrap())).unwrap())
+}
+
+/// A thousand requests, all denied by ann's key. What is left in the bucket that all share, and what would be had they never come.
+fn after_a_flood(flood: Flood) -> (u32, u32) {
+    let (shared, own) = shared_and_own("10/s", 1_000);
+    let simulation = slow(7, &shared, &own, 900);
+    let (start, store, all) = (simulation.clock().now(), simulation.store(Node(0)), shared.clone());
     simulation.spawn(Node(0), async move {
-        let limiter = JointLimiter::new(store.clone(), "api");
-        let asks = [Ask { key: b"all", rules: vec![(&all, 1)] }, Ask { key: b"ann", rules: vec![(&each, 1)] }];
         for _ in 0..1_000 {
-            let is_allowed = if flood == Flood::Looks {
-                limiter.check(&asks).await.unwrap().is_allowed()
-            } else {
-                take_in_order(&store, &asks, flood).await
-            };
-            assert!(!is_allowed);
+            assert!(!ask(&store, (&all, &own), flood).await);
         }
     });
     simulation.run().unwrap();
-    let look = [Ask { key: b"all", rules: vec![(&shared, 0)] }];
+    let (truth, look) =
+        (JointLimiter::new(simulation.truth(), "api"), [Ask { key: b"all", rules: vec![(&shared, 0)] }]);
     let left = futures::executor::block_on(truth.check(&look)).unwrap().decision().remaining();
     let passed = simulation.clock().now().saturating_since(start);
     (left, 100 + u32::try_from(passed.as_millis() / 100).unwrap())
@@ -200,8 +195,7 @@ fn after_a_flood(flood: Flood) -> (u32, u32) {
 
 #[test]
 fn a_flood_of_denied_requests_takes_nothing_from_a_shared_bucket() {
-    // Giving back alone leaves it as full, afterwards.
-    for flood in [Flood::Looks, Flood::GivesBack] {
+    for flood in [Flood::DeniedLast, Flood::DeniedFirst] {
         let (left, expected) = after_a_flood(flood);
         assert!(left == expected && left > 200, "{flood:?}: {left} of {expected}");
     }
@@ -213,25 +207,14 @@ fn a_limiter_that_gives_nothing_back_is_found() {
     assert!(left < expected / 2, "{left} of {expected}");
 }
 
-/// While requests come that the second of their keys denies, another asks for the last token of the first: whether it gets it.
+/// While requests come that ann's key denies, another asks for the last token of the shared one: whether it gets it.
 fn is_the_last_token_there(seed: u64, flood: Flood) -> bool {
-    let simulation = Simulation::new(seed);
-    simulation.set_faults(Faults { delay_max: Duration::from_millis(20), ..Faults::NONE });
-    let shared = Rule::new("all", TokenBucket::new("1/d".parse().unwrap(), 10).unwrap()).unwrap();
-    let own = Rule::new("each", FixedWindow::new("1/d".parse().unwrap())).unwrap();
-    let truth = JointLimiter::new(simulation.truth(), "api");
-    let before = [Ask { key: b"all", rules: vec![(&shared, 9)] }, Ask { key: b"ann", rules: vec![(&own, 1)] }];
-    assert!(futures::executor::block_on(truth.check(&before)).unwrap().is_allowed());
-    let (store, all, each) = (simulation.store(Node(0)), shared.clone(), own.clone());
+    let (shared, own) = shared_and_own("1/d", 10);
+    let simulation = slow(seed, &shared, &own, 9);
+    let (store, all) = (simulation.store(Node(0)), shared.clone());
     simulation.spawn(Node(0), async move {
-        let limiter = JointLimiter::new(store.clone(), "api");
-        let asks = [Ask { key: b"all", rules: vec![(&all, 1)] }, Ask { key: b"ann", rules: vec![(&each, 1)] }];
         for _ in 0..5 {
-            let is_allowed = match flood {
-                Flood::Looks => limiter.check(&asks).await.unwrap().is_allowed(),
-                _ => take_in_order(&store, &asks, flood).await,
-            };
-            assert!(!is_allowed);
+            assert!(!ask(&store, (&all, &own), flood).await);
         }
     });
     let (store, is_there) = (simulation.store(Node(1)), Arc::new(Mutex::new(false)));
@@ -247,15 +230,16 @@ fn is_the_last_token_there(seed: u64, flood: Flood) -> bool {
 }
 
 #[test]
-fn a_denied_request_takes_nothing_even_for_a_moment() {
+fn what_a_key_denies_takes_nothing_from_those_behind_it_even_for_a_moment() {
     for seed in seeds(200) {
-        assert!(is_the_last_token_there(seed, Flood::Looks), "seed {seed}");
+        assert!(is_the_last_token_there(seed, Flood::DeniedFirst), "seed {seed}");
     }
-    assert!((0..200).any(|seed| !is_the_last_token_there(seed, Flood::GivesBack)), "nobody noticed");
+    // Of those before it for a moment: too much is denied.
+    assert!((0..200).any(|seed| !is_the_last_token_there(seed, Flood::DeniedLast)), "nobody noticed");
 }
 
 #[test]
-fn a_denied_request_costs_one_round_trip_and_hears_all_keys() {
+fn each_key_is_asked_once_and_a_denied_request_hears_all() {
     let simulation = Simulation::new(7);
     let limiter = JointLimiter::new(simulation.store(Node(0)), "api");
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -263,17 +247,22 @@ fn a_denied_request_costs_one_round_trip_and_hears_all_keys() {
     simulation.set_faults(Faults { delay_max: Duration::ZERO, ..Faults::NONE });
     simulation.spawn(Node(0), async move {
         let rules = rules();
-        for cost in [LIMIT, 1] {
-            let decision = limiter.check(&asks(&rules, b"ann", cost)).await.unwrap();
+        for (key, cost) in [(KEYS[0], LIMIT), (KEYS[0], 1), (KEYS[1], LIMIT / 2 + 1)] {
+            let decision = limiter.check(&asks(&rules, key, cost)).await.unwrap();
             let remaining: Vec<_> = decision.each().iter().map(Decision::remaining).collect();
             write.lock().unwrap().push((decision.is_allowed(), decision.bound_by(), remaining));
         }
     });
     simulation.run().unwrap();
-    let expected = [(true, 0, vec![0, 2, LIMIT / 2]), (false, 0, vec![0, 2, LIMIT / 2])];
+    let expected = [
+        (true, 0, vec![0, 2, LIMIT / 2]),
+        (false, 0, vec![0, 2, LIMIT / 2]),
+        // What bob's rules gave back is there.
+        (false, 2, vec![LIMIT, LIMIT + 2, LIMIT / 2]),
+    ];
     assert_eq!(*seen.lock().unwrap(), expected);
-    // Two looks and two takes, then two looks.
-    assert_eq!(simulation.calls(Node(0)), 6);
+    // Two takes; a take and a look; two takes, of which one is given back.
+    assert_eq!(simulation.calls(Node(0)), 7);
 }
 
 /// The first calls for the records of a key can't be answered.
@@ -291,7 +280,7 @@ impl<S: Store> Overrides<S> for Away {
 }
 
 #[tokio::test]
-async fn a_key_that_could_not_be_looked_at_is_open_or_closed_as_chosen() {
+async fn a_key_that_could_not_be_asked_is_open_or_closed_as_chosen() {
     let memory = sysd_storage::Memory::new();
     let rules = rules();
     let limiter = || JointLimiter::new(Overridden(memory.clone(), Away(b"all", AtomicU32::new(1))), "api");
@@ -301,15 +290,16 @@ async fn a_key_that_could_not_be_looked_at_is_open_or_closed_as_chosen() {
         look.each().iter().map(Decision::remaining).collect::<Vec<_>>()
     };
     let closed = limiter().check_or(&asks(&rules, b"ann", 1), |_, _| OnError::Deny).await;
-    assert!(!closed.is_allowed && closed.decision.unwrap().is_allowed());
+    let of_ann = closed.decision.unwrap();
+    assert!(!closed.is_allowed && of_ann.is_allowed());
+    assert_eq!(of_ann.each()[1].remaining(), LIMIT + 2, "as it was given back");
     assert_eq!((closed.errors.len(), closed.errors[0].0), (1, 1));
     assert_eq!(left().await, [LIMIT, LIMIT + 2, LIMIT + LIMIT / 2]);
     assert_eq!(limiter().check(&asks(&rules, b"ann", 1)).await.unwrap_err().kind(), ErrorKind::Unavailable);
-    // It passes, and has waited for that key once only.
     let open = limiter().check_or(&asks(&rules, b"ann", 1), |_, _| OnError::Allow).await;
     assert!(open.is_allowed && open.errors.len() == 1);
     assert_eq!(left().await, [LIMIT - 1, LIMIT + 1, LIMIT + LIMIT / 2]);
-    // What a key before it denies is denied; a key before it that is open too says nothing.
+    // What a key before it denies is denied; the one behind it that could not be looked at says nothing.
     let denied = limiter().check(&asks(&rules, b"ann", LIMIT)).await.unwrap();
     assert_eq!((denied.is_allowed(), denied.each().len()), (false, 2));
 }

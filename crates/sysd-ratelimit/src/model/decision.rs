@@ -52,6 +52,12 @@ impl Decision {
         Self { wait_us, ..self }
     }
 
+    /// The same as if `cost` had not been taken; when all is there again is said as before.
+    pub(crate) const fn untaken(self, cost: u32) -> Self {
+        let remaining = self.remaining.saturating_add(cost);
+        Self { remaining: if remaining < self.limit { remaining } else { self.limit }, ..self }
+    }
+
     /// Whether the request may go on, and if not, when.
     pub fn outcome(&self) -> Outcome {
         self.outcome

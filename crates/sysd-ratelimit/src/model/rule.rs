@@ -153,15 +153,7 @@ impl RuleSet {
     /// name, or, which is one in four billion, of names with the same hash.
     pub fn new(rules: impl IntoIterator<Item = Rule>) -> Result<Self, RateLimitError> {
         let rules: Arc<[Rule]> = rules.into_iter().collect();
-        if rules.is_empty() || rules.len() > RULES_MAX {
-            return Err(RateLimitError::RuleCount { count: rules.len() });
-        }
-        for (at, rule) in rules.iter().enumerate() {
-            if let Some(other) = rules[..at].iter().find(|other| other.id == rule.id) {
-                let (name, other) = (rule.name.to_string(), other.name.to_string());
-                return Err(RateLimitError::RuleTwice { name, other });
-            }
-        }
+        told_apart(rules.iter())?;
         Ok(Self { rules })
     }
 
@@ -169,6 +161,24 @@ impl RuleSet {
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
+}
+
+/// Refuses rules that are no set: none, too many, or two that can't be told apart.
+///
+/// # Errors
+/// As [`RuleSet::new`].
+pub(crate) fn told_apart<'a>(rules: impl ExactSizeIterator<Item = &'a Rule> + Clone) -> Result<(), RateLimitError> {
+    let count = rules.len();
+    if count == 0 || count > RULES_MAX {
+        return Err(RateLimitError::RuleCount { count });
+    }
+    for (at, rule) in rules.clone().enumerate() {
+        if let Some(other) = rules.clone().take(at).find(|other| other.id == rule.id) {
+            let (name, other) = (rule.name.to_string(), other.name.to_string());
+            return Err(RateLimitError::RuleTwice { name, other });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses rules whose states no record of a store takes.
@@ -233,7 +243,8 @@ impl JointDecision {
 
     /// Each rule's own decision, in the order in which they were asked. Of a denied request they say what is there, as nothing was
     /// taken, and a rule that would have allowed it says so. Where a [`JointLimiter`](crate::JointLimiter) asked several keys, that is
-    /// each as it was a moment before, when all were looked at; rules that could not be asked are left out.
+    /// each as it was when it was asked; what was taken and given back counts as there, but in `reset_after`. Rules that could not be asked
+    /// are left out.
     pub fn each(&self) -> &[Decision] {
         &self.each
     }

@@ -296,8 +296,9 @@ impl<S: Store> PolicyLimiter<S> {
     /// Decides on a request.
     ///
     /// # Cost
-    /// As a [`JointLimiter`](crate::JointLimiter): one key, an update; several, a look at all of them at the same time and, unless one
-    /// denies, an update of each, one after the other. Then one more for each shadow rule of a request that is allowed.
+    /// As a [`JointLimiter`](crate::JointLimiter): an update of each key, one after the other, those of the client alone first; where one denies,
+    /// at the same time one more for each key before it and a look at each behind it. Then one for each shadow rule of a request that is
+    /// allowed.
     ///
     /// # Cancel safety
     /// A future that is dropped may have taken from some rules; it never gives.

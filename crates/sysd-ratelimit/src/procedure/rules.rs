@@ -103,6 +103,11 @@ impl TakeAll {
         self.asked.is_empty()
     }
 
+    /// What it takes of each rule.
+    pub(crate) fn costs(&self) -> impl Iterator<Item = u32> {
+        self.asked.iter().map(|asked| asked.cost)
+    }
+
     fn asks(&self, id: RuleId) -> bool {
         self.asked.iter().any(|asked| asked.id == id)
     }
