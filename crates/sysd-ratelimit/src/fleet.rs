@@ -8,6 +8,8 @@
 //! | [`LeasedLimiter`] | for each batch of tokens | what processes hold: their number times `batch_max`, in the bursts of one window; nothing in the long run |
 //! | [`LocalFirstLimiter`] | every `flush_every`, after the fact | `n * (burst + 2 * rate * lag)` for `n` processes, in any stretch of time |
 //!
+//! By clocks that differ, and where processes or the store are started again: `docs/ratelimit.md`, "In a fleet".
+//!
 //! All of them keep the states that a `RuleLimiter` of the same name and rule keeps, but for the sharded one, so that some
 //! processes may decide centrally while others lease.
 

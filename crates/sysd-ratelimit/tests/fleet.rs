@@ -1,119 +1,26 @@
 //! What a fleet admits beyond a limit, in simulations with faults and crashes: `SYSD_SIM_SEED=7` runs only that seed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sysd_core::entropy::below;
-use sysd_core::{Clock as _, Effect, ErasedProcedure, Key, ManualClock, OutputBytes, Result, Store as _};
+use sysd_core::Clock as _;
 use sysd_ratelimit::{
-    Decision, LeakyBucket, LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, RateLimitError, Rule,
-    RuleLimiter, RuleSet, ShardedLimiter, SlidingLog, TokenBucket,
+    LeakyBucket, LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, RateLimitError, Rule, RuleLimiter,
+    RuleSet, ShardedLimiter, SlidingLog, TokenBucket,
 };
-use sysd_testkit::sim::{Faults, Node, SimStore, Simulation};
-use sysd_testkit::{Overridden, Overrides};
+use sysd_testkit::sim::{Faults, Node, Simulation};
 
 mod common;
 
+use common::fleets::{
+    self, BATCH_MAX, BURST, Drifting, FLUSH, FROZEN, Fleet, HOLD, Keeper, Mode, NODES, Told, bucket, start,
+};
 use common::seeds;
 
-const NODES: u32 = 3;
-const BURST: u32 = 40;
-const BATCH_MAX: u32 = 8;
-const HOLD: Duration = Duration::from_millis(20);
-const FLUSH: Duration = Duration::from_millis(20);
-
-/// Sends again what may have happened, if it is broken.
-#[derive(Clone)]
-struct SendsAgain(bool);
-
-impl Overrides<SimStore> for SendsAgain {
-    async fn update(&self, store: &SimStore, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
-        loop {
-            match store.update(key, procedure).await {
-                Err(error) if error.effect() == Effect::Unknown && self.0 => {}
-                answer => return answer,
-            }
-        }
-    }
-}
-
-type Through = Overridden<SimStore, SendsAgain>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Central,
-    Sharded,
-    Leased,
-    LocalFirst,
-    /// Local-first whose keeper is not spawned.
-    NeverPosts,
-    /// Leased, on a store that sends again what may have happened.
-    SendsAgain,
-}
-
-/// A limiter in one of the modes.
-#[derive(Clone)]
-enum Fleet {
-    Central(RuleLimiter<Through>),
-    Sharded(ShardedLimiter<Through, Arc<sysd_core::SeededEntropy>>),
-    Leased(LeasedLimiter<Through, ManualClock>),
-    LocalFirst(LocalFirstLimiter<Through, ManualClock>),
-}
-
-impl Fleet {
-    async fn check(&self, key: &[u8], cost: u32) -> Result<Decision> {
-        match self {
-            Self::Central(limiter) => limiter.check(key, cost).await.map(|joint| *joint.decision()),
-            Self::Sharded(limiter) => limiter.check(key, cost).await,
-            Self::Leased(limiter) => limiter.check(key, cost).await,
-            Self::LocalFirst(limiter) => limiter.check(key, cost).await,
-        }
-    }
-
-    fn lag(&self) -> Duration {
-        if let Self::LocalFirst(limiter) = self { limiter.lag() } else { Duration::ZERO }
-    }
-}
-
-type Keeper = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-fn bucket(per_second: u32) -> TokenBucket {
-    TokenBucket::new(format!("{per_second}/s").parse().unwrap(), BURST).unwrap()
-}
-
+/// A process by the true clock.
 fn fleet(mode: Mode, simulation: &Simulation, node: Node, bucket: TokenBucket) -> (Fleet, Option<Keeper>) {
-    let store = Overridden(simulation.store(node), SendsAgain(mode == Mode::SendsAgain));
-    let (rule, clock) = (Rule::new("all", bucket).unwrap(), simulation.clock());
-    match mode {
-        Mode::Central => (Fleet::Central(RuleLimiter::new(store, "api", RuleSet::new([rule]).unwrap()).unwrap()), None),
-        Mode::Sharded => {
-            let limiter = ShardedLimiter::with_entropy(store, "api", bucket, 4, simulation.entropy()).unwrap();
-            (Fleet::Sharded(limiter), None)
-        }
-        Mode::Leased | Mode::SendsAgain => {
-            let config = LeaseConfig { hold_for: HOLD, call_wait_max: CALL_MAX, ..LeaseConfig::new(BATCH_MAX) };
-            let (limiter, keeper) = LeasedLimiter::with_clock(store, "api", rule, config, clock).unwrap();
-            (Fleet::Leased(limiter), Some(Box::pin(keeper)))
-        }
-        Mode::LocalFirst | Mode::NeverPosts => {
-            let config =
-                LocalFirstConfig { flush_every: FLUSH, call_wait_max: CALL_MAX, ..LocalFirstConfig::default() };
-            let (limiter, keeper) = LocalFirstLimiter::with_clock(store, "api", rule, config, clock).unwrap();
-            (Fleet::LocalFirst(limiter), (mode == Mode::LocalFirst).then(|| Box::pin(keeper) as Keeper))
-        }
-    }
-}
-
-/// What was admitted when, and the longest lag that was seen.
-#[derive(Debug, Default)]
-struct Told {
-    /// When it was asked and answered, and the cost.
-    admitted: Vec<(u64, u64, u32)>,
-    denied: u32,
-    lag: Duration,
+    fleets::fleet(mode, simulation, node, bucket, Drifting::new(simulation.clock(), 0, 0), false)
 }
 
 /// Processes ask for one key in bursts and pauses, under faults; one crashes. By how much they admitted more than the limit, in
@@ -123,33 +30,7 @@ fn overshoot(seed: u64, mode: Mode, faults: Faults, per_second: u32) -> (i64, To
     simulation.set_faults(faults);
     let told = Arc::new(Mutex::new(Told::default()));
     for node in 0..NODES {
-        let (limiter, keeper) = fleet(mode, &simulation, Node(node), bucket(per_second));
-        if let Some(keeper) = keeper {
-            simulation.spawn(Node(node), keeper);
-        }
-        for _ in 0..2 {
-            let (limiter, entropy, clock, told) =
-                (limiter.clone(), simulation.entropy(), simulation.clock(), Arc::clone(&told));
-            simulation.spawn(Node(node), async move {
-                for _ in 0..60 {
-                    let pause_us =
-                        if below(&entropy, 8) == 0 { below(&entropy, 60_000) } else { below(&entropy, 2_000) };
-                    clock.sleep_until(clock.now().saturating_add(Duration::from_micros(pause_us))).await;
-                    let cost = u32::try_from(below(&entropy, 4)).unwrap();
-                    let asked_us = clock.now().as_micros();
-                    let answer = limiter.check(b"ann", cost).await;
-                    let mut told = told.lock().unwrap();
-                    told.lag = told.lag.max(limiter.lag());
-                    match answer {
-                        Ok(decision) if decision.is_allowed() => {
-                            told.admitted.push((asked_us, clock.now().as_micros(), cost));
-                        }
-                        Ok(_) => told.denied += 1,
-                        Err(_) => {}
-                    }
-                }
-            });
-        }
+        start(&simulation, Node(node), fleet(mode, &simulation, Node(node), bucket(per_second)), 60, &told);
     }
     if faults != Faults::NONE {
         let _ = simulation.run_for(Duration::from_millis(10 + seed % 200));
@@ -158,32 +39,14 @@ fn overshoot(seed: u64, mode: Mode, faults: Faults, per_second: u32) -> (i64, To
     // A call may never be answered, and keepers go on for as long as somebody waits.
     simulation.run_for(Duration::from_secs(8)).unwrap();
     let mut told = std::mem::take(&mut *told.lock().unwrap());
-    told.admitted.sort_unstable();
-    let mut most = i64::MIN;
-    for (first, &(begin_us, ..)) in told.admitted.iter().enumerate() {
-        let (mut sum, mut end_us) = (0, 0);
-        for &(_, answered_us, cost) in &told.admitted[first..] {
-            sum += i64::from(cost);
-            // They were decided in between, whenever.
-            end_us = end_us.max(answered_us);
-            let refilled = (end_us - begin_us) * u64::from(per_second);
-            let granted = i64::from(BURST) + i64::try_from(refilled).unwrap().div_euclid(1_000_000);
-            most = most.max(sum - granted);
-        }
-    }
-    (most, told)
+    (told.overshoot(per_second), told)
 }
 
-/// How long a call of the store's may take.
-const CALL_MAX: Duration = Duration::from_millis(50);
-
-/// Nothing comes back by time within a run.
-const FROZEN: u32 = 1;
 const FAULTY: Faults = Faults { reply_lost: 150, ..Faults::MANY };
 
 fn bound(mode: Mode, told: &Told, per_second: u32) -> i64 {
     match mode {
-        Mode::Central | Mode::Sharded => 0,
+        Mode::Central | Mode::Sharded | Mode::TimeGoesBack => 0,
         Mode::Leased | Mode::SendsAgain => i64::from(NODES * BATCH_MAX),
         Mode::LocalFirst | Mode::NeverPosts => {
             let lag_us = i64::try_from(told.lag.as_micros()).unwrap();
@@ -217,9 +80,8 @@ fn no_mode_admits_more_than_it_says() {
 fn leases_admit_nothing_that_was_not_taken() {
     for seed in seeds(600) {
         let (_, told) = overshoot(seed, Mode::Leased, FAULTY, FROZEN);
-        let admitted: u32 = told.admitted.iter().map(|(.., cost)| cost).sum();
         // A run lasts eight seconds.
-        assert!(admitted <= BURST + 8 * FROZEN, "seed {seed}: {admitted}");
+        assert!(told.sum() <= BURST + 8 * FROZEN, "seed {seed}: {}", told.sum());
     }
 }
 
@@ -227,7 +89,7 @@ fn leases_admit_nothing_that_was_not_taken() {
 fn giving_back_again_after_a_lost_reply_is_found() {
     let is_found = |seed| {
         let (_, told) = overshoot(seed, Mode::SendsAgain, FAULTY, FROZEN);
-        told.admitted.iter().map(|(.., cost)| cost).sum::<u32>() > BURST + 8 * FROZEN
+        told.sum() > BURST + 8 * FROZEN
     };
     assert!((0..2_000).any(is_found), "nobody noticed");
 }
@@ -256,7 +118,7 @@ async fn until(mut holds: impl AsyncFnMut() -> bool) {
 
 #[tokio::test]
 async fn what_is_not_used_is_given_back_by_the_keeper_and_at_the_end() {
-    let clock = ManualClock::new(sysd_core::Timestamp::from_micros(1_800_000_000_000_000).unwrap());
+    let clock = common::clock();
     let store = sysd_storage::Memory::with_clock(clock.clone());
     // A log gives back exactly, whenever.
     let rule = Rule::new("all", SlidingLog::new("100/h".parse().unwrap()).unwrap()).unwrap();
@@ -285,7 +147,7 @@ async fn what_is_not_used_is_given_back_by_the_keeper_and_at_the_end() {
 
 #[tokio::test]
 async fn a_denial_is_remembered_and_costs_no_call() {
-    let clock = ManualClock::new(sysd_core::Timestamp::from_micros(1_800_000_000_000_000).unwrap());
+    let clock = common::clock();
     let store = sysd_storage::Memory::with_clock(clock.clone());
     let rule = Rule::new("all", TokenBucket::new("1/s".parse().unwrap(), 3).unwrap()).unwrap();
     let (limiter, _keeper) =
@@ -305,7 +167,7 @@ async fn a_denial_is_remembered_and_costs_no_call() {
 
 #[tokio::test]
 async fn what_was_admitted_too_much_is_made_up_for() {
-    let clock = ManualClock::new(sysd_core::Timestamp::from_micros(1_800_000_000_000_000).unwrap());
+    let clock = common::clock();
     let store = sysd_storage::Memory::with_clock(clock.clone());
     let rule = Rule::new("all", TokenBucket::new("10/s".parse().unwrap(), 10).unwrap()).unwrap();
     let config = LocalFirstConfig { flush_every: FLUSH, ..LocalFirstConfig::default() };
@@ -339,7 +201,7 @@ async fn what_was_admitted_too_much_is_made_up_for() {
 /// Ten processes with a burst of a billion owe more than a bucket can note: what was not noted stays pending.
 #[tokio::test]
 async fn what_the_store_does_not_take_stays_pending() {
-    let clock = ManualClock::new(sysd_core::Timestamp::from_micros(1_800_000_000_000_000).unwrap());
+    let clock = common::clock();
     let store = sysd_storage::Memory::with_clock(clock.clone());
     let bucket = TokenBucket::new("1000000000/s".parse().unwrap(), 1_000_000_000).unwrap();
     let rule = Rule::new("bytes", bucket).unwrap();

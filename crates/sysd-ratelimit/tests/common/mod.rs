@@ -2,10 +2,15 @@
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+pub(crate) mod fleets;
 #[cfg(feature = "metrics")]
 pub(crate) mod numbers;
 
 use sysd_core::{ManualClock, SystemEntropy, Timestamp, random_base62};
+#[cfg(feature = "policy")]
+use sysd_ratelimit::{Policy, PolicyLimiter};
+#[cfg(feature = "policy")]
+use sysd_storage::Memory;
 use sysd_storage::{RedisConfig, RedisStore};
 
 /// The seeds of a simulation: the one in `SYSD_SIM_SEED`, else so many.
@@ -34,4 +39,11 @@ pub(crate) fn url(variable: &str) -> String {
 pub(crate) async fn on_redis(variable: &str, clock: ManualClock) -> RedisStore<ManualClock> {
     let config = RedisConfig { prefix: random_base62(12, &SystemEntropy), ..RedisConfig::default() };
     RedisStore::connect_with(&url(variable), config, clock).await.unwrap()
+}
+
+/// By the policy of this text, in memory, by this clock.
+#[cfg(feature = "policy")]
+pub(crate) fn limiter(text: &str, clock: &ManualClock) -> PolicyLimiter<Memory<ManualClock>> {
+    let policy = Policy::from_toml("limits.toml", text).unwrap();
+    PolicyLimiter::new(Memory::with_clock(clock.clone()), policy).unwrap()
 }
