@@ -36,7 +36,7 @@
 //!
 //! # What clients get
 //!
-//! | the request | HTTP | gRPC (`content-type: application/grpc…`) | `Retry-After` |
+//! | the request | HTTP | gRPC (`content-type: application/grpc…` and `te: trailers`) | `Retry-After` |
 //! |---|---|---|---|
 //! | is over a limit | 429 | `RESOURCE_EXHAUSTED` | whole seconds, rounded up |
 //! | costs more than a limit ever holds | 403 | `FAILED_PRECONDITION` | no: waiting does not help, and clients send a 429 again |
@@ -45,7 +45,7 @@
 //! | could not be asked about, and fails closed | 503 | `UNAVAILABLE` | no |
 //! | could not be asked about, for a mistake in the set-up or in what is stored | 500 | `INTERNAL` | no |
 //!
-//! The body is problem+json (RFC 9457); that of a 429 has the type `quota-exceeded` and the member `violated-policies` of
+//! The body is problem+json (RFC 9457), which no cache is to keep (`cache-control: no-store`); that of a 429 has the type `quota-exceeded` and the member `violated-policies` of
 //! draft-ietf-httpapi-ratelimit-headers-11, section 5.1. A gRPC call is answered by header fields alone, with HTTP status 200, as that
 //! protocol has it, and with `grpc-retry-pushback-ms`, which clients that retry heed. Which fields tell about limits: [`FieldStyle`].
 

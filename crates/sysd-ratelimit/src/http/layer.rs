@@ -127,6 +127,9 @@ impl<Inner, S: Store, C: Clock + Clone> Layer<Inner> for RateLimitLayer<S, C> {
 /// [`LeakyBucket`](crate::LeakyBucket) lets in waits for its turn first. What a service answers is given the fields of its limits; such
 /// as it has set itself stay.
 ///
+/// It is always ready, and asks its service whether that is when the request has passed its limits: one that waits for them, or is refused,
+/// takes no place of the service's. So a layer around it that sheds load by readiness does not see the service's; put that one within.
+///
 /// Its errors are the service's own: a store that does not answer is a matter of the policy's `on_error`, see
 /// [`PolicyLimiter`].
 ///
@@ -166,15 +169,16 @@ where
     type Error = Inner::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context)
+    /// Always ready: the service is asked whether it is once the request may reach it. Who is ready may hold a place in a queue, or a
+    /// connection, which nobody else had while this request waits for its limits.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        // It is this one that is ready, not its clone.
-        let unready = self.inner.clone();
-        let ready = std::mem::replace(&mut self.inner, unready);
-        Box::pin(limited(Arc::clone(&self.layer), ready, request))
+        let next = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, next);
+        Box::pin(limited(Arc::clone(&self.layer), inner, request))
     }
 }
 
@@ -201,6 +205,7 @@ where
     if !wait.is_zero() {
         layer.clock.sleep_until(layer.clock.now().saturating_add(wait)).await;
     }
+    std::future::poll_fn(|context| inner.poll_ready(context)).await?;
     let mut response = inner.call(Request::from_parts(parts, body)).await?;
     add_fields(response.headers_mut(), &limit_fields(layer.style, &ruling));
     Ok(response.map(Either::Left))

@@ -113,9 +113,12 @@ pub fn refusal(style: FieldStyle, ruling: &Ruling, request: &HeaderMap) -> Optio
     Some(response)
 }
 
-/// The content type, if it is that of a gRPC call.
+/// The content type, if it is that of a gRPC call: who says so must be able to read trailers too (`te: trailers`), as the protocol demands.
+/// By its content type alone a plain request would have its refusal taken for a 200.
 fn grpc_type(request: &HeaderMap) -> Option<&HeaderValue> {
-    let value = request.get(header::CONTENT_TYPE)?;
+    let is_trailers = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"trailers");
+    let mut codings = request.get_all(header::TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let value = request.get(header::CONTENT_TYPE).filter(|_| codings.any(is_trailers))?;
     value.as_bytes().to_ascii_lowercase().starts_with(b"application/grpc").then_some(value)
 }
 
@@ -158,7 +161,10 @@ fn percent_encoded(text: &str) -> String {
 fn problem(cause: Cause<'_>, style: FieldStyle, told: &[Told<'_>]) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(problem_json(cause, style, told)));
     *response.status_mut() = cause.status();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    // Of one client, and true for a moment: a cache would tell it to others, and later.
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

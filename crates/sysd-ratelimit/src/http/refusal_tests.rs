@@ -63,15 +63,27 @@ fn each_cause_has_its_status() {
 }
 
 #[test]
-fn grpc_is_known_by_its_content_type() {
-    let is_grpc = |value: &'static str| {
+fn grpc_is_known_by_its_content_type_and_by_reading_trailers() {
+    let is_grpc = |content_type: &'static str, te: &[&'static str]| {
         let mut request = HeaderMap::new();
-        request.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
+        request.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        request.extend(te.iter().map(|te| (header::TE, HeaderValue::from_static(te))));
         grpc_type(&request).is_some()
     };
-    assert!(["application/grpc", "application/grpc+proto", "Application/gRPC-web"].into_iter().all(is_grpc));
-    assert!(!["application/json", "text/application/grpc", ""].into_iter().any(is_grpc));
+    for content_type in ["application/grpc", "application/grpc+proto", "Application/gRPC-web"] {
+        assert!(is_grpc(content_type, &["trailers"]) && is_grpc(content_type, &["gzip", "deflate, Trailers "]));
+        // A plain client would take the 200 for a yes.
+        assert!(!is_grpc(content_type, &[]) && !is_grpc(content_type, &["trailersx, deflate"]));
+    }
+    assert!(!["application/json", "text/application/grpc", ""].into_iter().any(|other| is_grpc(other, &["trailers"])));
     assert!(grpc_type(&HeaderMap::new()).is_none());
+}
+
+#[test]
+fn no_cache_keeps_a_problem() {
+    for cause in [EXCEEDED, Cause::Listed, Cause::Unavailable, Cause::Failed] {
+        assert_eq!(problem(cause, FieldStyle::XRateLimit, &[]).headers()["cache-control"], "no-store", "{cause:?}");
+    }
 }
 
 #[test]

@@ -121,3 +121,73 @@ async fn the_service_that_is_ready_is_the_one_that_is_called() {
         assert_eq!(response.unwrap().status(), 200);
     }
 }
+
+/// Has one place, taken by whoever finds it ready, until the call or the drop of that one.
+struct OnePlace {
+    taken: Arc<AtomicU32>,
+    has_place: bool,
+}
+
+impl OnePlace {
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.has_place) {
+            self.taken.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Clone for OnePlace {
+    fn clone(&self) -> Self {
+        Self { taken: Arc::clone(&self.taken), has_place: false }
+    }
+}
+
+impl Drop for OnePlace {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Service<Request<Body>> for OnePlace {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        if !self.has_place && self.taken.fetch_max(1, Ordering::Relaxed) == 1 {
+            return std::task::Poll::Pending;
+        }
+        self.has_place = true;
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        assert!(self.has_place, "called without being ready");
+        self.leave();
+        std::future::ready(Ok(Response::new(Body::default())))
+    }
+}
+
+#[test]
+fn who_waits_for_a_limit_or_is_refused_takes_no_place_of_the_service() {
+    let clock = clock();
+    let (taken, layer) = (Arc::new(AtomicU32::new(0)), RateLimitLayer::new(limiter(QUEUE, &clock), |_| None));
+    let place = OnePlace { taken: Arc::clone(&taken), has_place: false };
+    let service = layer.with_clock(clock.clone()).layer(place.clone());
+    let call = || service.clone().oneshot(Request::new(Body::default()));
+    let status = |response: Result<Response<_>, Infallible>| response.unwrap().status().as_u16();
+    assert_eq!(status(call().now_or_never().unwrap()), 200);
+    let mut queued = pin!(call());
+    assert!(queued.as_mut().now_or_never().is_none());
+    assert_eq!(taken.load(Ordering::Relaxed), 0, "one that waits for its turn");
+    // Somebody else has the place: who is refused hears it all the same.
+    let mut other = place.clone();
+    assert!(std::future::poll_fn(|context| other.poll_ready(context)).now_or_never().is_some());
+    assert_eq!(status(call().now_or_never().unwrap()), 429);
+    // Its turn comes, and then it waits for the place.
+    clock.advance(Duration::from_secs(1));
+    assert!(queued.as_mut().now_or_never().is_none());
+    other.leave();
+    assert_eq!(status(queued.now_or_never().unwrap()), 200);
+    assert_eq!(taken.load(Ordering::Relaxed), 0);
+}
