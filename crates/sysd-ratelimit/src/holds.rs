@@ -5,7 +5,8 @@ use std::time::Duration;
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Error, Key, Result, Store, StoreExt};
 
-use crate::model::{HoldId, JointDecision, Reservation, RuleSet, Settlement};
+use crate::error::RateLimitError;
+use crate::model::{HoldId, JointDecision, Reservation, RuleSet, Settlement, fit_holds};
 use crate::procedure::{AskHolds, HoldAsk, HoldsFound};
 use crate::schema;
 use crate::service::partition;
@@ -23,7 +24,7 @@ use crate::service::partition;
 ///
 /// # futures::executor::block_on(async {
 /// let rules = RuleSet::new([Rule::new("tokens a day", FixedWindow::new("1000/d".parse()?))?])?;
-/// let limiter = HoldLimiter::new(Memory::new(), "model", rules);
+/// let limiter = HoldLimiter::new(Memory::new(), "model", rules)?;
 ///
 /// // At most 600 tokens; who does not come back within a minute gives them back.
 /// let request = HoldId::mint(&SystemEntropy);
@@ -64,8 +65,12 @@ pub struct HoldLimiter<S> {
 
 impl<S: Store> HoldLimiter<S> {
     /// The limiter `name` on `store`. It shares nothing with a [`RuleLimiter`](crate::RuleLimiter) of the same name.
-    pub fn new(store: S, name: &str, rules: RuleSet) -> Self {
-        Self { store, prefix: tuple::encode(&(name,)), rules }
+    ///
+    /// # Errors
+    /// [`RateLimitError::RecordTooLarge`] if the store could not hold the holds and the states of all rules of a key in one record.
+    pub fn new(store: S, name: &str, rules: RuleSet) -> Result<Self, RateLimitError> {
+        fit_holds(&rules, store.limits())?;
+        Ok(Self { store, prefix: tuple::encode(&(name,)), rules })
     }
 
     /// What it decides by.

@@ -27,7 +27,7 @@ pub use hold::{HOLDS_MAX, HoldId, Reservation, Settlement};
 pub use leaky_bucket::LeakyBucket;
 pub use rate::{MAX_REFILL, Rate};
 pub use rule::{JointDecision, RULE_NAME_MAX, RULES_MAX, Rule, RuleLimit, RuleSet};
-pub(crate) use rule::{RuleId, fit_record, told_apart};
+pub(crate) use rule::{RuleId, fit_holds, fit_record, told_apart};
 pub use sliding_log::{SLIDING_LOG_MAX, SlidingLog};
 pub use sliding_window::SlidingWindow;
 pub(crate) use span::Span;

@@ -8,9 +8,11 @@ use sysd_core::entropy::below;
 use sysd_core::{Clock as _, ErrorKind, Key, ManualClock, Store, StoreExt as _, SystemEntropy, tuple};
 use sysd_ratelimit::schema::HOLDS;
 use sysd_ratelimit::{
-    FixedWindow, HoldId, HoldLimiter, Reservation, Rule, RuleSet, Settlement, SlidingLog, SlidingWindow, TokenBucket,
+    FixedWindow, HoldId, HoldLimiter, RateLimitError, Reservation, Rule, RuleSet, Settlement, SlidingLog,
+    SlidingWindow, TokenBucket,
 };
 use sysd_storage::Memory;
+use sysd_testkit::Limited;
 use sysd_testkit::sim::{Faults, Node, Simulation};
 
 mod common;
@@ -33,7 +35,7 @@ fn rules() -> RuleSet {
 
 /// However many reserve at once, and each twice: as many are held as the rules admit; what is settled, cancelled and leaked comes back.
 async fn exactly_the_limit<S: Store + Clone>(store: S, clock: ManualClock) {
-    let limiter = Arc::new(HoldLimiter::new(store, "api", rules()));
+    let limiter = Arc::new(HoldLimiter::new(store, "api", rules()).unwrap());
     let tasks: Vec<_> = (0..60)
         .map(|_| {
             let (limiter, id) = (Arc::clone(&limiter), HoldId::mint(&SystemEntropy));
@@ -93,7 +95,7 @@ async fn a_redis_cluster_holds_exactly_the_limit() {
 #[tokio::test]
 async fn bad_input_is_named_and_too_many_are_told() {
     let store = Memory::with_clock(clock());
-    let limiter = HoldLimiter::new(store.clone(), "api", rules());
+    let limiter = HoldLimiter::new(store.clone(), "api", rules()).unwrap();
     let field = |error: sysd_core::Error| (error.kind(), error.field());
     let id = HoldId::from_u128(1 << 100);
     let nothing = limiter.reserve("ann", id, 0, HOLD).await.unwrap_err();
@@ -103,7 +105,8 @@ async fn bad_input_is_named_and_too_many_are_told() {
     let Reservation::Denied(never) = limiter.reserve("ann", id, LIMIT + 1, HOLD).await.unwrap() else { panic!() };
     assert_eq!(never.decision().outcome(), sysd_ratelimit::Outcome::NeverAllowed);
     let many = FixedWindow::new("1000/d".parse().unwrap());
-    let many = HoldLimiter::new(store.clone(), "many", RuleSet::new([Rule::new("many", many).unwrap()]).unwrap());
+    let many =
+        HoldLimiter::new(store.clone(), "many", RuleSet::new([Rule::new("many", many).unwrap()]).unwrap()).unwrap();
     for id in 0..64 {
         assert!(many.reserve("ann", HoldId::from_u128(id), 1, HOLD).await.unwrap().is_held());
     }
@@ -111,6 +114,42 @@ async fn bad_input_is_named_and_too_many_are_told() {
     let partition = tuple::encode(&("api", &b"bob"[..]));
     store.put(Key::lone(HOLDS, &partition), "no record").await.unwrap();
     assert_eq!(limiter.check("bob", 1).await.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+/// Sixteen rules, of each kind some, as full as they get: the longest record there is, and a store that takes a byte less is refused.
+#[tokio::test]
+async fn rules_and_holds_that_no_record_of_the_store_holds_are_refused() {
+    let rules = |count: usize| {
+        let bucket = TokenBucket::new("1000/d".parse().unwrap(), 1_000).unwrap();
+        let log = SlidingLog::new("20/d".parse().unwrap()).unwrap();
+        let log = Rule::new("a log", log).unwrap();
+        RuleSet::new((1..count).map(|at| Rule::new(&format!("bucket {at}"), bucket).unwrap()).chain([log])).unwrap()
+    };
+    // The head, 64 holds, and for each state a header; a bucket to which something was given back, a log of 1,000 entries.
+    let bytes = 9 + 64 * (24 + 2 * 50) + 2 * 14 + 31 + 1 + 1_000 * 11;
+    let simulation = Simulation::new(7);
+    let store = |bytes_max| simulation.store(Node(0)).with_value_bytes_max(bytes_max);
+    let error = HoldLimiter::new(store(bytes - 1), "api", rules(2)).unwrap_err();
+    let expected = RateLimitError::RecordTooLarge { rule: "a log".to_owned(), others: 1, bytes, bytes_max: bytes - 1 };
+    assert_eq!(error, expected);
+    assert!(HoldLimiter::new(store(bytes), "api", rules(2)).is_ok());
+    // A log notes overruns beyond its limit.
+    let clock = clock();
+    let memory = Memory::with_clock(clock.clone());
+    let limiter = HoldLimiter::new(memory.clone(), "api", rules(1)).unwrap();
+    for at in 0..40_u128 {
+        clock.advance(Duration::from_millis(1));
+        if limiter.reserve("ann", HoldId::from_u128(at), 1, HOLD).await.unwrap().is_held() {
+            clock.advance(Duration::from_millis(1));
+            assert!(limiter.settle("ann", HoldId::from_u128(at), 2).await.unwrap().is_settled());
+        }
+    }
+    let record = memory.get(Key::lone(HOLDS, &tuple::encode(&("api", &b"ann"[..])))).await.unwrap().unwrap();
+    assert!(record.value.len() > 9 + 14 + 1 + 19 * 11, "{}", record.value.len());
+    // Sixteen of the longest fit wherever DynamoDB's items do.
+    let log = SlidingLog::new("1000/d".parse().unwrap()).unwrap();
+    let logs = RuleSet::new((0..16).map(|at| Rule::new(&format!("log {at}"), log).unwrap())).unwrap();
+    assert!(HoldLimiter::new(Limited::new(memory, clock), "api", logs).is_ok());
 }
 
 /// How a process may be broken.
@@ -139,7 +178,7 @@ fn run(seed: u64, broken: Broken) -> Result<(), String> {
     simulation.set_faults(Faults { reply_lost: 150, reply_never: 0, late: 0, ..Faults::MANY });
     let told = Arc::new(Mutex::new(Told::default()));
     for node in 0..3 {
-        let limiter = HoldLimiter::new(simulation.store(Node(node)), "api", rules());
+        let limiter = HoldLimiter::new(simulation.store(Node(node)), "api", rules()).unwrap();
         let (entropy, clock, told) = (simulation.entropy(), simulation.clock(), Arc::clone(&told));
         simulation.spawn(Node(node), async move {
             for _ in 0..10 {
@@ -181,7 +220,7 @@ fn run(seed: u64, broken: Broken) -> Result<(), String> {
     let told = told.lock().unwrap();
     let ensure = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("seed {seed}: {what}: {told:?}")) };
     ensure(told.spent <= LIMIT, "more was spent than the limit")?;
-    let truth = HoldLimiter::new(simulation.truth(), "api", rules());
+    let truth = HoldLimiter::new(simulation.truth(), "api", rules()).unwrap();
     let look = futures::executor::block_on(truth.check("key", 0)).unwrap();
     for decision in look.each() {
         let used = decision.limit() - decision.remaining();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 #[cfg(feature = "policy")]
 use sysd_core::Clock;
 use sysd_core::Limits;
@@ -11,9 +12,12 @@ use sysd_core::Limits;
 #[cfg(feature = "calendar")]
 use super::calendar_window::CalendarWindow;
 use super::decision::{Decision, Outcome};
+use super::sliding_log::SLIDING_LOG_MAX;
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
+use crate::schema::holds::holds_bytes_max;
 use crate::schema::rules::record_bytes_max;
+use crate::schema::sliding_log;
 
 /// The most rules of a set.
 pub const RULES_MAX: usize = 16;
@@ -167,18 +171,19 @@ impl RuleSet {
 ///
 /// # Errors
 /// As [`RuleSet::new`].
-pub(crate) fn told_apart<'a>(rules: impl ExactSizeIterator<Item = &'a Rule> + Clone) -> Result<(), RateLimitError> {
-    let count = rules.len();
-    if count == 0 || count > RULES_MAX {
-        return Err(RateLimitError::RuleCount { count });
-    }
-    for (at, rule) in rules.clone().enumerate() {
-        if let Some(other) = rules.clone().take(at).find(|other| other.id == rule.id) {
+pub(crate) fn told_apart<'a>(mut rules: impl Iterator<Item = &'a Rule>) -> Result<(), RateLimitError> {
+    let mut before: SmallVec<[&Rule; RULES_MAX]> = SmallVec::new();
+    while let Some(rule) = rules.next() {
+        if before.len() == RULES_MAX {
+            return Err(RateLimitError::RuleCount { count: RULES_MAX + 1 + rules.count() });
+        }
+        if let Some(other) = before.iter().find(|other| other.id == rule.id) {
             let (name, other) = (rule.name.to_string(), other.name.to_string());
             return Err(RateLimitError::RuleTwice { name, other });
         }
+        before.push(rule);
     }
-    Ok(())
+    if before.is_empty() { Err(RateLimitError::RuleCount { count: 0 }) } else { Ok(()) }
 }
 
 /// Refuses rules whose states no record of a store takes.
@@ -189,14 +194,37 @@ pub(crate) fn fit_record<'a>(
     rules: impl Iterator<Item = &'a Rule> + Clone,
     limits: &Limits,
 ) -> Result<(), RateLimitError> {
-    let state_bytes = |rule: &Rule| rule.limit().state_bytes_max();
-    let bytes = record_bytes_max(rules.clone().map(state_bytes));
+    fit_states(rules.map(|rule| (rule, rule.limit().state_bytes_max())), 0, limits)
+}
+
+/// The same where holds lie in the record too. A log then notes overruns beside what its limit admits.
+///
+/// # Errors
+/// As [`fit_record`].
+pub(crate) fn fit_holds(rules: &RuleSet, limits: &Limits) -> Result<(), RateLimitError> {
+    let states = rules.rules().iter().map(|rule| {
+        let most = match rule.limit() {
+            Limit::SlidingLog(_) => sliding_log::state_bytes_max(SLIDING_LOG_MAX),
+            limit => limit.state_bytes_max(),
+        };
+        (rule, most)
+    });
+    fit_states(states, holds_bytes_max(rules.rules().len()), limits)
+}
+
+/// Of the rules and their longest states, with so many bytes besides.
+fn fit_states<'a>(
+    states: impl Iterator<Item = (&'a Rule, usize)> + Clone,
+    besides: usize,
+    limits: &Limits,
+) -> Result<(), RateLimitError> {
+    let bytes = besides + record_bytes_max(states.clone().map(|(_, bytes)| bytes));
     let bytes_max = limits.value_bytes_max;
     if bytes <= bytes_max {
         return Ok(());
     }
-    let others = rules.clone().count().saturating_sub(1);
-    let rule = rules.max_by_key(|rule| state_bytes(rule)).map_or_else(String::new, ToString::to_string);
+    let others = states.clone().count().saturating_sub(1);
+    let rule = states.max_by_key(|(_, bytes)| *bytes).map_or_else(String::new, |(rule, _)| rule.to_string());
     Err(RateLimitError::RecordTooLarge { rule, others, bytes, bytes_max })
 }
 

@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 use sysd_core::{StateBytes, Timestamp};
 
 use super::rules::{Entry, decode_entries, encode_entries};
-use super::taken::Taken;
+use super::taken::{TAKEN_BYTES_MAX, Taken};
 use super::{seven, u56_at};
 use crate::model::{HOLDS_MAX, RULES_MAX};
 
@@ -46,6 +46,11 @@ pub(crate) struct Record<'a> {
     /// The earliest deadline first.
     pub(crate) holds: Vec<Held>,
     pub(crate) entries: Vec<Entry<'a>>,
+}
+
+/// What a record with holds of so many rules has at most beside what one of states has, bytes.
+pub(crate) fn holds_bytes_max(rules: usize) -> usize {
+    HEADER_BYTES - 1 + HOLDS_MAX * (HOLD_BYTES + rules * TAKEN_BYTES_MAX)
 }
 
 pub(crate) fn encode_state<'a>(at_us: u64, holds: &[Held], entries: impl Iterator<Item = Entry<'a>>) -> StateBytes {

@@ -26,6 +26,8 @@ use crate::model::{RuleId, Span};
 use crate::schema::token_bucket::MAX_REFILL_US;
 
 const HEADER_BYTES: usize = 16;
+/// Of a bucket.
+pub(crate) const TAKEN_BYTES_MAX: usize = HEADER_BYTES + 34;
 
 /// What was taken of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
