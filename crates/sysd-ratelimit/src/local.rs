@@ -44,7 +44,9 @@ pub const LOCAL_KEYS_MAX: usize = (1 << 31) - 1;
 ///   has so many tokens fewer until it owes nothing once. Keys that come once, at a cost of one, are on average
 ///   denied for others when more than `keys_max * (burst - 1)` come within a refill time.
 /// - Keys are told apart by 64 bits of a hash whose seed is the process's: two of a million keys share a bucket with a
-///   probability of 3 in 10^8.
+///   probability of 3 in 10^8. The hash is fast, and no keyed pseudo-random function: who learned the seed could choose keys that share a set,
+///   or a bucket, with somebody's, and have that one denied for what they take. Nobody is granted more by that, a decision takes no
+///   longer, and no memory grows.
 /// - The time is the clock's steady one: setting the wall clock changes nothing.
 #[derive(Debug)]
 pub struct LocalLimiter<C = FastClock> {

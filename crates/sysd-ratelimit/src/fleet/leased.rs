@@ -28,7 +28,8 @@ pub struct LeaseConfig {
     pub batch_max: u32,
     /// How long a process keeps what it took and does not use. A busy key asks the store about once in that time.
     pub hold_for: Duration,
-    /// The most keys of which a process holds anything; more are decided by the store. About a kilobyte each.
+    /// The most keys of which a process holds anything, exactly; more are decided by the store. About a kilobyte each, and as much again
+    /// for what is left of a batch and waits for the keeper.
     pub keys_max: usize,
     /// How long a call of the store's may take; then its effect counts as unknown.
     pub call_wait_max: Duration,

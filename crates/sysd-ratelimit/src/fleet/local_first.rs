@@ -28,7 +28,7 @@ const POSTS_MAX: usize = 64;
 pub struct LocalFirstConfig {
     /// How often a process posts what it admitted, and learns what others did.
     pub flush_every: Duration,
-    /// The most keys that it knows of; more are decided by the store. About 150 bytes each.
+    /// The most keys that it knows of, exactly; more are decided by the store. About 150 bytes each.
     pub keys_max: usize,
     /// How long a call of the store's may take; then its effect counts as unknown.
     pub call_wait_max: Duration,

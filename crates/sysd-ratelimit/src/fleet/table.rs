@@ -1,6 +1,12 @@
 //! What a process knows of its keys, in shards, and no more keys than there is room for.
+//!
+//! Keys are compared whole, so no key is taken for another. The hash is seeded by the process and no keyed pseudo-random function: who
+//! learned the seed could choose keys of one shard, whose lookups then compare more of them. A shard has a bound of its own, so it
+//! is at most [`SHARD_KEYS_MIN`] and four times its share that are compared; keys beyond it find no room, and are decided by the store. Nothing is ever
+//! admitted by that.
 
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use parking_lot::Mutex;
@@ -8,6 +14,8 @@ use sysd_core::KeyBytes;
 
 /// More than processors, so that threads seldom meet.
 const SHARDS: usize = 64;
+/// However little room there is in all, a shard may have so many keys.
+const SHARD_KEYS_MIN: usize = 64;
 
 #[derive(Debug)]
 struct Held<T> {
@@ -24,14 +32,19 @@ struct Padded<T>(Mutex<HashTable<Held<T>>>);
 pub(super) struct Table<T> {
     shards: Box<[Padded<T>]>,
     hasher: foldhash::quality::RandomState,
-    /// Of each shard.
     keys_max: usize,
+    /// Of each shard.
+    shard_keys_max: usize,
+    /// Written where a key comes or goes only.
+    len: AtomicUsize,
 }
 
 impl<T: Default> Table<T> {
     pub(super) fn new(keys_max: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Padded(Mutex::new(HashTable::new()))).collect();
-        Self { shards, hasher: foldhash::quality::RandomState::default(), keys_max: keys_max.div_ceil(SHARDS) }
+        let shard_keys_max = keys_max.div_ceil(SHARDS).saturating_mul(4).saturating_add(SHARD_KEYS_MIN);
+        let hasher = foldhash::quality::RandomState::default();
+        Self { shards, hasher, keys_max, shard_keys_max, len: AtomicUsize::new(0) }
     }
 
     /// Looks at a key, which is made if it was not there. `None`, and nothing was done, if there is no room for it.
@@ -42,7 +55,10 @@ impl<T: Default> Table<T> {
         if let Some(found) = held.find_mut(hash, |held| held.key.as_slice() == key) {
             return Some(look(&mut found.value));
         }
-        if held.len() >= self.keys_max {
+        let is_room = |len: usize| (len < self.keys_max).then(|| len + 1);
+        if held.len() >= self.shard_keys_max
+            || self.len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_room).is_err()
+        {
             return None;
         }
         let new = Held { key: KeyBytes::from_slice(key), value: T::default() };
@@ -60,7 +76,9 @@ impl<T: Default> Table<T> {
     pub(super) fn retain(&self, mut stays: impl FnMut(&[u8], &mut T) -> bool) {
         for shard in &self.shards {
             let mut held = shard.0.lock();
+            let before = held.len();
             held.retain(|held| stays(&held.key, &mut held.value));
+            self.len.fetch_sub(before - held.len(), Ordering::Relaxed);
             if held.capacity() > 4 * held.len() + 64 {
                 held.shrink_to_fit(|held| self.hash(&held.key));
             }
@@ -69,7 +87,7 @@ impl<T: Default> Table<T> {
 
     /// How many keys are there.
     pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.0.lock().len()).sum()
+        self.len.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -86,5 +104,54 @@ impl<T: Default> Table<T> {
         #[allow(clippy::cast_possible_truncation, reason = "fewer than 64 shards")]
         let index = (hash >> 40) as usize % SHARDS;
         (hash, &self.shards[index])
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn key(at: u32) -> [u8; 4] {
+        at.to_be_bytes()
+    }
+
+    #[test]
+    fn a_table_has_room_for_exactly_as_many_keys_as_it_was_given() {
+        for keys_max in [1, 10, 100, 5_000] {
+            let table: Table<u32> = Table::new(keys_max);
+            let many = u32::try_from(keys_max).unwrap() * 20;
+            let kept: Vec<u32> = (0..many).filter(|&at| table.with(&key(at), |value| *value = at).is_some()).collect();
+            assert_eq!((kept.len(), table.len()), (keys_max, keys_max));
+            // Those that are there stay and are found, the others are not.
+            for at in 0..many {
+                let found = table.with_known(&key(at), |value| *value);
+                assert_eq!(found, kept.contains(&at).then_some(at));
+            }
+            // Who goes makes room.
+            table.retain(|_, value| *value != kept[0]);
+            assert_eq!(table.len(), keys_max - 1);
+            assert!(table.with(&key(many), |_| ()).is_some() && table.with(&key(many + 1), |_| ()).is_none());
+        }
+    }
+
+    #[test]
+    fn threads_that_fill_a_table_at_once_find_no_more_room() {
+        let table: Table<u32> = Table::new(1_000);
+        let fill = |thread: u32| (0..2_000).filter(|at| table.with(&key(thread << 20 | at), |_| ()).is_some()).count();
+        let filled: usize = std::thread::scope(|scope| {
+            let threads = [0, 1, 2, 3].map(|thread| scope.spawn(move || fill(thread)));
+            threads.map(|thread| thread.join().unwrap()).into_iter().sum()
+        });
+        assert_eq!((filled, table.len()), (1_000, 1_000));
+    }
+
+    #[test]
+    fn a_shard_has_no_more_keys_than_its_bound() {
+        let table: Table<u32> = Table::new(6_400);
+        let shard = |at: u32| std::ptr::from_ref(table.place(&key(at)).1);
+        let of_first = (0..).filter(|&at| shard(at) == shard(0));
+        let kept = of_first.take(1_000).filter(|&at| table.with(&key(at), |_| ()).is_some()).count();
+        assert_eq!(kept, 4 * 100 + SHARD_KEYS_MIN);
     }
 }
