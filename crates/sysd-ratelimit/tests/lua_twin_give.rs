@@ -110,6 +110,11 @@ fn slips_are_found() {
         &[
             ("math.max(at, moment) - taken.at", "moment - taken.at"),
             ("if at < taken.at then return false end", ""),
+            ("parts == taken.parts and at - taken.at", "at - taken.at"),
+            ("at - taken.at == taken.debt - debt and", ""),
+            (" and part == taken.debt_part", ""),
+            ("if taken.code == 2 and not is_last", "if not is_last"),
+            ("if taken.code == 2 and not is_last", "if false"),
             ("taken.debt - given_since(entry, taken.high, taken.low)", "taken.debt"),
             ("(now_low - low)", "now_low"),
             ("if since < 0 or", "if"),

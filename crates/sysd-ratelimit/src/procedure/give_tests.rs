@@ -87,19 +87,23 @@ fn bucket(limit: &Limit) -> Option<TokenBucket> {
     }
 }
 
-/// A bucket whose debt, as the take found it, has not run down gets back exactly the price, if nobody else was given any.
+/// A bucket whose debt, as the take found it, has not run down gets back exactly the price, if nobody else was given any; a queue nothing, if
+/// somebody has a place behind it.
 fn gives_the_price(sample: &Sample, give: Give) -> Result<(), TestCaseError> {
     let rules = sample.rules();
     let mut state: State = None;
     let mut now_us = 1_700_000_000_000_000_u64;
     let mut held: Option<(usize, GiveAll)> = None;
+    let mut is_last = true;
     for (at, &(step, cost, given)) in sample.requests.iter().enumerate() {
         now_us += step;
         let now = Timestamp::from_micros(now_us).unwrap();
         let Some(bucket) = bucket(&rules[0].limit()) else { return Ok(()) };
         let take = TakeAll::new([(&rules[0], cost)]);
         let verdict = run(&mut state, &take, now);
+        is_last &= held.is_none() || !verdict.is_allowed() || cost == 0;
         if let (None, Some((later, unused))) = (&held, given) {
+            is_last = true;
             held = GiveAll::part_of(&take, &verdict, |_| unused).map(|back| (at + later, back));
         }
         if let Some((_, back)) = held.take_if(|(when, _)| *when <= at) {
@@ -112,10 +116,51 @@ fn gives_the_price(sample: &Sample, give: Give) -> Result<(), TestCaseError> {
             let after = run(&mut state, &look, now).each[0].debt();
             let lessened = before.minus(after, bucket.denominator());
             prop_assert!(lessened <= price);
-            if debt.minus(price, bucket.denominator()).us >= now_us - taken.at_us {
+            if matches!(rules[0].limit(), Limit::LeakyBucket(_)) && !is_last {
+                prop_assert_eq!(lessened, Span::ZERO, "somebody is behind it");
+            } else if debt.minus(price, bucket.denominator()).us >= now_us - taken.at_us {
                 prop_assert_eq!(lessened, price);
             }
         }
+    }
+    Ok(())
+}
+
+/// Of what a queue has let in and was not given back, the next goes when those before it have had their time.
+fn goes_one_by_one(sample: &Sample, give: Give) -> Result<(), TestCaseError> {
+    let Limit::LeakyBucket(queue) = sample.limits[0] else { return Ok(()) };
+    let (rule, mut state): (_, State) = (Rule::new("rule", queue).unwrap(), None);
+    let mut now_us = 1_700_000_000_000_000_u64;
+    let mut goes: Vec<(u64, u32)> = Vec::new();
+    let mut due: Vec<(usize, GiveAll)> = Vec::new();
+    for (at, &(step, cost, given)) in sample.requests.iter().enumerate() {
+        now_us += step;
+        let now = Timestamp::from_micros(now_us).unwrap();
+        let take = TakeAll::new([(&rule, cost)]);
+        let verdict = run(&mut state, &take, now);
+        if verdict.is_allowed() && cost > 0 {
+            let wait_us = u64::try_from(take.decision(&verdict).wait().as_micros()).unwrap();
+            let (later, unused) = given.unwrap_or_default();
+            due.extend(GiveAll::part_of(&take, &verdict, |_| unused).map(|back| (at + later, back)));
+            goes.push((now_us + wait_us, cost.saturating_sub(unused)));
+        }
+        for (_, back) in due.extract_if(.., |(when, _)| *when <= at) {
+            give(&mut state, &back, now);
+        }
+    }
+    goes.retain(|(_, cost)| *cost > 0);
+    goes.sort_unstable();
+    for pair in goes.windows(2) {
+        let [(before_us, cost), (after_us, _)] = pair else { panic!("two") };
+        // When it goes was rounded up.
+        let time_us = queue.bucket().price(*cost).unwrap().us;
+        prop_assert!(
+            after_us + 1 >= before_us + time_us,
+            "{} costs {} and is followed by {}",
+            before_us,
+            cost,
+            after_us
+        );
     }
     Ok(())
 }
@@ -159,6 +204,54 @@ fn a_bucket_that_would_not_be_full_gets_back_the_price() {
     if let Err(error) = certify(gives_the_price, honest) {
         panic!("{error}");
     }
+}
+
+#[test]
+fn a_queue_lets_one_go_at_a_time_whatever_is_given_back() {
+    if let Err(error) = certify(goes_one_by_one, honest) {
+        panic!("{error}");
+    }
+    // As if nobody was behind it.
+    let overtaken: Give = |state, give, now| {
+        let last = state.as_ref().map(|(bytes, _)| schema::decode_state(bytes).unwrap()[0].state.to_vec());
+        let last = last.and_then(|state| crate::schema::token_bucket::decode_state(&state));
+        noted(state, give, now, |taken| {
+            if let (Some(last), Weight::Bucket { debt, .. }) = (&last, &mut taken.weight) {
+                (taken.at_us, *debt) = (last.at_us, last.debt);
+            }
+        });
+    };
+    assert!(certify(goes_one_by_one, overtaken).is_err(), "one that gives back any place passed");
+}
+
+/// What windows whose length has changed admit too much where what was taken before is given back: at most that, once.
+#[test]
+fn windows_that_end_at_the_same_moment_may_be_given_what_they_have_not_counted_and_no_more() {
+    let mut most = 0;
+    for (algorithm, before_s, after_s, taken_at, kept_at) in
+        [(2, 60, 30, 10, 45), (2, 60, 20, 30, 59), (3, 60, 30, 10, 75), (3, 60, 45, 10, 75), (2, 60, 30, 40, 45)]
+    {
+        for (cost, kept) in [(5, 1), (2, 3), (1, 5)] {
+            let rule = |seconds: u64| Rule::new("rule", limit(algorithm, 5, seconds * 1_000_000)).unwrap();
+            let time =
+                |seconds: u64| Timestamp::from_micros((1_700_000_100 / 180 * 180 + seconds) * 1_000_000).unwrap();
+            let (before, after, mut state) = (rule(before_s), rule(after_s), None);
+            let take = TakeAll::new([(&before, cost)]);
+            let back = GiveAll::of(&take, &run(&mut state, &take, time(taken_at))).unwrap();
+            let mut admitted = 0;
+            let one = TakeAll::new([(&after, 1)]);
+            let mut ask = |state: &mut State, times| {
+                admitted += (0..times).filter(|_| run(state, &one, time(kept_at)).is_allowed()).count();
+            };
+            ask(&mut state, kept);
+            run(&mut state, &back, time(kept_at));
+            ask(&mut state, 20);
+            let over = i64::try_from(admitted).unwrap() - 5;
+            assert!(over <= i64::from(cost), "{algorithm} {before_s} {after_s}: {over} for {cost}");
+            most = most.max(over);
+        }
+    }
+    assert!(most > 0, "then it can be given no more than was counted, and the docs say too little");
 }
 
 #[test]

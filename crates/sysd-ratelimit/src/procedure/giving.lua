@@ -35,6 +35,9 @@ local function to_bucket(entry, taken, moment)
   local version, at, debt, part, parts = unpack('>BI7I7I4I4', state)
   if version ~= 1 or at > LAST_TIME or debt > LONGEST or part >= parts then return nil end
   if at < taken.at then return false end
+  -- Of a queue only the last place: those behind another one have been told when to go.
+  local is_last = parts == taken.parts and at - taken.at == taken.debt - debt and part == taken.debt_part
+  if taken.code == 2 and not is_last then return false end
   local price, price_part, denominator = taken.price, taken.price_part, taken.parts
   -- How long the take weighs in full or in part, if what it found has not been lessened by giving back.
   local weighs, weighs_part = taken.debt - given_since(entry, taken.high, taken.low), taken.debt_part

@@ -7,8 +7,11 @@
 //!   is not before the debt which the take found has run down, so the debt right after it, less the time since, is what may be given
 //!   back, up to the price. What others were given back meanwhile brings that moment nearer: the record counts it, the verdict
 //!   knows what it was then, and the difference is lessened too. Of the price, what exceeds the time since is owed in any case.
+//! - A queue has told those behind a place when to go, so only the last place is given back: another one would go at the same time as
+//!   somebody else.
 //! - A window's count is lowered if it is still the count of the window in which it was taken. One that was cut otherwise since,
-//!   by another policy, ends elsewhere: what it counts may not be what was taken.
+//!   by another policy, mostly ends elsewhere: what it counts may not be what was taken. Where it ends at the same moment and has not
+//!   counted it, at most the take's cost is admitted too much, once.
 //! - A log has the very entry, or has forgotten it.
 //!
 //! What is left keeps its time, even where it counts nothing: without it a clock that has gone back would find an unused window
@@ -24,6 +27,9 @@ use crate::model::Span;
 use crate::schema::rules::{Entry, GIVEN_MAX_US};
 use crate::schema::taken::{Taken, Weight};
 use crate::schema::{fixed_window, sliding_log, sliding_window, token_bucket};
+
+/// The algorithm of a leaky bucket.
+const QUEUE: u8 = 2;
 
 /// When a state expires whose last window ends there; zero: never.
 fn expiry_us(ends_us: u64) -> u64 {
@@ -73,6 +79,9 @@ pub(super) fn give(entry: &Entry<'_>, taken: &Taken, moment_us: u64, now_us: u64
     match taken.weight {
         Weight::Bucket { denominator, price, debt, given_us } => {
             let state = token_bucket::decode_state(entry.state)?;
+            if taken.code == QUEUE && !is_last(&state, taken.at_us, debt, denominator) {
+                return Some(None);
+            }
             let passed_us = state.at_us.max(moment_us).saturating_sub(taken.at_us);
             let since_us = entry.given_us.checked_sub(given_us).filter(|_| entry.given_us < GIVEN_MAX_US);
             let weighs = since_us.map_or(Span::ZERO, |since_us| debt.minus_us(since_us)).max(price);
@@ -114,6 +123,12 @@ pub(super) fn give(entry: &Entry<'_>, taken: &Taken, moment_us: u64, now_us: u64
         }
         Weight::Log => to_log(entry, taken, now_us),
     }
+}
+
+/// Whether nobody has taken a place behind one after which the debt was that.
+fn is_last(state: &token_bucket::BucketState, at_us: u64, debt: Span, denominator: u32) -> bool {
+    let until = |at_us: u64, debt: Span| (at_us + debt.us, debt.part);
+    state.denominator == denominator && until(state.at_us, state.debt) == until(at_us, debt)
 }
 
 fn to_log(entry: &Entry<'_>, taken: &Taken, now_us: u64) -> Option<Given> {
