@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use futures::executor::block_on;
-use sysd_core::{ErrorKind, ManualClock, Timestamp};
-use sysd_ratelimit::policy::{ClientKey, MOST_LIMITED_MAX, Policy, PolicyLimiter, RequestView, Ruling};
+use sysd_core::{ErrorKind, ManualClock};
+use sysd_ratelimit::policy::{ClientKey, MOST_LIMITED_MAX, PolicyLimiter, RequestView, Ruling};
 use sysd_ratelimit::{FixedWindow, RateLimitError, SlidingWindow};
 use sysd_storage::Memory;
+
+mod common;
 
 const LIMITS: &str = r#"
     name = "api"
@@ -42,9 +44,8 @@ const LIMITS: &str = r#"
 type Limiter = PolicyLimiter<Memory<ManualClock>>;
 
 fn limiter(text: &str) -> Limiter {
-    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000));
-    let policy = Policy::from_toml("limits.toml", text).unwrap();
-    PolicyLimiter::new(Memory::with_clock(clock.clone()), policy).unwrap().with_clock(clock)
+    let clock = common::clock();
+    common::limiter(text, &clock).with_clock(clock)
 }
 
 const HEADERS: &[(&str, &str)] = &[("x-api-key", "s3cret"), ("x-tenant", "acme")];

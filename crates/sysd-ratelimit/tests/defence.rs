@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use sysd_core::breaker::BreakerConfig;
-use sysd_core::{Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store, Timestamp};
+use sysd_core::{Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store};
 use sysd_ratelimit::policy::{Policy, PolicyLimiter, Reason, RequestView, Ruling};
 use sysd_storage::Memory;
 use sysd_testkit::{Overridden, Overrides};
+
+mod common;
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +101,7 @@ fn limits(on_error: &str, shared_on_error: Option<&str>) -> String {
 }
 
 fn ward(text: &str, has_stand_in: bool, breaker: BreakerConfig) -> Ward {
-    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000));
+    let clock = common::clock();
     let memory = || Memory::with_clock(clock.clone());
     let (patient, truth, stand_in) = (Patient::default(), memory(), memory());
     let policy = Policy::from_toml("limits.toml", text).unwrap();

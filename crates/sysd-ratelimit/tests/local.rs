@@ -6,9 +6,9 @@ use std::time::Duration;
 use sysd_core::{Clock as _, Entropy as _, ManualClock, Procedure as _, SeededEntropy, StateChange, Timestamp};
 use sysd_ratelimit::{LocalLimiter, RateLimitError, Take, TokenBucket};
 
-fn clock() -> ManualClock {
-    ManualClock::new(Timestamp::from_micros(1_800_000_000_000_000).unwrap())
-}
+mod common;
+
+use common::clock;
 
 /// A bucket of its own, by the decision that stores run.
 struct Exact(Option<Vec<u8>>);

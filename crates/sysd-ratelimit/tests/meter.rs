@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use sysd_core::breaker::BreakerConfig;
-use sysd_core::{Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store, Timestamp};
+use sysd_core::{Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store};
 use sysd_ratelimit::policy::{Policy, PolicyLimiter, RequestView};
 use sysd_storage::Memory;
 use sysd_testkit::{Overridden, Overrides};
@@ -86,7 +86,7 @@ const BREAKER: BreakerConfig = BreakerConfig {
 };
 
 fn scene() -> Scene {
-    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000));
+    let clock = common::clock();
     let memory = || Memory::with_clock(clock.clone());
     let (error, stand_in) = (Arc::default(), memory());
     let store = Overridden(memory(), Slow { clock: clock.clone(), error: Arc::clone(&error) });

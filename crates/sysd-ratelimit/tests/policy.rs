@@ -12,6 +12,8 @@ use sysd_storage::Memory;
 use sysd_testkit::sim::{Faults, Node, Simulation};
 use sysd_testkit::{Overridden, Overrides};
 
+mod common;
+
 fn policy(text: &str) -> Policy {
     Policy::from_toml("limits.toml", text).unwrap()
 }
@@ -44,8 +46,8 @@ const LIMITS: &str = r#"
 "#;
 
 fn limiter(text: &str) -> (PolicyLimiter<Memory<ManualClock>>, ManualClock) {
-    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000));
-    (PolicyLimiter::new(Memory::with_clock(clock.clone()), policy(text)).unwrap(), clock)
+    let clock = common::clock();
+    (common::limiter(text, &clock), clock)
 }
 
 async fn ask<S: Store>(limiter: &PolicyLimiter<S>, method: &str, path: &str, peer: &str) -> Ruling {
@@ -184,7 +186,7 @@ impl<S: Store> Overrides<S> for Without {
 #[tokio::test]
 async fn a_rule_that_allowed_is_not_named_where_another_could_not_be_asked() {
     let text = LIMITS.replace("name = \"logins\"", "name = \"logins\"\n    on_error = \"deny\"");
-    let memory = Memory::with_clock(ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000)));
+    let memory = Memory::with_clock(common::clock());
     // What `global` is in a key.
     let limiter =
         PolicyLimiter::new(Overridden(memory, Without(b"\x0A", ErrorKind::Unavailable)), policy(&text)).unwrap();
@@ -208,7 +210,7 @@ async fn only_an_outage_opens() {
         for on_error in ["allow", "deny"] {
             let text =
                 LIMITS.replace("name = \"logins\"", &format!("name = \"logins\"\n    on_error = \"{on_error}\""));
-            let memory = Memory::with_clock(ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000)));
+            let memory = Memory::with_clock(common::clock());
             let limiter = PolicyLimiter::new(Overridden(memory, Without(b"\x0A", kind)), policy(&text)).unwrap();
             let ruling = ask(&limiter, "POST", "/login", "192.0.2.1").await;
             assert_eq!(ruling.is_allowed(), is_outage && on_error == "allow", "{kind} {on_error}");

@@ -13,6 +13,8 @@ use sysd_ratelimit::{
 };
 use sysd_storage::{RedisConfig, RedisStore};
 
+mod common;
+
 const PROCESSES: u64 = 4;
 const BURST: u64 = 2_000;
 const PER_SECOND: u64 = 100;
@@ -36,9 +38,7 @@ enum Fleet {
 
 impl Fleet {
     async fn connect(mode: &str, name: &str) -> Self {
-        let url = std::env::var("SYSD_TEST_REDIS_URL").unwrap_or_else(|_| {
-            panic!("SYSD_TEST_REDIS_URL is not set: run `cargo xtask servers up` and export what it prints")
-        });
+        let url = common::url("SYSD_TEST_REDIS_URL");
         let store = RedisStore::connect_with(&url, RedisConfig::default(), SystemClock).await.unwrap();
         let rate = format!("{PER_SECOND}/s").parse().unwrap();
         let bucket = TokenBucket::new(rate, u32::try_from(BURST).unwrap()).unwrap();

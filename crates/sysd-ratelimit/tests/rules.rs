@@ -4,14 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sysd_core::{ErrorKind, Key, ManualClock, Store, StoreExt as _, SystemEntropy, Timestamp, random_base62, tuple};
+use sysd_core::{ErrorKind, Key, Store, StoreExt as _, tuple};
 use sysd_ratelimit::schema::RULES;
 use sysd_ratelimit::{
     FixedWindow, LeakyBucket, RateLimitError, Rule, RuleLimiter, RuleSet, SlidingLog, SlidingWindow, TokenBucket,
 };
-use sysd_storage::{Memory, RedisConfig, RedisStore};
+use sysd_storage::Memory;
 use sysd_testkit::Limited;
 use sysd_testkit::sim::{Node, Simulation};
+
+mod common;
+
+use common::{clock, on_redis};
 
 fn rules() -> RuleSet {
     let bucket = TokenBucket::new("40/s".parse().unwrap(), 40).unwrap();
@@ -23,17 +27,6 @@ fn rules() -> RuleSet {
         Rule::new("a log", SlidingLog::new("45/s".parse().unwrap()).unwrap()).unwrap(),
     ])
     .unwrap()
-}
-
-fn clock() -> ManualClock {
-    ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000))
-}
-
-async fn on_redis(variable: &str) -> RedisStore<ManualClock> {
-    let url = std::env::var(variable)
-        .unwrap_or_else(|_| panic!("{variable} is not set: run `cargo xtask servers up` and export what it prints"));
-    let config = RedisConfig { prefix: random_base62(12, &SystemEntropy), ..RedisConfig::default() };
-    RedisStore::connect_with(&url, config, clock()).await.unwrap()
 }
 
 /// However many ask at once, as many are admitted as the tightest rule lets, and the others have taken nothing more.
@@ -68,12 +61,12 @@ async fn memory_admits_exactly_the_limit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_admits_exactly_the_limit() {
-    exactly_the_limit(on_redis("SYSD_TEST_REDIS_URL").await).await;
+    exactly_the_limit(on_redis("SYSD_TEST_REDIS_URL", clock()).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_cluster_admits_exactly_the_limit() {
-    exactly_the_limit(on_redis("SYSD_TEST_REDIS_CLUSTER_URL").await).await;
+    exactly_the_limit(on_redis("SYSD_TEST_REDIS_CLUSTER_URL", clock()).await).await;
 }
 
 #[tokio::test]

@@ -7,21 +7,21 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::executor::block_on;
 use proptest::prelude::*;
-use sysd_core::{
-    AnyStore, Clock as _, ErrorKind, Key, ManualClock, Procedure as _, Store, StoreExt as _, Timestamp, tuple,
-};
+use sysd_core::{AnyStore, Clock as _, ErrorKind, Key, ManualClock, Procedure as _, Store, StoreExt as _, tuple};
 use sysd_ratelimit::schema::BUCKETS;
 use sysd_ratelimit::{
     Algorithm, FixedWindow, LeakyBucket, Outcome, RateLimiter, SlidingLog, SlidingWindow, TokenBucket,
 };
 use sysd_storage::Memory;
 
+mod common;
+
 fn bucket(rate: &str, burst: u32) -> TokenBucket {
     TokenBucket::new(rate.parse().unwrap(), burst).unwrap()
 }
 
 fn on_memory(name: &str, bucket: TokenBucket) -> (RateLimiter<Memory<ManualClock>>, Memory<ManualClock>, ManualClock) {
-    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000));
+    let clock = common::clock();
     let store = Memory::with_clock(clock.clone());
     (RateLimiter::new(store.clone(), name, bucket), store, clock)
 }

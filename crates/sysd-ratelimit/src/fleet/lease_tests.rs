@@ -217,14 +217,13 @@ fn batches_follow_the_demand() {
 fn the_least_cost_that_is_denied_is_remembered_and_greater_ones_are_denied_with_it() {
     let denied = |us| Decision::new(Outcome::Denied { retry_after: std::time::Duration::from_micros(us) }, 10, 1, 90);
     let mut lease = Lease::default();
-    let outcome = |lease: &mut Lease, now_us, cost| match lease
-        .take(now_us, cost, 8, |denied, cost| u64::from(cost - denied) * 10)
-    {
-        Step::Decided(decision) => Some(decision.outcome()),
-        _ => {
-            lease.gave_up();
-            None
+    let outcome = |lease: &mut Lease, now_us, cost| {
+        let step = lease.take(now_us, cost, 8, |denied, cost| u64::from(cost - denied) * 10);
+        if let Step::Decided(decision) = step {
+            return Some(decision.outcome());
         }
+        lease.gave_up();
+        None
     };
     let wait = |us| Some(Outcome::Denied { retry_after: std::time::Duration::from_micros(us) });
     lease.refused(1_000, 4, &denied(40));

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod axum_app;
+#[path = "../common/mod.rs"]
+mod common;
 mod downstream;
 mod grpc;
 mod retry_after;
@@ -12,20 +14,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::ConnectInfo;
+use common::clock;
 use http::request::Parts;
-use sysd_core::{ManualClock, Timestamp};
-use sysd_ratelimit::{Policy, PolicyLimiter};
+use sysd_core::ManualClock;
+use sysd_ratelimit::PolicyLimiter;
 use sysd_storage::Memory;
 
 type Limiter = Arc<PolicyLimiter<Memory<ManualClock>>>;
 
-fn clock() -> ManualClock {
-    ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000))
-}
-
 fn limiter(text: &str, clock: &ManualClock) -> Limiter {
-    let policy = Policy::from_toml("limits.toml", text).unwrap();
-    Arc::new(PolicyLimiter::new(Memory::with_clock(clock.clone()), policy).unwrap())
+    Arc::new(common::limiter(text, clock))
 }
 
 /// Who has connected, as axum has it.
