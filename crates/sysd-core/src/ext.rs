@@ -94,12 +94,14 @@ pub trait StoreExt: Store {
     /// Trims until nothing more is to remove; answers how many rows went.
     ///
     /// # Errors
-    /// As [`Store::trim`]; what was removed before stays removed.
+    /// As [`Store::trim`]; what was removed before stays removed, and the effect is unknown then.
     fn trim_all(&self, trim: Trim<'_>) -> impl Future<Output = Result<usize>> + Send {
         async move {
             let mut total = 0;
             loop {
-                let Trimmed { removed, more } = self.trim(trim).await?;
+                let trimmed = self.trim(trim).await;
+                let Trimmed { removed, more } = trimmed
+                    .map_err(|error| if total > 0 { error.with_effect(crate::Effect::Unknown) } else { error })?;
                 total += removed;
                 if !more {
                     return Ok(total);
@@ -138,11 +140,12 @@ mod tests {
 
     use super::*;
     use crate::procedure::ErasedProcedure;
-    use crate::{Limits, Order, OutputBytes, Page, Record, Space, Version};
+    use crate::{Effect, ErrorKind, Keep, Limits, Order, OutputBytes, Page, Record, Space, Version};
 
     const SPACE: Space = Space::conditional("test");
 
-    /// Answers every scan with one row and a cursor there, and refuses bounds that cross, as stores do.
+    /// Answers every scan with one row and a cursor there, and refuses bounds that cross, as stores do. Trims as many times as there
+    /// are cursors, then refuses.
     struct Cursors(Mutex<Vec<&'static [u8]>>);
 
     impl Store for Cursors {
@@ -174,7 +177,10 @@ mod tests {
         }
 
         async fn trim(&self, _trim: Trim<'_>) -> Result<Trimmed> {
-            Ok(Trimmed::default())
+            match self.0.lock().unwrap().pop() {
+                Some(_) => Ok(Trimmed { removed: 1, more: true }),
+                None => Err(Error::new(ErrorKind::Denied, Effect::None, "no more")),
+            }
         }
 
         async fn update(&self, _key: Key<'_>, _procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
@@ -185,6 +191,15 @@ mod tests {
     fn scanned(cursors: &[&'static [u8]], scan: Scan<'_>) -> Result<usize> {
         let store = Cursors(Mutex::new(cursors.iter().rev().copied().collect()));
         Ok(block_on(store.scan_rows(scan))?.len())
+    }
+
+    #[test]
+    fn trims_of_which_the_first_was_made_may_have_happened() {
+        let trim = Trim { space: SPACE, partition: b"p", keep: Keep::First(0) };
+        for (cursors, effect) in [(vec![], Effect::None), (vec![b"a".as_slice()], Effect::Unknown)] {
+            let error = block_on(Cursors(Mutex::new(cursors)).trim_all(trim)).unwrap_err();
+            assert_eq!((error.kind(), error.effect()), (ErrorKind::Denied, effect));
+        }
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub trait Store: Send + Sync + 'static {
     fn scan(&self, scan: Scan<'_>) -> impl Future<Output = Result<Page>> + Send;
 
     /// Removes rows beyond the first or last so many: a bounded number a call, not atomic. \[T1 to T3\]
+    ///
+    /// An error says [`Effect::None`](crate::Effect::None) only where no row was removed, and none will be.
     fn trim(&self, trim: Trim<'_>) -> impl Future<Output = Result<Trimmed>> + Send;
 
     /// Runs a procedure on a record, atomically; answers its encoded output. \[P1 to P5\]

@@ -4,13 +4,15 @@
 
 use std::time::Duration;
 
-use sysd_core::{Effect, Error, ErrorKind, Expect, Key, Space, Store as _, StoreExt as _, SystemClock, Write};
+use sysd_core::{
+    Effect, Error, ErrorKind, Expect, Keep, Key, Space, Store as _, StoreExt as _, SystemClock, Trim, Write,
+};
 use sysd_storage::{RedisConfig, RedisStore};
 
 mod support;
 
 use support::server::{Private, wait_until};
-use support::{Count, config};
+use support::{Count, config, fake_redis};
 
 const SPACE: Space = Space::conditional("redis_test");
 
@@ -158,4 +160,23 @@ async fn a_server_with_as_many_clients_as_it_takes() {
         assert!(stores.len() < 9);
     };
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
+}
+
+/// A trim that needs several calls, of which the second is refused, answers by what the first one removed.
+#[tokio::test]
+async fn a_trim_that_failed_half_way_may_have_happened() {
+    for (removed, effect) in [(0, Effect::None), (500, Effect::Unknown)] {
+        let mut trims = 0;
+        // Of the first thousand rows some had expired and went; 500 that stay were met, of 700.
+        let first = format!("*6\r\n:{removed}\r\n:1\r\n$2\r\n(a\r\n:500\r\n:500\r\n:0\r\n");
+        let (port, commands) = fake_redis::start(move |_| {
+            trims += 1;
+            Some(if trims == 1 { first.clone() } else { "-NOPERM no right\r\n".to_owned() })
+        });
+        let store = store(&format!("redis://127.0.0.1:{port}/")).await;
+        let trim = Trim { space: SPACE, partition: b"p", keep: Keep::First(700) };
+        let error = store.trim(trim).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Denied, effect), "{error}");
+        assert_eq!(commands.lock().unwrap().len(), 2);
+    }
 }

@@ -285,11 +285,21 @@ impl<C: Clock> Shared<C> {
         left.iter().map(name_of).collect::<Option<_>>().ok_or_else(|| nameless(Effect::Unknown))
     }
 
-    /// Removes rows whatever they are; how many went, or why not all of them did.
+    /// Removes rows whatever they are, or says why not all of them went.
     pub(super) async fn remove(&self, keys: &[Key<'_>]) -> Result<()> {
         let writes: Vec<_> = keys.iter().map(|&key| Write::delete(key)).collect();
-        self.write_many(&writes).await.into_iter().try_for_each(|outcome| outcome.map(drop))
+        all_or_error(self.write_many(&writes).await)
     }
+}
+
+/// One answer for writes that were asked for as one: their first error, of unknown effect as soon as any of them may have
+/// happened.
+fn all_or_error(outcomes: Vec<Result<Outcome>>) -> Result<()> {
+    let may_have = outcomes
+        .iter()
+        .any(|outcome| outcome.as_ref().map_or_else(Error::effect, |_| Effect::Unknown) == Effect::Unknown);
+    let effect = if may_have { Effect::Unknown } else { Effect::None };
+    outcomes.into_iter().try_for_each(|outcome| outcome.map(drop)).map_err(|error| error.with_effect(effect))
 }
 
 /// Cuts a batch into calls, by count and by size.

@@ -67,6 +67,11 @@ impl Ticket {
     pub(super) fn new(completion: &Arc<Completion>) -> Self {
         Self { completion: Arc::clone(completion), slot: None }
     }
+
+    /// Whether both wait for the same batch.
+    pub(super) fn is_of_batch(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.completion, &other.completion)
+    }
 }
 
 impl Future for Ticket {

@@ -7,7 +7,11 @@ use std::thread;
 use futures::FutureExt as _;
 use futures::executor::block_on;
 
+use super::super::layout;
+use super::super::removal::remove;
+use super::super::tree::Victim;
 use super::*;
+use sysd_core::Version;
 
 type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -18,6 +22,8 @@ struct Disk {
     commits: AtomicUsize,
     /// Held by a test to keep a batch in flight.
     hold: Mutex<()>,
+    /// The same for the second batch only.
+    second: Mutex<()>,
     fails: Mutex<Option<Error>>,
     panics: Mutex<bool>,
 }
@@ -28,8 +34,9 @@ impl Tree for Arc<Disk> {
     }
 
     fn commit(&self, batch: &Batch) -> Result<()> {
-        self.commits.fetch_add(1, Ordering::SeqCst);
+        let before = self.commits.fetch_add(1, Ordering::SeqCst);
         let _held = self.hold.lock();
+        let _second = (before == 1).then(|| self.second.lock());
         assert!(!*self.panics.lock(), "on purpose");
         if let Some(error) = self.fails.lock().take() {
             return Err(error);
@@ -267,5 +274,68 @@ fn a_caller_that_is_woken_and_does_not_come_holds_up_no_other() {
         drop(held);
         assert!(other.join().unwrap());
         drop(lazy);
+    });
+}
+
+/// So many rows, as they are stored, and as a trim met them.
+fn rows(disk: &Disk, count: u32) -> Vec<Victim> {
+    let victim = |at: u32| {
+        let (key, version) = (at.to_be_bytes().to_vec(), Version::from_u128(at.into()));
+        let image = layout::encode(b"x", version, None);
+        disk.durable.lock().insert(key.clone(), image.to_vec());
+        Victim { key: Slice::new(&key), image, version }
+    };
+    (0..count).map(victim).collect()
+}
+
+fn a_failure() -> Error {
+    Error::new(ErrorKind::Unavailable, Effect::Unknown, "the disk broke")
+}
+
+/// What a removal of so many rows answers, whose rows all wait behind a batch of others when that one lands or fails; as
+/// `is_second`, the batch behind it fails, while more rows wait behind that.
+fn removed(count: usize, is_second: bool) -> Result<usize> {
+    with_group(Group::run, |group, disk| {
+        let victims = rows(disk, u32::try_from(count).unwrap());
+        let (held, second) = (disk.hold.lock(), disk.second.lock());
+        drop(put(group, b"other", b"x").unwrap());
+        wait_until(|| disk.commits.load(Ordering::SeqCst) == 1);
+        let removing = thread::spawn({
+            let group = Arc::clone(group);
+            move || block_on(remove(&group, Family::Rows, victims, group.epoch()))
+        });
+        let staged = |calls| wait_until(|| group.state.lock().forming.calls == calls);
+        staged(count.min(BATCH_RECORDS_MAX));
+        if is_second {
+            drop(held);
+            staged(count - BATCH_RECORDS_MAX);
+            *disk.fails.lock() = Some(a_failure());
+        } else {
+            *disk.fails.lock() = Some(a_failure());
+            drop(held);
+        }
+        drop(second);
+        removing.join().unwrap()
+    })
+}
+
+#[test]
+fn a_removal_that_failed_half_way_may_have_happened() {
+    // What is refused behind a batch that may have landed did not happen; a part of the removal lies in that batch.
+    let error = removed(BATCH_RECORDS_MAX + 10, true).unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::Unknown));
+    // All of it was refused.
+    let error = removed(10, false).unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None));
+}
+
+#[test]
+fn a_removal_of_more_than_a_batch_removes_all() {
+    with_group(Group::run, |group, disk| {
+        let victims = rows(disk, u32::try_from(BATCH_RECORDS_MAX + 10).unwrap());
+        assert_eq!(block_on(remove(group, Family::Rows, victims, group.epoch())).unwrap(), BATCH_RECORDS_MAX + 10);
+        assert!(disk.durable.lock().is_empty());
+        let stale = Victim { key: Slice::new(b"k"), image: Slice::new(b""), version: Version::from_u128(1) };
+        assert_eq!(block_on(remove(group, Family::Rows, vec![stale], group.epoch())).unwrap(), 0);
     });
 }

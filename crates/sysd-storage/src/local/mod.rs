@@ -39,6 +39,7 @@ mod error;
 mod group;
 mod layout;
 mod readers;
+mod removal;
 mod tree;
 
 use std::fmt;
@@ -63,7 +64,8 @@ use completion::Ticket;
 use group::{Basis, Decision, Group, Seen, Staged, Tree as _};
 use layout::{Family, HEADER_BYTES, Image};
 use readers::{Readers, Watch};
-use tree::{Fjall, Victim};
+use removal::remove;
+use tree::Fjall;
 
 /// Scans of more rows go to a thread: they take long even where all lies in memory.
 const ROWS_IN_PLACE_MAX: usize = 64;
@@ -335,36 +337,6 @@ impl<C: Clock> LocalStore<C> {
         Ok(Decision { change, output })
     }
 
-    /// Removes what is still there of `victims`; answers how many went.
-    async fn remove(&self, family: Family, victims: Vec<Victim>, epoch: u64) -> Result<usize> {
-        let (mut removed, mut last) = (0, None);
-        for Victim { key, image, version } in victims {
-            let seen = Seen { image: Some(image), epoch };
-            let decide = |found: Option<&Slice>| {
-                let is_same =
-                    found.and_then(|found| layout::split(found)).is_some_and(|(header, _)| header.version == version);
-                Ok(Decision { change: is_same.then_some(None), output: is_same })
-            };
-            let mut basis = Basis::Seen(&seen);
-            loop {
-                match self.group().stage(family, &key, basis, decide)? {
-                    Staged::Decided(is_same, ticket) => {
-                        removed += usize::from(is_same);
-                        last = ticket.or(last);
-                        break;
-                    }
-                    Staged::Stale => basis = Basis::Reread,
-                    Staged::NoRoom(ticket) => ticket.await.map_err(|error| error.share())?,
-                }
-            }
-        }
-        // Batches land in order: the last stands for all.
-        if let Some(ticket) = last {
-            ticket.await.map_err(|error| error.share())?;
-        }
-        Ok(removed)
-    }
-
     /// Removes what has expired, now: one pass over all records, a page at a time; answers how many went.
     ///
     /// Merges reclaim most of it by themselves. This finds what lies where nothing is merged any more.
@@ -386,7 +358,9 @@ impl<C: Clock> LocalStore<C> {
                 let read = move || group.tree.expired(family, after, now);
                 let (_, found) = self.shared.readers.on_thread(read).await?;
                 let (victims, next) = found?;
-                removed += self.remove(family, victims, epoch).await?;
+                let went = remove(self.group(), family, victims, epoch).await;
+                removed +=
+                    went.map_err(|error| if removed > 0 { error.with_effect(Effect::Unknown) } else { error })?;
                 match next {
                     Some(key) => after = Some(key),
                     None => break,
@@ -493,7 +467,7 @@ impl<C: Clock> Store for LocalStore<C> {
         let (space, keep) = (trim.space, trim.keep);
         let read = move || group.tree.beyond(&Trim { space, partition: &partition, keep }, rows_max, now);
         let (victims, more) = self.shared.readers.on_thread(read).await?.1?;
-        let removed = self.remove(Family::Rows, victims, epoch).await?;
+        let removed = remove(self.group(), Family::Rows, victims, epoch).await?;
         Ok(Trimmed { removed, more })
     }
 

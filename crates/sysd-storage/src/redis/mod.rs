@@ -247,8 +247,11 @@ impl<C: Clock> Shared<C> {
         let mut is_long = walk.is_old;
         loop {
             let call = self.codec.trim(trim, &walk, removed_max - removed)?;
-            let answer = self.ask(&call, Key::lone(trim.space, trim.partition), Access::Write).await?;
-            let (removed_now, next) = self.codec.read_trim(trim, &walk, answer)?;
+            let answer = self.ask(&call, Key::lone(trim.space, trim.partition), Access::Write).await;
+            let read = answer.and_then(|answer| self.codec.read_trim(trim, &walk, answer));
+            // What an earlier call removed stays removed, whatever became of this one.
+            let (removed_now, next) =
+                read.map_err(|error| if removed > 0 { error.with_effect(Effect::Unknown) } else { error })?;
             removed += removed_now;
             let Some(next) = next else { return Ok(Trimmed { removed, more: false }) };
             walk = next;

@@ -5,6 +5,7 @@ pub(crate) mod cassandra;
 pub(crate) mod directory;
 pub(crate) mod dynamodb;
 pub(crate) mod fake_dynamodb;
+pub(crate) mod fake_redis;
 pub(crate) mod histories;
 #[cfg(feature = "kafka")]
 pub(crate) mod kafka;
