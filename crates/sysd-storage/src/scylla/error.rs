@@ -2,7 +2,7 @@
 
 use scylla::errors::{
     BrokenConnectionErrorKind, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError,
-    ExecutionError, MetadataError, NewSessionError, PrepareError, RequestAttemptError,
+    ExecutionError, MetadataError, NewSessionError, PrepareError, RequestAttemptError, WriteType,
 };
 use scylla::statement::Consistency;
 use sysd_core::{Effect, Error, ErrorKind};
@@ -29,12 +29,7 @@ pub(super) enum Access {
 
 /// Maps an error of a statement. The source is left out: a server's error text can hold what was sent.
 pub(super) fn map(error: &ExecutionError, access: Access) -> Error {
-    match error {
-        ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Unavailable { consistency, .. }, _)) => {
-            finish(unavailable(*consistency, access), access)
-        }
-        _ => finish(classify(error), access),
-    }
+    finish(classify(error, access), access)
 }
 
 /// Maps an error of preparing a statement: nothing was carried out.
@@ -69,14 +64,14 @@ fn finish((kind, effect, message): Row, access: Access) -> Error {
     Error::new(kind, if access == Access::Read { Effect::None } else { effect }, message)
 }
 
-fn classify(error: &ExecutionError) -> Row {
+fn classify(error: &ExecutionError, access: Access) -> Row {
     match error {
         ExecutionError::BadQuery(_) => (ErrorKind::Internal, Effect::None, "the driver refused the statement"),
         ExecutionError::EmptyPlan => UNREACHABLE,
         ExecutionError::PrepareError(error) => classify_prepare(error),
         // Another node was tried only where nothing had been sent.
         ExecutionError::ConnectionPoolError(error) => classify_pool(error),
-        ExecutionError::LastAttemptError(error) => classify_attempt(error),
+        ExecutionError::LastAttemptError(error) => classify_attempt(error, access),
         ExecutionError::RequestTimeout(_) => (ErrorKind::Timeout, Effect::Unknown, "no answer in time"),
         // Of changes of the schema: it was made, but not everywhere yet.
         ExecutionError::SchemaAgreementError(_) | ExecutionError::MetadataError(_) => {
@@ -89,7 +84,7 @@ fn classify(error: &ExecutionError) -> Row {
 fn classify_prepare(error: &PrepareError) -> Row {
     let (kind, _, message) = match error {
         PrepareError::ConnectionPoolError(error) => classify_pool(error),
-        PrepareError::AllAttemptsFailed { first_attempt } => classify_attempt(first_attempt),
+        PrepareError::AllAttemptsFailed { first_attempt } => classify_attempt(first_attempt, Access::Read),
         _ => (ErrorKind::Internal, Effect::None, "the nodes do not prepare a statement alike"),
     };
     (kind, Effect::None, message)
@@ -110,9 +105,9 @@ fn classify_pool(error: &ConnectionPoolError) -> Row {
     }
 }
 
-fn classify_attempt(error: &RequestAttemptError) -> Row {
+fn classify_attempt(error: &RequestAttemptError, access: Access) -> Row {
     match error {
-        RequestAttemptError::DbError(error, text) => classify_server(error, text),
+        RequestAttemptError::DbError(error, text) => classify_server(error, text, access),
         RequestAttemptError::SerializationError(_) | RequestAttemptError::CqlRequestSerialization(_) => {
             (ErrorKind::Internal, Effect::None, "the driver can't encode the statement")
         }
@@ -140,17 +135,14 @@ fn classify_attempt(error: &RequestAttemptError) -> Row {
 }
 
 /// What a coordinator refuses. `text` is looked at, and told to nobody.
-fn classify_server(error: &DbError, text: &str) -> Row {
+fn classify_server(error: &DbError, text: &str, access: Access) -> Row {
     use Effect::{None, Unknown};
     match error {
-        // Of a write by Paxos: see `unavailable`.
-        DbError::Unavailable { .. } => (ErrorKind::Unavailable, Unknown, "too few replicas are alive"),
+        DbError::Unavailable { consistency, .. } => unavailable(*consistency, access),
         DbError::Overloaded => classify_overloaded(text),
         DbError::IsBootstrapping => (ErrorKind::Unavailable, None, "the node is starting"),
-        // Whatever the write type: SIMPLE, UNLOGGED_BATCH and BATCH_LOG have reached some replicas, or may; CAS may have been
-        // accepted, and then another's round commits it.
-        DbError::WriteTimeout { .. } => (ErrorKind::Timeout, Unknown, "too few replicas confirmed in time"),
-        DbError::WriteFailure { .. } => (ErrorKind::Unavailable, Unknown, "replicas failed to write"),
+        DbError::WriteTimeout { write_type, .. } => classify_write(write_type, Miss::Late, access),
+        DbError::WriteFailure { write_type, .. } => classify_write(write_type, Miss::Failed, access),
         // Of a conditional write: it is the look at the row that failed, before anything was proposed.
         DbError::ReadTimeout { .. } => (ErrorKind::Timeout, None, "too few replicas answered in time"),
         DbError::ReadFailure { .. } => {
@@ -188,6 +180,49 @@ fn unavailable(consistency: Consistency, access: Access) -> Row {
     (ErrorKind::Unavailable, effect, "too few replicas are alive")
 }
 
+/// Why a coordinator could not confirm a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Miss {
+    /// Replicas gave no answer in time.
+    Late,
+    /// Replicas said that they could not.
+    Failed,
+}
+
+/// A write that the coordinator had begun, by the step that it was at. No step is without effect: whichever it was, some
+/// replica may have it, or be about to.
+fn classify_write(write_type: &WriteType, miss: Miss, access: Access) -> Row {
+    let kind = match (write_type, miss) {
+        // Until somebody reads the change log there is no room on those replicas; others may have room.
+        (WriteType::Cdc, _) => ErrorKind::Full,
+        (_, Miss::Late) => ErrorKind::Timeout,
+        (_, Miss::Failed) => ErrorKind::Unavailable,
+    };
+    let message = match (write_type, miss) {
+        // A coordinator commits what Paxos decided as a simple write: it did happen, or the next round sees to it.
+        (WriteType::Simple, _) if access == Access::Conditional => {
+            "it was decided, and too few replicas confirmed its commit"
+        }
+        (WriteType::Simple, Miss::Late) => "too few replicas confirmed the write in time",
+        (WriteType::Simple, Miss::Failed) => "replicas failed to write",
+        // In the batch log already: it is carried out sooner or later.
+        (WriteType::Batch, _) => "the batch is logged, and not everywhere carried out yet",
+        // Any part of it, on any replica.
+        (WriteType::UnloggedBatch, _) => "too few replicas confirmed the batch; a part of it may be there",
+        // A replica of the log that has it all the same carries it out.
+        (WriteType::BatchLog, _) => "too few replicas confirmed the batch log",
+        // If a replica accepted the proposal, the next round on the partition, a read's too, may commit it.
+        (WriteType::Cas, _) => "too few replicas took part in the round; it may have been accepted",
+        // A replica holds the row's lock for a view; those without a view to build have written.
+        (WriteType::View, _) => "a replica could not lock the row for a materialized view",
+        (WriteType::Cdc, _) => "a replica's change log (CDC) is full",
+        (WriteType::Counter, _) => "too few replicas confirmed the counter",
+        (_, Miss::Late) => "too few replicas confirmed a write of a new type in time",
+        (_, Miss::Failed) => "replicas failed a write of a new type",
+    };
+    (kind, Effect::Unknown, message)
+}
+
 /// A coordinator sheds load before it looks at a statement, and says so in these words. With too many hints in flight it gives
 /// up a write that other replicas may have.
 fn classify_overloaded(text: &str) -> Row {
@@ -207,7 +242,7 @@ fn is_missing(text: &str) -> bool {
 mod tests {
     use super::*;
     use Effect::{None as Nothing, Unknown};
-    use scylla::errors::{BadQuery, OperationType, WriteType};
+    use scylla::errors::{BadQuery, OperationType};
 
     fn server(error: DbError, text: &str) -> ExecutionError {
         RequestAttemptError::DbError(error, format!("{text} secret")).into()
@@ -295,22 +330,42 @@ mod tests {
             (ExecutionError::PrepareError(pool().into()), ErrorKind::Unavailable, Nothing, Nothing),
             (ExecutionError::BadQuery(BadQuery::PartitionKeyExtraction), ErrorKind::Internal, Nothing, Nothing),
         ];
-        let types = [
-            WriteType::Simple,
-            WriteType::Batch,
-            WriteType::UnloggedBatch,
-            WriteType::Counter,
-            WriteType::BatchLog,
-            WriteType::Cas,
-            WriteType::View,
-            WriteType::Cdc,
-            WriteType::Other("NEW".to_owned()),
-        ];
-        for write_type in types {
-            rows.push((write_timeout(write_type.clone()), ErrorKind::Timeout, Unknown, Unknown));
-            rows.push((write_failure(write_type), ErrorKind::Unavailable, Unknown, Unknown));
+        for (write_type, late, failed, ..) in write_types() {
+            rows.push((write_timeout(write_type.clone()), late, Unknown, Unknown));
+            rows.push((write_failure(write_type), failed, Unknown, Unknown));
         }
         rows
+    }
+
+    /// Kind of a timeout and of a failure, and what is said of a plain write and of a conditional one.
+    fn write_types() -> [(WriteType, ErrorKind, ErrorKind, &'static str, &'static str); 9] {
+        use ErrorKind::{Full, Timeout, Unavailable};
+        [
+            (WriteType::Simple, Timeout, Unavailable, "write", "it was decided"),
+            (WriteType::Batch, Timeout, Unavailable, "the batch is logged", "the batch is logged"),
+            (WriteType::UnloggedBatch, Timeout, Unavailable, "a part of it", "a part of it"),
+            (WriteType::Counter, Timeout, Unavailable, "the counter", "the counter"),
+            (WriteType::BatchLog, Timeout, Unavailable, "the batch log", "the batch log"),
+            (WriteType::Cas, Timeout, Unavailable, "may have been accepted", "may have been accepted"),
+            (WriteType::View, Timeout, Unavailable, "materialized view", "materialized view"),
+            (WriteType::Cdc, Full, Full, "change log", "change log"),
+            (WriteType::Other("NEW".to_owned()), Timeout, Unavailable, "a new type", "a new type"),
+        ]
+    }
+
+    #[test]
+    fn a_write_that_was_not_confirmed_may_have_happened_and_says_at_which_step_it_was() {
+        for (write_type, late, failed, plain, conditional) in write_types() {
+            for (access, said) in [(Access::Plain, plain), (Access::Conditional, conditional)] {
+                for (error, kind) in
+                    [(write_timeout(write_type.clone()), late), (write_failure(write_type.clone()), failed)]
+                {
+                    let mapped = map(&error, access);
+                    assert_eq!((mapped.kind(), mapped.effect()), (kind, Unknown), "{write_type:?} {access:?}");
+                    assert!(mapped.message().contains(said), "{write_type:?} {access:?}: {mapped}");
+                }
+            }
+        }
     }
 
     #[test]
