@@ -72,6 +72,32 @@ fn classify(code: Code) -> Row {
         Code::CoordinatorNotAvailable | Code::CoordinatorLoadInProgress | Code::NotCoordinator => {
             (ErrorKind::Unavailable, None, "no broker coordinates the group now")
         }
+        // Refused by the coordinator, or known here before anything was sent: what was to be committed is not.
+        Code::RebalanceInProgress
+        | Code::IllegalGeneration
+        | Code::UnknownMemberId
+        | Code::MemberIdRequired
+        | Code::AssignmentLost
+        | Code::StaleMemberEpoch
+        | Code::FencedMemberEpoch
+        | Code::PollExceeded => {
+            (ErrorKind::Unavailable, None, "the group is being shared out anew, or took this member for dead; read on")
+        }
+        Code::UnstableOffsetCommit => (ErrorKind::Unavailable, None, "the group's positions are just being written"),
+        Code::FencedInstanceId => {
+            (ErrorKind::Fenced, None, "another member of the group has the same group.instance.id")
+        }
+        Code::NonEmptyGroup => (ErrorKind::Contention, None, "the group has members, which alone may do this"),
+        Code::GroupMaxSizeReached => (ErrorKind::Full, None, "the group has as many members as its brokers allow"),
+        Code::InconsistentGroupProtocol | Code::UnsupportedAssignor => {
+            (ErrorKind::Config, None, "the group's members share out its partitions in another way than this one")
+        }
+        Code::GroupIdNotFound | Code::InvalidGroupId | Code::InvalidSessionTimeout => {
+            (ErrorKind::Config, None, "Kafka takes no such group, or no such session")
+        }
+        Code::FencedLeaderEpoch | Code::UnknownLeaderEpoch | Code::OffsetNotAvailable => {
+            (ErrorKind::Unavailable, None, "the partition has just changed its leader")
+        }
         Code::BrokerTransportFailure
         | Code::AllBrokersDown
         | Code::NotLeaderForPartition
@@ -111,6 +137,27 @@ mod tests {
             (Code::PurgeQueue, ErrorKind::Unavailable, Effect::None),
             (Code::PurgeInflight, ErrorKind::Unavailable, Effect::Unknown),
             (Code::OutOfOrderSequenceNumber, ErrorKind::Internal, Effect::Unknown),
+            // Of groups.
+            (Code::RebalanceInProgress, ErrorKind::Unavailable, Effect::None),
+            (Code::IllegalGeneration, ErrorKind::Unavailable, Effect::None),
+            (Code::UnknownMemberId, ErrorKind::Unavailable, Effect::None),
+            (Code::MemberIdRequired, ErrorKind::Unavailable, Effect::None),
+            (Code::AssignmentLost, ErrorKind::Unavailable, Effect::None),
+            (Code::StaleMemberEpoch, ErrorKind::Unavailable, Effect::None),
+            (Code::FencedMemberEpoch, ErrorKind::Unavailable, Effect::None),
+            (Code::PollExceeded, ErrorKind::Unavailable, Effect::None),
+            (Code::UnstableOffsetCommit, ErrorKind::Unavailable, Effect::None),
+            (Code::FencedInstanceId, ErrorKind::Fenced, Effect::None),
+            (Code::NonEmptyGroup, ErrorKind::Contention, Effect::None),
+            (Code::GroupMaxSizeReached, ErrorKind::Full, Effect::None),
+            (Code::InconsistentGroupProtocol, ErrorKind::Config, Effect::None),
+            (Code::UnsupportedAssignor, ErrorKind::Config, Effect::None),
+            (Code::GroupIdNotFound, ErrorKind::Config, Effect::None),
+            (Code::InvalidGroupId, ErrorKind::Config, Effect::None),
+            (Code::InvalidSessionTimeout, ErrorKind::Config, Effect::None),
+            (Code::FencedLeaderEpoch, ErrorKind::Unavailable, Effect::None),
+            (Code::UnknownLeaderEpoch, ErrorKind::Unavailable, Effect::None),
+            (Code::OffsetNotAvailable, ErrorKind::Unavailable, Effect::None),
         ];
         for (code, kind, effect) in rows {
             let write = map(&KafkaError::MessageProduction(code), Access::Write);

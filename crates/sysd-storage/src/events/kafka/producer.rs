@@ -109,8 +109,11 @@ impl Producer {
         match timeout(&self.clock, self.wait_max + GRACE, sent.delivered).await {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(error))) => {
-                if sent.by.client().fatal_error().is_some() {
-                    self.renew(&sent.by)?;
+                if sent.by.client().fatal_error().is_some()
+                    && let Err(error) = self.renew(&sent.by)
+                {
+                    // That there is no other producer now says nothing of this event; the next append tries again.
+                    tracing::warn!(topic = self.topic, %error, "no producer can be made in the stead of a broken one");
                 }
                 Err(map(&error, Access::Write))
             }
@@ -135,5 +138,57 @@ impl Producer {
             Threaded::from_config_and_context(&self.config, Context).map_err(|error| map(&error, Access::Read))?;
         *current = Arc::new(made);
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use bytes::Bytes;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use sysd_core::event::EventId;
+    use sysd_core::{KeyBytes, SystemClock, Version};
+
+    fn event() -> Event {
+        let id = EventId { version: Version::from_u128(1), index: 0 };
+        Event { id, key: KeyBytes::from_slice(b"k"), bytes: Bytes::from_static(b"x") }
+    }
+
+    /// A producer whose first event meets an error that it can't go on after.
+    fn fatal(cluster: &MockCluster<'_, rdkafka::producer::DefaultProducerContext>) -> Producer {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers()).set("enable.idempotence", "true");
+        cluster.create_topic("topic", 1, 1).unwrap();
+        // Told of the first message, it says that one before it is missing.
+        let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+        Producer::new(config, "topic", Duration::from_secs(20), Arc::new(SystemClock)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_event_of_unknown_effect_stays_so_though_no_other_producer_can_be_made() {
+        let cluster = MockCluster::new(1).unwrap();
+        let mut producer = fatal(&cluster);
+        producer.config.set("socket.timeout.ms", "none");
+        let sent = producer.send(&event()).await.unwrap();
+        let by = Arc::clone(&sent.by);
+        let error = producer.wait(sent).await.unwrap_err();
+        assert!(by.client().fatal_error().is_some(), "{error}");
+        assert_eq!(error.effect(), Effect::Unknown, "{error}");
+        // Nothing of the next one is sent, and it says why.
+        let error = producer.send(&event()).await.map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Config, Effect::None), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_producer_that_broke_is_made_anew() {
+        let cluster = MockCluster::new(1).unwrap();
+        let producer = fatal(&cluster);
+        let sent = producer.send(&event()).await.unwrap();
+        assert_eq!(producer.wait(sent).await.unwrap_err().effect(), Effect::Unknown);
+        let sent = producer.send(&event()).await.unwrap();
+        producer.wait(sent).await.unwrap();
     }
 }
