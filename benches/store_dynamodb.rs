@@ -1,7 +1,8 @@
 //! The DynamoDB store beside the bare AWS SDK, in one run: `cargo bench -p sysd-benches --bench store_dynamodb`.
 //!
 //! Both make the same calls of the same items, 64 tasks that each wait for one call before the next. They take turns, round by
-//! round, so that both see the same server; what is printed is the throughput of the store over that of the SDK beside it.
+//! round, so that both see the same server; what is printed is the throughput of the store over that of the SDK beside it. Neither sends
+//! a call twice: the SDK's own retries are off in both, and both have the same deadlines and the same HTTP client.
 //! DynamoDB Local is most of the time, as the network is elsewhere. Under `Batch` the store's reads gather; the SDK's don't.
 //!
 //! It needs a server: `cargo xtask servers up` prints the variable to export.
@@ -12,7 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, StalledStreamProtectionConfig};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use sysd_core::{Key, Space, Store as _, StoreExt as _, SystemEntropy, random_base62};
@@ -83,10 +86,18 @@ async fn row<F, G>(
     println!("{name:<18} {ours_rate:>8.0}/s {bare_rate:>8.0}/s   ratio min {:.2} median {ratio:.2}", ratios[0]);
 }
 
+/// The SDK, set up as the store sets it up: a call that it sent again would count as one.
 fn bare_client(config: &DynamoConfig) -> Client {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(config.connection_timeout)
+        .operation_timeout(config.response_timeout)
+        .build();
     let client = aws_sdk_dynamodb::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts)
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .http_client(aws_smithy_http_client::Builder::new().pool_idle_timeout(Duration::from_secs(20)).build_http())
         .credentials_provider(Credentials::new("sysd", "sysd", None, None, "bench"))
         .region(config.region.clone().map(Region::new))
         .endpoint_url(config.endpoint.clone().expect("the URL has an endpoint"));

@@ -11,7 +11,9 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
-use sysd_core::{Effect, ErrorKind, Expect, Key, Outcome, Scan, Space, Store as _, StoreExt as _, Version, Write};
+use sysd_core::{
+    Effect, ErrorKind, Expect, Keep, Key, Outcome, Scan, Space, Store as _, StoreExt as _, Trim, Version, Write,
+};
 use sysd_storage::{DynamoConfig, DynamoCredentials, DynamoStore};
 
 mod support;
@@ -259,6 +261,33 @@ async fn reads_are_strong_in_conditional_spaces_and_eventual_in_plain_ones() {
     }
 }
 
+/// What a trim of 26 rows answers, whose first so many calls that remove rows are carried out, the others refused.
+async fn trim_after(carried_out: usize) -> sysd_core::Error {
+    let mut removals = 0;
+    let (port, _) = start(move |name, _| {
+        if name == "Query" {
+            // A byte 1, an `a`, and a number.
+            let row = |at: u8| json!({ "s": { "B": format!("AWE{}", char::from(b'A' + at)) } });
+            return (200, json!({ "Items": (0..26).map(row).collect::<Vec<_>>() }));
+        }
+        removals += 1;
+        if removals <= carried_out {
+            (200, json!({ "UnprocessedItems": {} }))
+        } else {
+            (400, failed("AccessDeniedException"))
+        }
+    });
+    store(port).await.trim(Trim { space: SPACE, partition: b"p", keep: Keep::First(0) }).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_trim_that_failed_half_way_may_have_happened() {
+    for (carried_out, effect) in [(0, Effect::None), (1, Effect::Unknown)] {
+        let error = trim_after(carried_out).await;
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Denied, effect), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn credentials_are_never_shown() {
     let (port, _) = start(|_, _| (400, failed("UnrecognizedClientException")));
@@ -274,6 +303,10 @@ async fn credentials_are_never_shown() {
     let refused = DynamoStore::connect(nowhere).await.unwrap().delete(Key::lone(SPACE, b"k")).await.unwrap_err();
     // Nobody listens there: nothing was sent.
     assert_eq!((refused.kind(), refused.effect()), (ErrorKind::Unavailable, Effect::None), "{refused}");
-    let shown = format!("{config:?} {store:?} {error} {error:?} {refused} {refused:?}");
+    // Nor what somebody put into the endpoint: it is refused before the SDK, which traces it, sees it.
+    let leaky = DynamoConfig { endpoint: Some("http://ann:hunter4@127.0.0.1:1".to_owned()), ..config.clone() };
+    let leaked = DynamoStore::connect(leaky.clone()).await.map(drop).unwrap_err();
+    assert_eq!((leaked.kind(), leaked.effect()), (ErrorKind::Config, Effect::None), "{leaked}");
+    let shown = format!("{config:?} {store:?} {error} {error:?} {refused} {refused:?} {leaky:?} {leaked} {leaked:?}");
     assert!(!shown.contains("hunter"), "{shown}");
 }

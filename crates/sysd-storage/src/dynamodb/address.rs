@@ -27,7 +27,10 @@ pub(super) fn parse(url: &str) -> Result<DynamoConfig> {
         let value = decode(value)?;
         match name {
             "region" => config.region = Some(value),
-            "endpoint" => config.endpoint = Some(endpoint(value)?),
+            "endpoint" => {
+                check_endpoint(&value).map_err(|error| wrong(error.message()))?;
+                config.endpoint = Some(value);
+            }
             "prefix" => config.prefix = value,
             _ => return Err(wrong("has an option that is unknown")),
         }
@@ -40,12 +43,29 @@ fn is_of_table(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')
 }
 
-fn endpoint(value: String) -> Result<String> {
-    let rest = value.strip_prefix("http://").or_else(|| value.strip_prefix("https://"));
+/// Refuses an endpoint that can't be, or has credentials in it; no part of it is in the error.
+pub(super) fn check_endpoint(endpoint: &str) -> Result<()> {
+    let rest = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
     match rest {
-        Some(rest) if !rest.is_empty() && !rest.contains('@') => Ok(value),
-        _ => Err(wrong("has an endpoint that is no http:// or https:// URL, or one with credentials")),
+        Some(rest) if !rest.is_empty() && !rest.contains('@') => Ok(()),
+        _ => {
+            let message = "has an endpoint that is no http:// or https:// URL, or one with credentials";
+            Err(Error::new(ErrorKind::Config, Effect::None, message))
+        }
     }
+}
+
+/// An endpoint without what may be a secret: scheme, host and port. What is no URL is not shown at all.
+pub(super) fn shown(endpoint: &str) -> String {
+    let Some((scheme, rest)) = endpoint.split_once("://") else { return "(no URL)".to_owned() };
+    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
+    // A password may hold any of the characters that end a host: what follows the last @ is the host, if anything is.
+    let hidden = rest.rfind('@');
+    let host = rest[hidden.map_or(0, |at| at + 1)..].split(['/', '?', '#']).next().unwrap_or_default();
+    if !is_plain(scheme) || !is_plain(host) {
+        return "(no URL)".to_owned();
+    }
+    format!("{scheme}://{}{host}", if hidden.is_some() { "***@" } else { "" })
 }
 
 fn decode(text: &str) -> Result<String> {
@@ -79,6 +99,40 @@ mod tests {
         assert_eq!(config.prefix, "a b");
         let config = parse("dynamodb://table/").unwrap();
         assert_eq!((config.table.as_str(), config.region, config.endpoint), ("table", None, None));
+    }
+
+    #[test]
+    fn an_endpoint_is_shown_without_secrets() {
+        let rows = [
+            ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+            ("https://[::1]:8000/", "https://[::1]:8000"),
+            ("https://ann:hunter2@host:1/hunter2", "https://***@host:1"),
+            ("https://ann:hunter2/hunter2@host", "https://***@host"),
+            ("https://ann:hunter2?@hunter2@host", "https://***@host"),
+            ("https://hunter2@host", "https://***@host"),
+            ("https://host?token=hunter2", "https://host"),
+            ("https://host#hunter2", "https://host"),
+            ("hunter2", "(no URL)"),
+            ("ann:hunter2@host", "(no URL)"),
+            ("hunter2 is the secret://host", "(no URL)"),
+            ("https://ann:hunter2%host", "(no URL)"),
+        ];
+        for (endpoint, expected) in rows {
+            assert_eq!(shown(endpoint), expected, "{endpoint}");
+            assert!(!shown(endpoint).contains("hunter2"), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_with_a_password_is_refused_and_never_shown() {
+        for endpoint in ["https://ann:hunter2@host", "hunter2@host", "ftp://ann:hunter2@host", "https://"] {
+            let config = DynamoConfig { endpoint: Some(endpoint.to_owned()), ..DynamoConfig::new("records") };
+            let error = config.check().unwrap_err();
+            assert_eq!((error.kind(), error.effect()), (ErrorKind::Config, Effect::None), "{endpoint}");
+            assert!(!format!("{config:?} {error} {error:?}").contains("hunter2"), "{config:?} {error:?}");
+        }
+        let config = DynamoConfig { endpoint: Some("http://host:1".to_owned()), ..DynamoConfig::new("records") };
+        assert!(config.check().is_ok() && format!("{config:?}").contains("http://host:1"));
     }
 
     #[test]

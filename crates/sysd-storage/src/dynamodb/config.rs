@@ -8,13 +8,14 @@ use sysd_core::{Effect, Error, ErrorKind, Result};
 use super::address;
 
 /// How a [`DynamoStore`](super::DynamoStore) behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DynamoConfig {
     /// The table that holds every space.
     pub table: String,
     /// The region, such as `eu-central-1`; `None`: the one that the environment, the profile or the machine names.
     pub region: Option<String>,
-    /// Where to send calls instead of the region's own endpoint: DynamoDB Local, a VPC endpoint.
+    /// Where to send calls instead of the region's own endpoint: DynamoDB Local, a VPC endpoint. One with a user or a password in
+    /// it is refused: calls are signed with [`credentials`](Self::credentials). Printed without them, and without its query.
     pub endpoint: Option<String>,
     /// Who calls.
     pub credentials: DynamoCredentials,
@@ -73,10 +74,43 @@ impl DynamoConfig {
         if self.table.is_empty() {
             return wrong("the table has no name");
         }
+        if let Some(endpoint) = &self.endpoint {
+            address::check_endpoint(endpoint)?;
+        }
         if self.prefix.contains(['/', ':']) || self.prefix.len() > 255 {
             return wrong("a prefix has at most 255 bytes and no / and :, which end it in stored keys");
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for DynamoConfig {
+    /// Without what may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            table,
+            region,
+            endpoint,
+            credentials,
+            prefix,
+            response_timeout,
+            connection_timeout,
+            batch_timeout,
+            batch_in_flight_max,
+            table_timeout,
+        } = self;
+        f.debug_struct("DynamoConfig")
+            .field("table", table)
+            .field("region", region)
+            .field("endpoint", &endpoint.as_deref().map(address::shown))
+            .field("credentials", credentials)
+            .field("prefix", prefix)
+            .field("response_timeout", response_timeout)
+            .field("connection_timeout", connection_timeout)
+            .field("batch_timeout", batch_timeout)
+            .field("batch_in_flight_max", batch_in_flight_max)
+            .field("table_timeout", table_timeout)
+            .finish()
     }
 }
 

@@ -114,7 +114,7 @@ impl<C: Clock> DynamoStore<C> {
     /// whether the table is there, the first call tells, or [`DynamoStore::create_table`].
     ///
     /// # Errors
-    /// [`Config`](sysd_core::ErrorKind::Config) if no region is found, or the table's name or the prefix is wrong.
+    /// [`Config`](sysd_core::ErrorKind::Config) if no region is found, or the table's name, the prefix or the endpoint is wrong.
     pub async fn connect_with(config: DynamoConfig, clock: C) -> Result<Self> {
         config.check()?;
         let client = client::connect(&config).await?;
