@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::poll;
 use sysd_core::{
     AnyStore, Effect, Error, ErrorKind, Expect, Key, Space, Store as _, StoreExt as _, SystemClock, Write,
 };
@@ -15,7 +16,7 @@ mod support;
 
 use support::proxy::{Mode, Proxy};
 use support::server::{Private, PrivateCluster};
-use support::{Add, Count, cluster_url, config, connect, suite};
+use support::{Add, Count, cluster_url, config, connect, fake_redis, suite};
 
 const SPACE: Space = Space::conditional("redis_test");
 
@@ -393,4 +394,45 @@ fn holder_port(node: &Private, slot: u16) -> String {
     let line = nodes.lines().find(|line| line.split(' ').skip(8).any(holds)).unwrap_or_default();
     let address = line.split(' ').nth(1).unwrap_or_default();
     address.split(['@', ':']).nth(1).unwrap_or_default().to_owned()
+}
+
+// Callers share an attempt to learn the map. They may all be dropped, or not be polled for long: the attempt waits for none.
+#[tokio::test]
+async fn the_map_is_learned_though_no_caller_is_polled() {
+    let port = Arc::new(AtomicU16::new(0));
+    let (mut gets, at) = (0, Arc::clone(&port));
+    let (listening, commands) = fake_redis::start(move |command| match command[0].as_str() {
+        "CLUSTER" => {
+            let port = at.load(Ordering::SeqCst);
+            Some(format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:{port}\r\n$2\r\nid\r\n"))
+        }
+        // The first one breaks the connection.
+        _ => {
+            gets += 1;
+            (gets > 1).then(|| "_\r\n".to_owned())
+        }
+    });
+    port.store(listening, Ordering::SeqCst);
+    let asked = || commands.lock().unwrap().iter().filter(|command| command[0] == "CLUSTER").count();
+    let patience = Duration::from_secs(20);
+    let config = RedisConfig { response_timeout: patience, connection_timeout: patience, ..config() };
+    let url = format!("redis-cluster://127.0.0.1:{listening}/");
+    let store = RedisStore::connect_with(&url, config, SystemClock).await.unwrap();
+    let key = Key::lone(SPACE, b"k");
+    assert_eq!(store.get(key).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(asked(), 1);
+    // real-time: the map is not asked for again at once.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (mut first, mut second) = (Box::pin(store.get(key)), Box::pin(store.get(key)));
+    assert!(poll!(first.as_mut()).is_pending() && poll!(second.as_mut()).is_pending());
+    drop(first);
+    let start = Instant::now();
+    while asked() < 2 {
+        assert!(start.elapsed() < Duration::from_secs(10), "nobody goes on with the attempt");
+        // real-time: the server is waited for, while nobody polls the second caller.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(second);
+    assert_eq!(store.get(key).await.unwrap(), None);
+    assert_eq!(asked(), 2);
 }

@@ -11,11 +11,12 @@
 //! - whatever else goes wrong after the call went out is the caller's to judge, its effect unknown. The next call learns the
 //!   map first.
 //!
-//! The map is learned by whoever needs it, from several nodes at once, the first answer taken; callers share one attempt.
+//! The map is learned as soon as somebody needs it, from several nodes at once, the first answer taken; callers share one attempt, which a
+//! task of its own drives.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, Shared};
@@ -48,6 +49,8 @@ pub(super) struct Cluster {
     learning: Mutex<Learning>,
     /// Something went wrong that a newer map may explain.
     is_stale: AtomicBool,
+    /// Itself, for attempts to learn the map, which keep nobody alive.
+    weak: Weak<Self>,
 }
 
 struct Map {
@@ -60,11 +63,20 @@ struct Map {
 
 #[derive(Default)]
 struct Learning {
-    attempt: Option<(Attempt, Instant)>,
+    attempt: Option<Current>,
+    /// Numbers attempts.
+    attempts: u64,
     learned_at: Option<Instant>,
 }
 
-type Attempt = Shared<BoxFuture<'static, Result<Vec<Range>, RedisError>>>;
+/// The attempt under way.
+struct Current {
+    number: u64,
+    attempt: Attempt,
+    since: Instant,
+}
+
+type Attempt = Shared<BoxFuture<'static, Result<(), Failure>>>;
 
 /// What to do about a refusal.
 enum Next {
@@ -76,11 +88,19 @@ enum Next {
 
 impl Cluster {
     /// Knows nothing yet: [`Cluster::learn`].
-    pub(super) fn new(connector: Connector, seeds: Vec<Arc<Link>>) -> Self {
+    pub(super) fn new(connector: Connector, seeds: Vec<Arc<Link>>) -> Arc<Self> {
         let holders = vec![NOBODY; usize::from(SLOTS)].into_boxed_slice();
         let map = RwLock::new(Arc::new(Map { holders, nodes: Vec::new(), masters: 0 }));
         let (strangers, learning) = (Mutex::default(), Mutex::default());
-        Self { connector, seeds, map, strangers, learning, is_stale: AtomicBool::new(false) }
+        Arc::new_cyclic(|weak| Self {
+            connector,
+            seeds,
+            map,
+            strangers,
+            learning,
+            is_stale: AtomicBool::new(false),
+            weak: Weak::clone(weak),
+        })
     }
 
     /// The links to all masters.
@@ -220,10 +240,16 @@ impl Cluster {
     /// # Errors
     /// If no node answers in time. What was known stays.
     pub(super) async fn learn(&self, suspect: Option<&Link>) -> Result<(), Failure> {
-        let Some(attempt) = self.attempt(suspect) else { return Ok(()) };
-        let ranges = attempt.clone().await;
+        match self.attempt(suspect) {
+            Some(attempt) => attempt.await,
+            None => Ok(()),
+        }
+    }
+
+    /// The end of an attempt; of one in whose stead another is under way, the answer is nobody's map.
+    fn finish(&self, number: u64, ranges: Result<Vec<Range>, RedisError>) -> Result<(), Failure> {
         let mut learning = self.learning.lock();
-        if !learning.attempt.as_ref().is_some_and(|(current, _)| current.ptr_eq(&attempt)) {
+        if !learning.attempt.as_ref().is_some_and(|current| current.number == number) {
             return ranges.map(|_| ()).map_err(Failure::unsent);
         }
         learning.attempt = None;
@@ -234,11 +260,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// The attempt under way, or a new one; none where the map was learned a moment ago.
+    ///
+    /// A task drives it to its end, as one drives an attempt to connect ([`Link`]): were it the callers, those that are dropped or
+    /// not polled would keep the others waiting, and the map old. The task ends with the attempt, after `connection_timeout` at
+    /// most.
     fn attempt(&self, suspect: Option<&Link>) -> Option<Attempt> {
         let mut learning = self.learning.lock();
-        if let Some((attempt, since)) = &learning.attempt {
-            // One that nobody has driven for too long would only time out.
-            if attempt.peek().is_some() || since.elapsed() < self.connector.connection_timeout {
+        if let Some(Current { attempt, since, .. }) = &learning.attempt {
+            // One whose task is gone with its runtime would only time out.
+            if since.elapsed() < self.connector.connection_timeout {
                 return Some(attempt.clone());
             }
         }
@@ -254,8 +285,16 @@ impl Cluster {
         asked.retain(|link| suspect.is_none_or(|suspect| link.address != suspect.address));
         // Those that need no new connection first.
         asked.sort_by_key(|link| !link.is_up());
-        let attempt = ask_for_ranges(asked, self.connector.connection_timeout).boxed().shared();
-        learning.attempt = Some((attempt.clone(), Instant::now()));
+        learning.attempts += 1;
+        let (number, cluster) = (learning.attempts, Weak::clone(&self.weak));
+        let ranges = ask_for_ranges(asked, self.connector.connection_timeout);
+        let attempt = async move {
+            let ranges = ranges.await;
+            cluster.upgrade().map_or(Ok(()), |cluster| cluster.finish(number, ranges))
+        };
+        let attempt = attempt.boxed().shared();
+        drop(tokio::spawn(attempt.clone()));
+        learning.attempt = Some(Current { number, attempt: attempt.clone(), since: Instant::now() });
         Some(attempt)
     }
 

@@ -13,7 +13,7 @@ use super::link::{Failure, Link};
 /// Knows the way of every call.
 pub(super) enum Router {
     One(Arc<Link>),
-    Cluster(Box<Cluster>),
+    Cluster(Arc<Cluster>),
 }
 
 impl Router {
@@ -29,7 +29,7 @@ impl Router {
         if target.is_cluster {
             let cluster = Cluster::new(target.connector, links);
             cluster.learn(None).await?;
-            return Ok(Self::Cluster(Box::new(cluster)));
+            return Ok(Self::Cluster(cluster));
         }
         match links.pop() {
             Some(link) => {
