@@ -33,6 +33,8 @@ pub enum Bug {
     ForgetTrims,
     /// A cache keeps what is read while the record is written.
     FillWhileWritten,
+    /// A cache's batch reads what another call is reading already.
+    ReadTwice,
 }
 
 /// The bug that a layer was given, if any.

@@ -12,8 +12,8 @@ use quick_cache::sync::{Cache as Table, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 use sysd_core::tuple::KeyBytes;
 use sysd_core::{
-    Clock, ClockAuthority, ErasedProcedure, Key, Limits, Outcome, OutputBytes, Page, Record, Result, Scan, Space,
-    Store, SystemClock, Timestamp, Trim, Trimmed, Write,
+    Clock, ClockAuthority, Effect, ErasedProcedure, Error, ErrorKind, Key, Limits, Outcome, OutputBytes, Page, Record,
+    Result, Scan, Space, Store, SystemClock, Timestamp, Trim, Trimmed, Write,
 };
 
 use super::Layer;
@@ -58,7 +58,8 @@ impl Default for CacheConfig {
 /// - **Expiry stays exact.** Where the [server's clock](ClockAuthority::Server) decides, records that expire are not kept.
 /// - **Conditions are the store's**: no write, update, scan or trim is answered from here.
 /// - **Memory is bounded** by `bytes_max`; what is used least goes first (S3-FIFO; Yang et al., SOSP 2023).
-/// - **One read at a time** of a record that is missing: those who want it meanwhile share its answer.
+/// - **One read at a time** of a record that is missing: those who want it meanwhile, alone or in a batch, share its answer. A batch
+///   reads what nobody reads yet in one call, and waits for the others' answers.
 ///
 /// # Cost
 /// A hit: one look-up and one read of the clock; [`FastClock`](sysd_core::FastClock) makes it cheaper. A miss adds two locks
@@ -151,6 +152,17 @@ struct Held {
 }
 
 type RecordTable = Table<Name, Held, Weight, foldhash::fast::RandomState>;
+
+/// An answer.
+type Found = Result<Option<Record>>;
+
+/// A key of a batch without an answer yet.
+struct Missing {
+    /// Its place in the batch.
+    at: usize,
+    /// Whether its read may be shared with others.
+    is_shared: bool,
+}
 
 #[derive(Debug)]
 struct Kept {
@@ -301,17 +313,8 @@ impl<S: Store, C: Clock> Cached<S, C> {
                 }
                 Role::Follow(awaited) => match awaited.await {
                     Ok(Err(error)) => return Err(error.share()),
-                    // It was read before this call began, and may have expired since: by whose clock?
-                    Ok(Ok(Some(record))) if record.expires_at.is_some() && !self.kept.keeps_expiring => {
-                        return self.inner.get(key).await;
-                    }
-                    Ok(Ok(record)) => {
-                        let now = self.cache.clock.now();
-                        if is_expired(record.as_ref(), now) {
-                            return self.inner.get(key).await;
-                        }
-                        return Ok(record);
-                    }
+                    Ok(Ok(record)) if self.is_current(record.as_ref()) => return Ok(record),
+                    Ok(Ok(_)) => return self.inner.get(key).await,
                     // Its reader was dropped, or the record is being written: begin anew.
                     Err(_) => {
                         if let Some(record) = self.hit(key) {
@@ -319,6 +322,65 @@ impl<S: Store, C: Clock> Cached<S, C> {
                         }
                     }
                 },
+            }
+        }
+    }
+
+    /// Whether what another's read brought may be answered: it was read before this call began, and may have expired since.
+    fn is_current(&self, record: Option<&Record>) -> bool {
+        match record {
+            // By whose clock?
+            Some(record) if record.expires_at.is_some() && !self.kept.keeps_expiring => false,
+            record => !is_expired(record, self.cache.clock.now()),
+        }
+    }
+
+    /// Answers those of `keys` that have no answer yet: what nobody reads in one call, then what others read. In this order nobody waits in a
+    /// circle: each tells what it leads before it waits for another.
+    async fn fetch_many(&self, keys: &[Key<'_>], mut missing: Vec<Missing>, answers: &mut [Option<Found>]) {
+        while !missing.is_empty() {
+            let read_at = self.cache.clock.now();
+            let (mut wanted, mut leads, mut followed) = (Vec::new(), Vec::new(), Vec::new());
+            for Missing { at, is_shared } in std::mem::take(&mut missing) {
+                let lead = match is_shared.then(|| self.kept.fills.join(keys[at])) {
+                    Some(Role::Follow(awaited)) if !self.cache.bugs.has(Bug::ReadTwice) => {
+                        followed.push((at, awaited));
+                        continue;
+                    }
+                    Some(Role::Lead(lead)) => Some(lead),
+                    _ => None,
+                };
+                wanted.push(keys[at]);
+                leads.push((at, lead));
+            }
+            if !wanted.is_empty() {
+                let mut found = self.inner.get_many(&wanted).await.into_iter();
+                for (at, lead) in leads {
+                    let none = || Err(Error::new(ErrorKind::Internal, Effect::None, "an answer is missing"));
+                    let answer = found.next().unwrap_or_else(none);
+                    if let Some(lead) = lead {
+                        self.fill(lead, read_at, &answer);
+                    }
+                    answers[at] = Some(answer);
+                }
+            }
+            for (at, awaited) in followed {
+                answers[at] = match awaited.await {
+                    Ok(Err(error)) => Some(Err(error.share())),
+                    Ok(Ok(record)) if self.is_current(record.as_ref()) => Some(Ok(record)),
+                    Ok(Ok(_)) => {
+                        missing.push(Missing { at, is_shared: false });
+                        None
+                    }
+                    // Its reader was dropped, or the record is being written: begin anew.
+                    Err(_) => {
+                        let hit = self.hit(keys[at]).map(Ok);
+                        if hit.is_none() {
+                            missing.push(Missing { at, is_shared: true });
+                        }
+                        hit
+                    }
+                };
             }
         }
     }
@@ -360,33 +422,18 @@ impl<S: Store, C: Clock> Store for Cached<S, C> {
     }
 
     async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
-        let mut answers: Vec<Option<Result<Option<Record>>>> = Vec::with_capacity(keys.len());
-        let (mut wanted, mut leads) = (Vec::new(), Vec::new());
-        let read_at = self.cache.clock.now();
-        for &key in keys {
-            let is_cached = self.is_cached(key.space());
-            let hit = if is_cached { self.counted_hit(key) } else { None };
+        let mut answers: Vec<Option<Found>> = Vec::with_capacity(keys.len());
+        let mut missing = Vec::new();
+        for (at, &key) in keys.iter().enumerate() {
+            let is_shared = self.is_cached(key.space());
+            let hit = if is_shared { self.counted_hit(key) } else { None };
             if hit.is_none() {
-                wanted.push(key);
-                leads.push(match is_cached.then(|| self.kept.fills.join(key)) {
-                    Some(Role::Lead(lead)) => Some(lead),
-                    _ => None,
-                });
+                missing.push(Missing { at, is_shared });
             }
             answers.push(hit.map(Ok));
         }
-        if wanted.is_empty() {
-            return answers.into_iter().flatten().collect();
-        }
-        let mut found = self.inner.get_many(&wanted).await.into_iter().zip(leads);
-        let mut next = || {
-            let (answer, lead) = found.next()?;
-            if let Some(lead) = lead {
-                self.fill(lead, read_at, &answer);
-            }
-            Some(answer)
-        };
-        answers.into_iter().filter_map(|answer| answer.or_else(&mut next)).collect()
+        self.fetch_many(keys, missing, &mut answers).await;
+        answers.into_iter().flatten().collect()
     }
 
     async fn write(&self, write: Write<'_>) -> Result<Outcome> {
