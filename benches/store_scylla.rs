@@ -1,7 +1,8 @@
 //! The Cassandra store beside the bare driver: `cargo bench -p sysd-benches --bench store_scylla`.
 //!
 //! Both have a session of their own and 64 tasks that each wait for one call before the next, on a runtime of one thread; they
-//! take turns, so that both meet the same server. Values have 100 bytes, and no two calls under way are of one key. The driver
+//! take turns, so that both meet the same server. The server shares the machine with them; what a call costs its client is
+//! printed below its time. Values have 100 bytes, and no two calls under way are of one key. The driver
 //! beside the store sends the same statements by the same consistency to tables of the same columns, filled in the same way;
 //! `by_hand` are the shorter ones that one would write for a table of a key, a value and a version, where nothing expires and
 //! no format is told.
@@ -291,7 +292,7 @@ impl Bench {
             let call = move |_| bare(Arc::clone(&handle), next.fetch_add(1, Ordering::Relaxed));
             self.runtime.block_on(timed(iterations, CALLERS, call))
         };
-        pairs::compare(name, ours, beside);
+        pairs::compare_on_one_thread(name, ours, beside);
     }
 
     fn records(&self) {

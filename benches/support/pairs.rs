@@ -13,6 +13,39 @@ fn summary(mut values: Vec<f64>) -> (f64, f64, f64) {
     (at(0), at(values.len() / 2), at(values.len().saturating_sub(1)))
 }
 
+/// How long this thread has run on a processor: what a call costs its caller, whatever else the machine does.
+#[allow(dead_code, reason = "only where all of a client runs on one thread")]
+pub(crate) fn on_cpu() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    stat.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// As [`compare`], and prints what processor time a call of each takes on this thread.
+#[allow(dead_code, reason = "as above")]
+pub(crate) fn compare_on_one_thread(
+    name: &str,
+    mut ours: impl FnMut(u64) -> Duration,
+    mut other: impl FnMut(u64) -> Duration,
+) {
+    fn counted(spent: &mut (Duration, u64), calls: u64, run: impl FnOnce(u64) -> Duration) -> Duration {
+        let before = on_cpu().unwrap_or_default();
+        let time = run(calls);
+        spent.0 += on_cpu().unwrap_or_default().saturating_sub(before);
+        spent.1 += calls;
+        time
+    }
+    let (mut our_spent, mut other_spent) = Default::default();
+    compare(
+        name,
+        |calls| counted(&mut our_spent, calls, &mut ours),
+        |calls| counted(&mut other_spent, calls, &mut other),
+    );
+    #[allow(clippy::cast_precision_loss, reason = "counts of calls are small")]
+    let each = |(time, calls): (Duration, u64)| time.as_secs_f64() * 1e9 / calls as f64;
+    let (ours, other) = (each(our_spent), each(other_spent));
+    println!("{:<28} on its processor ours {ours:>8.0} ns; beside it {other:>8.0} ns; {:.2}x", "", other / ours);
+}
+
 /// Prints what a call of each takes, and how many times as fast ours is as the other: above 1 is faster.
 ///
 /// Each is told how many calls to make, and answers how long they took.

@@ -7,7 +7,7 @@
 //! | `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `rediss://…` over TLS | one node of Redis | `redis` |
 //! | `redis-cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT/`, `rediss-cluster://…` over TLS | a Redis Cluster | `redis` |
 //! | `dynamodb://TABLE?region=REGION&endpoint=URL` | a table of DynamoDB | `dynamodb` |
-//! | `scylla://[USER:PASSWORD@]HOST[:PORT],HOST/KEYSPACE` | a keyspace of Cassandra or ScyllaDB | `scylla` |
+//! | `scylla://[USER:PASSWORD@]HOST[:PORT],HOST/KEYSPACE?durability=durable` | a keyspace of Cassandra or ScyllaDB | `scylla` |
 //!
 //! ```
 //! use sysd_core::{Key, Space, StoreExt};

@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use futures::poll;
 use sysd_core::{
     AnyStore, Clock as _, Effect, ErrorKind, Expect, Keep, Key, ManualClock, Outcome, Scan, Space, Store as _,
     StoreExt as _, SystemClock, SystemEntropy, Timestamp, Trim, Version, Write, random_base62,
@@ -13,6 +14,7 @@ use sysd_core::{
 use sysd_storage::{ScyllaConfig, ScyllaSchema, ScyllaStore};
 
 use support::log::two_writers;
+use support::proxy::{Mode, Proxy};
 use support::{cassandra_url, suite};
 
 const TRUTH: Space = Space::conditional("scylla_test");
@@ -124,6 +126,41 @@ async fn what_has_expired_and_is_still_there_is_replaced_on_condition() {
         clock.set(at);
         assert!(store.put_if_absent(key, "new").await.unwrap().is_applied());
         assert_eq!(store.get(key).await.unwrap().unwrap().value, "new");
+    }
+}
+
+/// A call that waits for its turn at a partition while a record there expires: by the time of before it would still be there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waited_for_its_turn_decides_by_the_time_at_which_it_got_it() {
+    store().await;
+    let url = cassandra_url();
+    let port = url.trim_start_matches("scylla://127.0.0.1:").split('/').next().unwrap().parse().unwrap();
+    let proxy = Proxy::start(port);
+    let through = ScyllaConfig { contact_points: vec![format!("127.0.0.1:{}", proxy.port)], ..config() };
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_800_000_000_000_000));
+    let store = ScyllaStore::connect_with(through, clock.clone()).await.unwrap();
+    let version = Version::from_u128(7);
+    for is_batch in [false, true] {
+        let name = partition();
+        let (key, other) = (Key::row(TRUTH, &name, b"a"), Key::row(TRUTH, &name, b"b"));
+        let at = clock.now().saturating_add(Duration::from_secs(1));
+        assert!(store.write(Write::put(key, "old").with_version(version).expires_at(at)).await.unwrap().is_applied());
+        proxy.set(Mode::Hold);
+        let mut first = Box::pin(store.put(other, "x"));
+        assert!(poll!(first.as_mut()).is_pending());
+        // real-time: until it has its turn, wherever it runs.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let write = Write::put(key, "new").expect(Expect::Is(version));
+        let mut second = Box::pin(async {
+            if is_batch { store.write_many(&[write]).await.remove(0) } else { store.write(write).await }
+        });
+        assert!(poll!(second.as_mut()).is_pending());
+        // real-time: until it waits behind it.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        clock.set(at);
+        proxy.set(Mode::Pass);
+        first.await.unwrap();
+        assert_eq!(second.await.unwrap(), Outcome::Conflict { found: None }, "is_batch: {is_batch}");
     }
 }
 

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use futures::FutureExt as _;
 use scylla::statement::batch::{Batch, BatchStatement, BatchType};
-use sysd_core::{
-    Change, Clock, Effect, Error, ErrorKind, Expect, Key, Outcome, Record, Result, Space, Timestamp, Write,
-};
+use sysd_core::{Change, Clock, Effect, Error, ErrorKind, Expect, Key, Outcome, Record, Result, Space, Write};
 
 use super::carry::{OwnedWrite, carried};
 use super::error::map;
@@ -94,10 +92,10 @@ impl<C: Clock> ScyllaStore<C> {
         for members in members.into_values() {
             // Paxos takes the groups of a partition one by one; without it they need not wait for each other.
             if writes[members[0]].key.space().is_conditional() {
-                jobs.push(self.write_partition(writes, members, now).boxed());
+                jobs.push(self.write_partition(writes, members).boxed());
             } else {
                 let groups = group(writes, &members);
-                jobs.extend(groups.into_iter().map(|group| self.write_in_turn(writes, vec![group], now).boxed()));
+                jobs.extend(groups.into_iter().map(|group| self.write_in_turn(writes, vec![group]).boxed()));
             }
         }
         let done = bounded(jobs, self.shared.config.batch_in_flight_max).await;
@@ -109,35 +107,25 @@ impl<C: Clock> ScyllaStore<C> {
     }
 
     /// Writes of one partition of a conditional space.
-    async fn write_partition(
-        &self,
-        writes: &[Write<'_>],
-        members: Vec<usize>,
-        now: Timestamp,
-    ) -> Vec<(usize, Result<Outcome>)> {
+    async fn write_partition(&self, writes: &[Write<'_>], members: Vec<usize>) -> Vec<(usize, Result<Outcome>)> {
         let owned: Vec<_> = members.iter().map(|&at| OwnedWrite::of(&writes[at])).collect();
         let store = self.clone();
-        let done = carried(async move {
+        let done = carried(Box::pin(async move {
             let writes: Vec<_> = owned.iter().map(OwnedWrite::as_write).collect();
             let all: Vec<_> = (0..writes.len()).collect();
-            store.write_in_turn(&writes, group(&writes, &all), now).await
-        });
+            store.write_in_turn(&writes, group(&writes, &all)).await
+        }));
         match done.await {
             Ok(answers) => answers.into_iter().map(|(nth, answer)| (members[nth], answer)).collect(),
             Err(error) => members.into_iter().map(|at| (at, Err(error.share().with_key(writes[at].key)))).collect(),
         }
     }
 
-    async fn write_in_turn(
-        &self,
-        writes: &[Write<'_>],
-        groups: Groups,
-        now: Timestamp,
-    ) -> Vec<(usize, Result<Outcome>)> {
+    async fn write_in_turn(&self, writes: &[Write<'_>], groups: Groups) -> Vec<(usize, Result<Outcome>)> {
         let mut answers = Vec::new();
         for group in groups {
             if group.len() > 1 {
-                match self.write_together(writes, &group, now).await {
+                match self.write_together(writes, &group).await {
                     Ok(true) => {
                         answers.extend(group.into_iter().map(|at| (at, Ok(Outcome::Applied))));
                         continue;
@@ -152,7 +140,7 @@ impl<C: Clock> ScyllaStore<C> {
                 }
             }
             for at in group {
-                answers.push((at, self.write_checked(&writes[at], now).await));
+                answers.push((at, self.write_checked(&writes[at]).await));
             }
         }
         answers
@@ -160,10 +148,12 @@ impl<C: Clock> ScyllaStore<C> {
 
     /// Unconditional writes of one partition in one statement, all or none; by Paxos in a conditional space, where the first
     /// carries the condition that always holds. Answers whether they were applied.
-    async fn write_together(&self, writes: &[Write<'_>], group: &[usize], now: Timestamp) -> Result<bool> {
+    async fn write_together(&self, writes: &[Write<'_>], group: &[usize]) -> Result<bool> {
         let key = writes[group[0]].key;
         let is_conditional = key.space().is_conditional();
         let table = self.table(key.space());
+        let _turn = self.turn(key).await?;
+        let now = self.clock.now();
         let mut statements: Vec<BatchStatement> = Vec::with_capacity(group.len());
         let mut values: Vec<Values<'_>> = Vec::with_capacity(group.len());
         for (nth, &at) in group.iter().enumerate() {
@@ -179,7 +169,6 @@ impl<C: Clock> ScyllaStore<C> {
         }
         let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
         self.set_up(&mut batch, key.space());
-        let _turn = self.turn(key).await?;
         let done = self.shared.session.batch(&batch, values).await;
         let result = done.map_err(|error| map(&error, access(key.space())))?;
         Ok(!is_conditional || matches!(read_answer(result, key)?, Answer::Applied))

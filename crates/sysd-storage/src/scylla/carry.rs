@@ -1,5 +1,6 @@
 //! Calls that go on when their callers are gone.
 
+use futures::future::BoxFuture;
 use sysd_core::{Change, Effect, Error, ErrorKind, Expect, Key, KeyBuf, Result, Write};
 
 /// Carries a conditional call to its end, in a task of the runtime, whether or not its caller waits for it.
@@ -7,7 +8,9 @@ use sysd_core::{Change, Effect, Error, ErrorKind, Expect, Key, KeyBuf, Result, W
 /// A statement that was sent is carried out even if nobody waits for its answer. If its turn at the partition ended with its
 /// caller, it could lose rounds to those who come next and take effect after all of them: a record that was created,
 /// deleted and known to be gone would be there again.
-pub(super) async fn carried<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> Result<T> {
+///
+/// It comes in a box: the driver's futures have kilobytes, and would be moved several times on their way into the task.
+pub(super) async fn carried<T: Send + 'static>(call: BoxFuture<'static, T>) -> Result<T> {
     match tokio::spawn(call).await {
         Ok(answer) => Ok(answer),
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -44,10 +47,10 @@ mod tests {
         let (turns, server) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(0)));
         let call = carried({
             let (turns, server) = (Arc::clone(&turns), Arc::clone(&server));
-            async move {
+            Box::pin(async move {
                 let _turn = turns.acquire().await.unwrap();
                 let _answer = server.acquire().await.unwrap();
-            }
+            })
         });
         let waited = tokio::time::timeout(std::time::Duration::from_secs(1), call).await;
         assert!(waited.is_err(), "nobody has answered yet");

@@ -51,11 +51,13 @@ pub struct ScyllaConfig {
     pub serial: ScyllaSerial,
     /// The largest value, 16 MB at most. Paxos writes a value several times on each replica (proposed, committed, logged):
     /// on one node an insert on condition took 7 ms with 200 bytes, 28 ms with a megabyte. So a megabyte is the default.
+    /// The first fetch of a scan asks for no more rows than 144 MiB hold if each is that large: 143 of a megabyte, a thousand of
+    /// 140 KB; the rest of a page is a second round trip.
     pub value_bytes_max: usize,
-    /// What an acknowledged write survives on this cluster; yours to promise. [`Durability::Durable`], the default, is true
-    /// where a majority of the replicas is more than one node, or where the commit log is synced before the answer
-    /// (`commitlog_sync` `batch` or `group`). A single node that syncs every ten seconds, as is the default, is
-    /// [`Durability::BestEffort`].
+    /// What an acknowledged write survives on this cluster. [`Durability::BestEffort`], the default, is what a stock node keeps:
+    /// Cassandra and ScyllaDB sync the commit log every ten seconds unless told otherwise, so a crash takes what came after.
+    /// [`Durability::Durable`] is yours to promise: it is true where the log is synced before the answer (`commitlog_sync`
+    /// `batch` or `group`), or where a majority of the replicas is more than one node, and you trust them not to crash at once.
     pub durability: Durability,
     /// How many statements of a batch are in flight at once.
     pub batch_in_flight_max: usize,
@@ -76,27 +78,38 @@ impl ScyllaConfig {
             consistency: ScyllaConsistency::LocalQuorum,
             serial: ScyllaSerial::Global,
             value_bytes_max: 1 << 20,
-            durability: Durability::Durable,
+            durability: Durability::BestEffort,
             batch_in_flight_max: 64,
             partition_in_flight_max: 1,
         }
     }
 
-    /// The defaults, for `scylla://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]/KEYSPACE`. User and password are percent-encoded.
+    /// The defaults, for `scylla://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]/KEYSPACE[?durability=durable|best-effort]`. User and
+    /// password are percent-encoded.
     ///
     /// ```
+    /// use sysd_core::Durability;
     /// use sysd_storage::ScyllaConfig;
     /// let config = ScyllaConfig::from_url("scylla://ann:secret@10.0.0.1,10.0.0.2:9142/app")?;
     /// assert_eq!(config.contact_points, ["10.0.0.1:9042", "10.0.0.2:9142"]);
     /// assert!(!format!("{config:?}").contains("secret"));
+    /// assert_eq!(config.durability, Durability::BestEffort);
+    /// // These nodes sync their commit logs before they answer.
+    /// let config = ScyllaConfig::from_url("scylla://10.0.0.1/app?durability=durable")?;
+    /// assert_eq!(config.durability, Durability::Durable);
     /// # Ok::<(), sysd_core::Error>(())
     /// ```
     ///
     /// # Errors
     /// [`Config`](ErrorKind::Config) if it is another URL; it is not in the error.
     pub fn from_url(url: &str) -> Result<Self> {
-        let shape = || wrong("the URL is scylla://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]/KEYSPACE");
+        let shape = || {
+            wrong(
+                "the URL is scylla://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]/KEYSPACE[?durability=durable|best-effort]",
+            )
+        };
         let rest = url.strip_prefix("scylla://").ok_or_else(shape)?;
+        let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, keyspace) = rest.split_once('/').ok_or_else(shape)?;
         let (user, hosts) = match authority.rsplit_once('@') {
             Some((user, hosts)) => (Some(user), hosts),
@@ -107,6 +120,13 @@ impl ScyllaConfig {
         if let Some(user) = user {
             let (user, password) = user.split_once(':').ok_or_else(shape)?;
             config.credentials = Some((unescape(user).ok_or_else(shape)?, unescape(password).ok_or_else(shape)?));
+        }
+        for option in options.split('&').filter(|option| !option.is_empty()) {
+            config.durability = match option.split_once('=') {
+                Some(("durability", "durable")) => Durability::Durable,
+                Some(("durability", "best-effort")) => Durability::BestEffort,
+                _ => return Err(shape()),
+            };
         }
         config.check()?;
         Ok(config)
@@ -226,6 +246,16 @@ mod tests {
     }
 
     #[test]
+    fn a_crash_takes_what_is_not_synced_unless_somebody_promises_more() {
+        let durability = |url| ScyllaConfig::from_url(url).unwrap().durability;
+        assert_eq!(ScyllaConfig::new(["h"], "app").durability, Durability::BestEffort);
+        assert_eq!(durability("scylla://h/app"), Durability::BestEffort);
+        assert_eq!(durability("scylla://h/app/?"), Durability::BestEffort);
+        assert_eq!(durability("scylla://h/app?durability=best-effort"), Durability::BestEffort);
+        assert_eq!(durability("scylla://u:p@h/app/?durability=durable"), Durability::Durable);
+    }
+
+    #[test]
     fn refuses_other_urls_and_keeps_the_password() {
         let urls = [
             "",
@@ -244,6 +274,10 @@ mod tests {
             "scylla://ann:hunter2%4@h/app",
             "scylla://ann:hunter2@h/a-b",
             "scylla://ann:hunter2@[h]/app",
+            "scylla://h/app?durability",
+            "scylla://h/app?durability=hunter2",
+            "scylla://h/app?hunter2=durable",
+            "scylla://h?durability=durable",
         ];
         for url in urls {
             let error = ScyllaConfig::from_url(url).unwrap_err();

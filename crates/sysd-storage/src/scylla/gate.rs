@@ -35,6 +35,10 @@ impl Gates {
     pub(super) async fn enter(&self, key: Key<'_>) -> Result<SemaphorePermit<'_>> {
         let place = (key.space().name(), key.partition(), key.is_lone());
         let at = usize::try_from(self.hasher.hash_one(place) % GATES as u64).unwrap_or_default();
+        // Whoever waits is served before those who come: what is free now is free for this one.
+        if let Ok(permit) = self.all[at].try_acquire() {
+            return Ok(permit);
+        }
         match tokio::time::timeout(self.patience, self.all[at].acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
             // They are never closed.

@@ -25,7 +25,7 @@
 //!
 //! | call | statements |
 //! |---|---|
-//! | `get`, a fetch of `scan` | one read |
+//! | `get`, a fetch of `scan` | one read; a page is one fetch, or two where [more rows are wanted](ScyllaConfig::value_bytes_max) than might fit |
 //! | `write` | one LWT, a conflict brings the record; `Absent` where an expired record has not been reclaimed: two |
 //! | `write_many` | an LWT for up to 100 unconditional writes of a partition; one each for the others, one after the other in a partition |
 //! | `update` | a read and an LWT; another LWT for each lost round |
@@ -45,6 +45,11 @@
 //! real time), so no clock that differs by less sees a row vanish early. The TTL of an LWT counts from its commit by the
 //! coordinator's clock, and its cells carry the timestamp of its Paxos ballot, whatever the client says; both are within
 //! that minute. What expires after the year 2037 gets no TTL, which Cassandra 4 can't store: it is filtered, and stays.
+//!
+//! # Durability
+//! Stock nodes answer before the commit log is on the disk: they sync it every ten seconds. So the store promises
+//! [`BestEffort`](sysd_core::Durability::BestEffort), unless [`ScyllaConfig::durability`] (or `?durability=durable` in the URL)
+//! says that the nodes sync before they answer, or that there are replicas enough.
 //!
 //! # What failed writes did
 //! Nothing is ever sent twice: no retries, no speculation. (A node that has forgotten a prepared statement has not carried it
@@ -164,7 +169,7 @@ impl ScyllaStore {
         made.unwrap_or_else(|_| Err(overdue(Effect::Unknown)))
     }
 
-    /// Connects by the system's clock to `scylla://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]/KEYSPACE`.
+    /// Connects by the system's clock to what a URL names: see [`ScyllaConfig::from_url`].
     ///
     /// # Errors
     /// As [`ScyllaStore::connect_with`].
@@ -308,8 +313,11 @@ impl<C: Clock> ScyllaStore<C> {
     }
 
     /// A write that was found to be right.
-    async fn write_checked(&self, write: &Write<'_>, now: Timestamp) -> Result<Outcome> {
-        let (key, values) = (write.key, self.values(write, now));
+    async fn write_checked(&self, write: &Write<'_>) -> Result<Outcome> {
+        let key = write.key;
+        // The time after the wait: by that of before, what expired meanwhile would still be there.
+        let _turn = self.turn(key).await?;
+        let values = self.values(write, self.clock.now());
         let table = self.table(key.space());
         let is_put = matches!(write.change, Change::Put { .. });
         let statement = if is_put { &table.put } else { &table.delete };
@@ -317,7 +325,6 @@ impl<C: Clock> ScyllaStore<C> {
             self.run(statement, &values, key, Access::Plain).await?;
             return Ok(Outcome::Applied);
         }
-        let _turn = self.turn(key).await?;
         match (write.expect, is_put) {
             (Expect::Any, true) => match self.ask(statement, &values, key).await? {
                 Answer::Applied => Ok(Outcome::Applied),
@@ -382,13 +389,12 @@ impl<C: Clock> Store for ScyllaStore<C> {
     }
 
     async fn write(&self, write: Write<'_>) -> Result<Outcome> {
-        let now = self.clock.now();
-        self.limits.check_write(&write, now)?;
+        self.limits.check_write(&write, self.clock.now())?;
         if !write.key.space().is_conditional() {
-            return self.write_checked(&write, now).await;
+            return self.write_checked(&write).await;
         }
         let (store, write) = (self.clone(), OwnedWrite::of(&write));
-        carried(async move { store.write_checked(&write.as_write(), now).await }).await?
+        carried(Box::pin(async move { store.write_checked(&write.as_write()).await })).await?
     }
 
     async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
@@ -406,7 +412,8 @@ impl<C: Clock> Store for ScyllaStore<C> {
             return self.remove_beyond(&trim).await;
         }
         let (store, partition, Trim { space, keep, .. }) = (self.clone(), trim.partition.to_vec(), trim);
-        carried(async move { store.remove_beyond(&Trim { space, partition: &partition, keep }).await }).await?
+        carried(Box::pin(async move { store.remove_beyond(&Trim { space, partition: &partition, keep }).await }))
+            .await?
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {

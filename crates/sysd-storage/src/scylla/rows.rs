@@ -7,7 +7,9 @@ use scylla::deserialize::row::ColumnIterator;
 use scylla::response::{PagingState, PagingStateResponse};
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
-use sysd_core::{Clock, Effect, Error, ErrorKind, Keep, Key, Order, Page, Result, Row, Scan, Trim, Trimmed};
+use sysd_core::{
+    Clock, Effect, Error, ErrorKind, Keep, Key, Limits, Order, Page, Result, Row, Scan, Space, Trim, Trimmed,
+};
 
 use super::error::{Access, map};
 use super::layout::{Answer, Columns, Values, read_answer, read_row, unexpected};
@@ -15,10 +17,11 @@ use super::{ScyllaStore, access, successor};
 
 /// A page ends when it has so many bytes.
 const PAGE_BYTES: usize = 4 << 20;
-/// What is asked for in one fetch has to fit in a server's frame even where every value is as large as it may be.
-const FETCH_BYTES_MAX: usize = 128 << 20;
-/// Rows in the first fetch of a page, before anything is known of their size.
-const FETCH_ROWS: usize = 128;
+/// What is asked for in the first fetch of a page, before anything is known of its rows' size, has to fit in a server's frame
+/// (256 MiB), and in its memory, even where every row is as large as it may be.
+const FETCH_BYTES_MAX: usize = 144 << 20;
+/// The most that a row takes in a frame beside its sort key and its value: a format byte, version, expiry, and lengths.
+const ROW_BYTES: usize = 64;
 /// Fetches for one page or trim before a partition counts as unreadable: servers answer with fewer rows, or none, where they
 /// pass over tombstones.
 const FETCHES_MAX: usize = 1_024;
@@ -58,6 +61,19 @@ impl Range {
     }
 }
 
+/// How many rows may be asked for at once: at first all that are wanted, if they fit though each be as large as a row of the space
+/// may be; then as many as will have a page's bytes, as those before had.
+fn fetch_rows(limits: &Limits, space: Space, wanted: usize, seen: usize, bytes: usize) -> usize {
+    let rows = match bytes.checked_div(seen) {
+        None => {
+            let value_bytes_max = if space.is_keys_only() { 0 } else { limits.value_bytes_max };
+            FETCH_BYTES_MAX / limits.sort_bytes_max.saturating_add(value_bytes_max).saturating_add(ROW_BYTES)
+        }
+        Some(each) => (PAGE_BYTES - bytes.min(PAGE_BYTES)) / each.max(1),
+    };
+    rows.clamp(1, wanted.max(1))
+}
+
 /// What a trim removes.
 #[derive(Default)]
 struct Beyond {
@@ -94,16 +110,6 @@ impl<C: Clock> ScyllaStore<C> {
         Ok((rows, next))
     }
 
-    /// How many rows may be asked for at once: as many as will have a page's bytes, as those before had.
-    fn fetch_rows(&self, wanted: usize, seen: usize, bytes: usize) -> usize {
-        let worst = (FETCH_BYTES_MAX / self.limits.value_bytes_max.max(1)).max(1);
-        let rows = match bytes.checked_div(seen) {
-            None => FETCH_ROWS.min(worst),
-            Some(each) => (PAGE_BYTES - bytes.min(PAGE_BYTES)) / each.max(1),
-        };
-        rows.clamp(1, wanted.max(1))
-    }
-
     pub(super) async fn read_page(&self, scan: &Scan<'_>) -> Result<Page> {
         let range = Range::of(scan, self.limits.sort_bytes_max);
         let mut page = Page::default();
@@ -116,7 +122,7 @@ impl<C: Clock> ScyllaStore<C> {
         let wanted = scan.limit.min(self.limits.page_rows_max);
         let (mut seen, mut bytes, mut from) = (0, 0, PagingState::start());
         for _ in 0..FETCHES_MAX {
-            let rows = self.fetch_rows(wanted - seen, seen, bytes);
+            let rows = fetch_rows(&self.limits, scan.space, wanted - seen, seen, bytes);
             let (rows, next) = self.fetch(statement, &values, any, rows, from).await?;
             for (sort, columns) in rows {
                 seen += 1;
@@ -221,10 +227,30 @@ fn unreadable() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sysd_core::Space;
 
     const SPACE: Space = Space::conditional("s");
     const MAX: usize = 2;
+
+    #[test]
+    fn the_first_fetch_asks_for_what_is_wanted_as_far_as_a_frame_has_room() {
+        let mut limits = Limits::PROCESS;
+        limits.value_bytes_max = 64 << 10;
+        let keys = const { Space::keys_only("keys") };
+        let first = |limits: &Limits, space, wanted| fetch_rows(limits, space, wanted, 0, 0);
+        for wanted in [1, 127, 129, 500, 1_000] {
+            assert_eq!(first(&limits, SPACE, wanted), wanted);
+        }
+        // Rows of a megabyte might be there, though not in a space of keys.
+        limits.value_bytes_max = 1 << 20;
+        assert_eq!((first(&limits, SPACE, 140), first(&limits, SPACE, 1_000)), (140, 143));
+        assert_eq!(first(&limits, keys, 1_000), 1_000);
+        limits.value_bytes_max = usize::MAX;
+        assert_eq!(first(&limits, SPACE, 1_000), 1);
+        // What was seen tells more than what may be.
+        assert_eq!(fetch_rows(&limits, SPACE, 1_000, 10, 100 << 10), (PAGE_BYTES - (100 << 10)) / (10 << 10));
+        assert_eq!(fetch_rows(&limits, SPACE, 7, 10, 10 << 10), 7);
+        assert_eq!(fetch_rows(&limits, SPACE, 7, 4, PAGE_BYTES), 1);
+    }
 
     #[test]
     fn a_range_holds_what_the_scan_does_however_long_its_bounds() {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use sysd_core::{ErrorKind, Result, SystemClock};
+use sysd_core::{Durability, ErrorKind, Result, SystemClock};
 use sysd_storage::{ScyllaConfig, ScyllaSchema, ScyllaStore};
 
 use super::server::wait_until;
@@ -144,7 +144,7 @@ impl Cassandra {
 
     pub(crate) fn config(&self) -> ScyllaConfig {
         let nodes = self.nodes.iter().map(|node| format!("{}:{}", node.address, node.port));
-        let config = ScyllaConfig::new(nodes, "faults");
+        let config = ScyllaConfig { durability: Durability::Durable, ..ScyllaConfig::new(nodes, "faults") };
         // Three that have just started on a busy machine take their time.
         ScyllaConfig { connect_timeout: START_MAX, ..config }
     }

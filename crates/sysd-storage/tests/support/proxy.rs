@@ -18,6 +18,8 @@ pub(crate) enum Mode {
     DamageAnswers,
     /// Whatever is said is swallowed, also on connections made meanwhile. They stay mute for ever.
     Silent,
+    /// Whatever is said waits for another mode.
+    Hold,
 }
 
 /// A proxy in front of one server.
@@ -80,7 +82,12 @@ impl Proxy {
 fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, is_mute: &AtomicBool, is_answer: bool) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
-        let mode = shared.mode.load(Ordering::SeqCst);
+        let mut mode = shared.mode.load(Ordering::SeqCst);
+        while mode == Mode::Hold as u8 {
+            // real-time: the test says when it is over.
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            mode = shared.mode.load(Ordering::SeqCst);
+        }
         if mode == Mode::Silent as u8 {
             is_mute.store(true, Ordering::SeqCst);
         }
