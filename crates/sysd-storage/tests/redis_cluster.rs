@@ -401,16 +401,14 @@ fn holder_port(node: &Private, slot: u16) -> String {
 async fn the_map_is_learned_though_no_caller_is_polled() {
     let port = Arc::new(AtomicU16::new(0));
     let (mut gets, at) = (0, Arc::clone(&port));
-    let (listening, commands) = fake_redis::start(move |command| match command[0].as_str() {
-        "CLUSTER" => {
+    let (listening, commands) = fake_redis::start(move |command| {
+        if command[0] == "CLUSTER" {
             let port = at.load(Ordering::SeqCst);
-            Some(format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:{port}\r\n$2\r\nid\r\n"))
+            return Some(format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:{port}\r\n$2\r\nid\r\n"));
         }
+        gets += 1;
         // The first one breaks the connection.
-        _ => {
-            gets += 1;
-            (gets > 1).then(|| "_\r\n".to_owned())
-        }
+        (gets > 1).then(|| "_\r\n".to_owned())
     });
     port.store(listening, Ordering::SeqCst);
     let asked = || commands.lock().unwrap().iter().filter(|command| command[0] == "CLUSTER").count();

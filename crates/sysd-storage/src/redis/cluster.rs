@@ -249,7 +249,7 @@ impl Cluster {
     /// The end of an attempt; of one in whose stead another is under way, the answer is nobody's map.
     fn finish(&self, number: u64, ranges: Result<Vec<Range>, RedisError>) -> Result<(), Failure> {
         let mut learning = self.learning.lock();
-        if !learning.attempt.as_ref().is_some_and(|current| current.number == number) {
+        if learning.attempt.as_ref().is_none_or(|current| current.number != number) {
             return ranges.map(|_| ()).map_err(Failure::unsent);
         }
         learning.attempt = None;
