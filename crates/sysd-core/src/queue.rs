@@ -134,6 +134,8 @@ pub struct Depth {
     pub delayed: usize,
     /// Jobs that are handed out.
     pub leased: usize,
+    /// Rows that can't be read: broken, or in the format of a later version.
+    pub unreadable: usize,
     /// How long the oldest waiting job has waited.
     pub oldest: Duration,
     /// Whether all was counted; if not, there is more than this.
@@ -166,14 +168,18 @@ pub trait Queue: Send + Sync + 'static {
     fn extend_many(&self, jobs: &[JobLease], hold: Duration) -> impl Future<Output = Vec<Result<Held>>> + Send;
 
     /// Dead letters, oldest first, behind one that was seen. One that was buried a moment ago may show only after the next
-    /// [`lease`](Self::lease), which carries out what was settled.
+    /// [`lease`](Self::lease), which carries out what was settled. One that can't be read is listed with its bytes as payload.
     fn dead_letters(
         &self,
         after: Option<&DeadLetter>,
         letters_max: usize,
     ) -> impl Future<Output = Result<Vec<DeadLetter>>> + Send;
 
-    /// Puts a dead letter back into the queue, as if it had never been tried; `false` if it is not among them.
+    /// Puts a dead letter back into the queue, as if it had never been tried; `false` if it is not among them, or its job has been
+    /// put back and has gone on since.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) with the key of a letter that can't be read: it stays.
     fn replay(&self, letter: &DeadLetter) -> impl Future<Output = Result<bool>> + Send;
 
     /// Counts up to `jobs_max` jobs. It reads them: for people and for alarms, not for each job.

@@ -21,7 +21,7 @@ pub struct QueueConfig {
     /// How long after its due time a row may be written and still be found at once. Rows that come later are found by a look
     /// at all rows of a shard, which is made as often. (In between, scans start where rows may be: see the module's docs.)
     pub late_max: Duration,
-    /// How long an id of the caller's is remembered after its job was done.
+    /// How long an id of the caller's is remembered after its job was done, and a dead letter after it was put back. Not zero.
     pub remember_for: Duration,
     /// How long one storage call may take before its effect counts as unknown.
     pub call_wait_max: Duration,
@@ -47,6 +47,16 @@ pub enum Bug {
     LeaseAnyway,
     /// Removes the row of a job before its dead letter is there.
     DeleteFirst,
+    /// Writes a dead letter before the mark says so.
+    GraveFirst,
+    /// Moves a row, and leaves its mark as it was.
+    LeaveMark,
+    /// Hands out rows that their marks do not name.
+    AnyRow,
+    /// Removes what it takes for a late echo without a look at the shard's record.
+    RemoveUnseen,
+    /// Removes a dead letter that was put back, and leaves nothing in its place.
+    ForgetReplay,
     /// Forgets settlements before they are carried out.
     DropUnsettled,
     /// Uses what it scanned before others dropped entries.

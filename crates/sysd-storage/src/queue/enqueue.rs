@@ -104,6 +104,6 @@ impl<S: Store> Shared<S> {
 
     fn mark_of(&self, plan: &Plan) -> (Place, Mark) {
         let Ticket { lane, due, id } = &plan.ticket;
-        (self.schema.mark(id), Mark { fate: Fate::Open, lane: *lane, due: *due })
+        (self.schema.mark(id), Mark::open(*lane, *due))
     }
 }

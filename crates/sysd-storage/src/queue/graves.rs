@@ -4,9 +4,10 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use sysd_core::queue::{DeadLetter, Depth};
-use sysd_core::{Expect, Outcome, Result, Scan, Store, Timestamp, Write};
+use sysd_core::{Expect, Key, Outcome, Record, Result, Scan, Store, Timestamp, Write};
 
 use super::Shared;
+use super::config::Bug;
 use super::schema::{self, Fate, Grave, JobRow, Mark, SPACE};
 use super::state::Ticket;
 
@@ -17,75 +18,98 @@ impl<S: Store> Shared<S> {
     pub(super) async fn dead_letters(&self, after: Option<&DeadLetter>, letters_max: usize) -> Result<Vec<DeadLetter>> {
         let partition = self.schema.graves();
         let mut cursor = after.map(|letter| Bytes::copy_from_slice(&self.schema.grave(letter.at, &letter.id).sort));
-        let mut letters = Vec::new();
+        let (mut letters, mut passed_over) = (Vec::new(), 0);
         while letters.len() < letters_max {
-            let mut scan = Scan::partition(SPACE, &partition, letters_max - letters.len());
+            // What was put back lies together, and is small.
+            let limit = (letters_max - letters.len()).max(passed_over.min(PAGE_ROWS));
+            let mut scan = Scan::partition(SPACE, &partition, limit);
             if let Some(cursor) = &cursor {
                 scan = scan.after(cursor);
             }
             let page = self.calls.scan(scan).await?;
+            passed_over = page.rows.len();
             for row in page.rows {
-                let key = sysd_core::Key::row(SPACE, &partition, &row.sort);
-                letters.push(Grave::decode(key, &row.record.value)?.letter);
+                let key = Key::row(SPACE, &partition, &row.sort);
+                let letter = match Grave::decode(key, &row.record.value) {
+                    Ok(grave) => grave.map(|grave| grave.letter),
+                    Err(error) => {
+                        let letter = Grave::broken(&row.sort, &row.record.value);
+                        if letter.is_none() {
+                            tracing::warn!(%error, "a dead letter of a queue can't be read");
+                        }
+                        letter
+                    }
+                };
+                passed_over -= usize::from(letter.is_some());
+                letters.extend(letter);
             }
             match page.next {
                 Some(next) => cursor = Some(next),
                 None => break,
             }
         }
+        letters.truncate(letters_max);
         Ok(letters)
     }
 
     /// First the dead letter says when its job is due again, so that whoever goes on writes the same row; then the mark, the row,
-    /// and the dead letter goes.
+    /// and of the dead letter is left that it was put back.
     pub(super) async fn replay(&self, letter: &DeadLetter) -> Result<bool> {
         let place = self.schema.grave(letter.at, &letter.id);
         let Some(record) = self.calls.get(place.key()).await? else { return Ok(false) };
-        let mut grave = Grave::decode(place.key(), &record.value)?;
         let mut version = record.version;
-        let mut due = grave.replay_at.unwrap_or_else(|| self.calls.now());
+        let Some(mut grave) = Grave::decode(place.key(), &record.value)? else { return Ok(false) };
         if grave.replay_at.is_none() {
-            grave.replay_at = Some(due);
+            // Later than the row that it had, so that the two differ: it was buried when that was due, or later.
+            let later = Timestamp::from_micros_saturating(letter.at.as_micros().saturating_add(1));
+            grave.replay_at = Some(self.calls.now().max(later));
             let next = self.calls.mint();
             let write = Write::put(place.key(), grave.encode()).with_version(next).expect(Expect::Is(version));
-            version = match self.calls.write(&write).await?.outcome {
-                Outcome::Applied => next,
+            match self.calls.write(&write).await?.outcome {
+                Outcome::Applied => version = next,
                 Outcome::Conflict { found: None } => return Ok(false),
                 Outcome::Conflict { found: Some(record) } => {
-                    due = Grave::decode(place.key(), &record.value)?.replay_at.unwrap_or(due);
-                    record.version
+                    let Some(newer) = Grave::decode(place.key(), &record.value)? else { return Ok(false) };
+                    (grave, version) = (newer, record.version);
                 }
-            };
+            }
         }
+        let due = grave.replay_at.unwrap_or_else(|| self.calls.now());
         let ticket = Ticket { lane: grave.letter.lane, due, id: grave.letter.id.clone() };
-        if !grave.is_marked || self.reopen_mark(&ticket).await? {
+        let is_ours = !grave.is_marked || self.reopen_mark(&ticket, letter.at).await?;
+        if is_ours {
             let row = self.schema.row(self.schema.shard_of(&ticket.id), &ticket);
             let job = JobRow { attempts: 0, is_marked: grave.is_marked, payload: grave.letter.payload.clone() };
             let write = Write::put(row.key(), job.encode()).with_version(self.calls.mint());
             self.calls.write(&write.expect(Expect::Absent)).await?;
         }
-        self.calls.write(&Write::delete(place.key()).expect(Expect::Is(version))).await?;
-        Ok(true)
+        let close = if self.config.has(Bug::ForgetReplay) {
+            Write::delete(place.key())
+        } else {
+            // Whoever is slow to carry the burial out finds its place taken.
+            let until = self.calls.now().saturating_add(self.config.remember_for);
+            Write::put(place.key(), Grave::REPLAYED).with_version(self.calls.mint()).expires_at(until)
+        };
+        self.calls.write(&close.expect(Expect::Is(version))).await?;
+        Ok(is_ours)
     }
 
-    /// Says that a job that was given up is open again; `false` if it is open or done under a later row.
-    async fn reopen_mark(&self, ticket: &Ticket) -> Result<bool> {
+    /// Says that the job that was given up at `at` is open again, in this row; `false` if it has gone on since.
+    async fn reopen_mark(&self, ticket: &Ticket, at: Timestamp) -> Result<bool> {
         let place = self.schema.mark(&ticket.id);
+        let read = |record: &Record| Mark::decode(place.key(), &record.value);
         let Some(record) = self.calls.get(place.key()).await? else { return Ok(false) };
-        let mark = Mark::decode(place.key(), &record.value)?;
-        if mark.fate != Fate::Dead {
-            return Ok(mark.fate == Fate::Open && mark.due == ticket.due);
+        let mark = read(&record)?;
+        // A row that was due later is one that it was put back as, and given up in again: that has a dead letter of its own.
+        if mark.fate != Fate::Dead || mark.due > at {
+            return Ok(mark.names(ticket));
         }
-        let open = Mark { fate: Fate::Open, lane: ticket.lane, due: ticket.due };
+        let open = Mark::open(ticket.lane, ticket.due);
         let write = Write::put(place.key(), open.encode()).with_version(self.calls.mint());
-        let outcome = self.calls.write(&write.expect(Expect::Is(record.version))).await?.outcome;
-        match outcome {
+        match self.calls.write(&write.expect(Expect::Is(record.version))).await?.outcome {
             Outcome::Applied => Ok(true),
             Outcome::Conflict { found: None } => Ok(false),
-            Outcome::Conflict { found: Some(record) } => {
-                let mark = Mark::decode(place.key(), &record.value)?;
-                Ok(mark.fate == Fate::Open && mark.due == ticket.due)
-            }
+            Outcome::Conflict { found: Some(record) } => Ok(read(&record)?.names(ticket)),
         }
     }
 
@@ -108,8 +132,11 @@ impl<S: Store> Shared<S> {
                 let page = self.calls.scan(scan).await?;
                 left -= page.rows.len().min(left);
                 for row in &page.rows {
-                    let key = sysd_core::Key::row(SPACE, partition, &row.sort);
-                    let ticket = schema::ticket_of(&row.sort).ok_or_else(|| schema::corrupt(key))?;
+                    let ticket = schema::ticket_of(&row.sort);
+                    let Some(ticket) = ticket.filter(|_| JobRow::decode(&row.record.value).is_ok()) else {
+                        depth.unreadable += 1;
+                        continue;
+                    };
                     match seen.state.entries.get(&ticket.id) {
                         Some(entry) if !entry.status.is_leased() => {}
                         Some(_) if !seen.state.is_free(&ticket, now) => depth.leased += 1,

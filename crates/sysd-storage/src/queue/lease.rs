@@ -1,15 +1,16 @@
 //! Handing jobs out, and carrying settlements out on the way.
 
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join;
 use sysd_core::queue::{JobId, JobLease, LeasedJob};
-use sysd_core::{Entropy as _, Error, Key, Record, Result, Row, Scan, Store, Timestamp, Write};
+use sysd_core::{Entropy as _, Error, Key, Record, Result, Row, Scan, Store, Timestamp, Version, Write};
 
 use super::config::Bug;
-use super::schema::{self, Fate, JobRow, Mark, Place, SPACE};
+use super::schema::{self, Fate, JobRow, Mark, Place, SPACE, Unreadable};
 use super::state::{Candidate, Grant, State, Status, Ticket};
 use super::{CONTENTION_MAX, Seen, Shared};
 
@@ -18,8 +19,10 @@ use super::{CONTENTION_MAX, Seen, Shared};
 struct Found {
     candidates: Vec<Candidate>,
     payloads: Vec<Bytes>,
-    /// Rows of jobs that are settled: late echoes.
-    echoes: Vec<Place>,
+    /// Rows whose bytes nobody can read.
+    broken: Vec<Candidate>,
+    /// Rows that their marks do not name: late echoes, if the shard's record does not say otherwise.
+    echoes: Vec<Ticket>,
     /// Jobs that were handed out once and have no row any more: there is nothing to do.
     gone: Vec<JobId>,
     /// The due time of the first row of each lane, as far as it came.
@@ -41,14 +44,15 @@ impl<S: Store> Shared<S> {
             let mut state = State::clone(&seen.state);
             let looked_at = self.calls.now();
             let carried = self.carry_out(shard, &seen.state);
-            let (settled, found) = join(carried, self.look(shard, &seen.state, jobs_max, looked_at)).await;
-            let (settled, found) = (settled?, found?);
+            let ((settled, trouble), found) = join(carried, self.look(shard, &seen.state, jobs_max, looked_at)).await;
+            let found = found?;
             state.drop_settled(&seen.state, &settled);
             state.drop_settled(&seen.state, &found.gone);
             // Looking took time: a lease begins now.
             let grant = self.grant(jobs_max, token, hold)?;
             state.bury_expired(grant.now, self.config.attempts_max);
             let handed = state.decide_lease(&found.candidates, &grant);
+            state.bury_broken(&found.broken, &grant);
             if handed.is_empty() && found.has_skipped && !is_fresh {
                 // What is in flight by this record may have been given back since.
                 (seen, is_fresh) = (self.read(shard).await?, true);
@@ -58,16 +62,23 @@ impl<S: Store> Shared<S> {
             if is_changed || found.is_full {
                 let (lanes, late_max) = (self.lanes, self.config.late_max);
                 // By the time of the look: what fell due since was not looked for.
-                state.raise_floors(&found.firsts, found.is_full, lanes, looked_at, late_max);
+                state.raise_floors(&seen.state, &found.firsts, found.is_full, lanes, looked_at, late_max);
             }
             if state == *seen.state {
-                self.remove_echoes(&found).await;
-                return Ok(Vec::new());
+                self.remove_echoes(shard, &found, None).await;
+                return trouble.map_or_else(|| Ok(Vec::new()), Err);
             }
             match self.replace_leased(shard, &mut seen, state, &found, &grant, hold).await? {
-                Some(jobs) => {
-                    self.remove_echoes(&found).await;
-                    return Ok(jobs);
+                Some((jobs, state)) => {
+                    self.remove_echoes(shard, &found, Some(state)).await;
+                    return match trouble {
+                        Some(error) if jobs.is_empty() => Err(error),
+                        Some(error) => {
+                            tracing::warn!(%error, "a settlement of a queue could not be carried out");
+                            Ok(jobs)
+                        }
+                        None => Ok(jobs),
+                    };
                 }
                 None => is_fresh = true,
             }
@@ -76,8 +87,8 @@ impl<S: Store> Shared<S> {
         Ok(Vec::new())
     }
 
-    /// Writes a lease over `seen`. On a conflict tries once more on the newer record if what was scanned still counts;
-    /// otherwise leaves that in `seen`, and answers `None`.
+    /// Writes a lease over `seen`; answers the jobs, and the record as it is then. On a conflict tries once more on the newer record
+    /// if what was scanned still counts; otherwise leaves that in `seen`, and answers `None`.
     async fn replace_leased(
         &self,
         shard: u16,
@@ -86,16 +97,16 @@ impl<S: Store> Shared<S> {
         found: &Found,
         &Grant { jobs_max, token, .. }: &Grant,
         hold: Duration,
-    ) -> Result<Option<Vec<LeasedJob>>> {
+    ) -> Result<Option<(Vec<LeasedJob>, Arc<State>)>> {
         let generation = seen.state.generation;
         for _ in 0..4 {
             match self.replace(shard, seen, state).await? {
-                Ok(state) => return Ok(Some(leased(&state, found, token))),
+                Ok(state) => return Ok(Some((leased(&state, found, token), state))),
                 Err((newer, _)) => *seen = newer,
             }
             if holds_token(&seen.state, token) {
                 // This very lease, whose reply was lost, and others since.
-                return Ok(Some(leased(&seen.state, found, token)));
+                return Ok(Some((leased(&seen.state, found, token), Arc::clone(&seen.state))));
             }
             if seen.state.generation != generation && !self.config.has(Bug::KeepScan) {
                 return Ok(None);
@@ -187,6 +198,7 @@ impl<S: Store> Shared<S> {
         Ok(found)
     }
 
+    /// Sorts rows out: what may be handed out, what is to be given up, what is to go.
     async fn sift(
         &self,
         state: &State,
@@ -198,47 +210,115 @@ impl<S: Store> Shared<S> {
         let (mut jobs, mut marks) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in rows {
             let key = Key::row(SPACE, partition, &row.sort);
-            let ticket = schema::ticket_of(&row.sort).ok_or_else(|| schema::corrupt(key))?;
-            if !state.is_free(&ticket, now) {
+            let Some(ticket) = schema::ticket_of(&row.sort) else {
+                // It can't be named, so it stays.
+                unreadable(&schema::corrupt(key));
+                continue;
+            };
+            let entry = state.entries.get(&ticket.id);
+            if entry.is_some_and(|entry| !entry.is_free(now)) {
                 found.has_skipped = true;
                 continue;
             }
-            let job = JobRow::decode(key, &row.record.value)?;
-            if job.is_marked {
-                marks.push(self.schema.mark(&ticket.id));
-            }
-            jobs.push((row.sort, ticket, job));
+            let job = match JobRow::decode(&row.record.value) {
+                Ok(job) => Some(job),
+                Err(Unreadable::Broken) => None,
+                Err(Unreadable::Newer) => {
+                    unreadable(&schema::corrupt(key));
+                    continue;
+                }
+            };
+            let mark = match entry.filter(|entry| entry.is_of(&ticket)) {
+                // It was looked at when the job was first handed out.
+                Some(entry) => Marked::By(entry.mark),
+                // Whether a broken one has a mark only the mark tells.
+                None if job.as_ref().is_none_or(|job| job.is_marked) => {
+                    marks.push(self.schema.mark(&ticket.id));
+                    Marked::Ask
+                }
+                None => Marked::By(None),
+            };
+            jobs.push((ticket, job, mark));
         }
         let keys: Vec<_> = marks.iter().map(Place::key).collect();
         let mut records = marks.iter().zip(self.calls.get_many(&keys).await?);
-        for (sort, ticket, job) in jobs {
-            let mark = if job.is_marked { records.next() } else { None };
-            match mark.map(|(place, record)| read_mark(place, record)).transpose()? {
-                Some(None) if !self.config.has(Bug::ForgetMark) => {
-                    found.echoes.push(Place { partition: partition.into(), sort: sort.as_ref().into() });
-                }
-                mark => {
-                    let mark = mark.flatten();
+        for (ticket, job, mark) in jobs {
+            let mark = match mark {
+                Marked::By(mark) => mark,
+                Marked::Ask => match records.next().map(|(place, record)| self.read_mark(place, record, &ticket)) {
+                    Some(Ok(Named::Yes(version))) => Some(version),
+                    // Minted ids have none.
+                    Some(Ok(Named::None)) if job.is_none() && schema::may_be_minted(&ticket.id) => None,
+                    _ if self.config.has(Bug::ForgetMark) => None,
+                    Some(Err(error)) => {
+                        unreadable(&error);
+                        continue;
+                    }
+                    Some(Ok(Named::None | Named::No)) | None => {
+                        found.echoes.push(ticket);
+                        continue;
+                    }
+                },
+            };
+            match job {
+                Some(job) => {
                     found.candidates.push(Candidate { ticket, attempts: job.attempts, mark });
                     found.payloads.push(job.payload);
                 }
+                None => found.broken.push(Candidate { ticket, attempts: 0, mark }),
             }
         }
         Ok(())
     }
 
-    /// Late echoes are removed once it is certain that nothing else is to be said about their jobs. Failing is no harm.
-    async fn remove_echoes(&self, found: &Found) {
-        let writes: Vec<_> = found.echoes.iter().map(|place| Write::delete(place.key())).collect();
+    /// Whether a mark names this row.
+    fn read_mark(&self, place: &Place, record: Option<Record>, ticket: &Ticket) -> Result<Named> {
+        let Some(record) = record else { return Ok(Named::None) };
+        let mark = Mark::decode(place.key(), &record.value)?;
+        let is_any = self.config.has(Bug::AnyRow) && mark.fate == Fate::Open;
+        Ok(if is_any || mark.names(ticket) { Named::Yes(record.version) } else { Named::No })
+    }
+
+    /// Removes rows that their marks do not name, unless the shard's record, as it was *after* the marks were read, has an entry
+    /// of theirs: then they are what a settlement that is being carried out has not copied yet. Failing is no harm.
+    async fn remove_echoes(&self, shard: u16, found: &Found, after: Option<Arc<State>>) {
+        if found.echoes.is_empty() {
+            return;
+        }
+        let state = match after {
+            Some(state) => state,
+            None => match self.read(shard).await {
+                Ok(seen) => seen.state,
+                Err(_) => return,
+            },
+        };
+        let is_idle = |ticket: &&Ticket| !state.has_entry_of(ticket) || self.config.has(Bug::RemoveUnseen);
+        let places: Vec<_> = found.echoes.iter().filter(is_idle).map(|ticket| self.schema.row(shard, ticket)).collect();
+        let writes: Vec<_> = places.iter().map(|place| Write::delete(place.key())).collect();
         drop(self.calls.write_many(&writes).await);
     }
 }
 
-/// The version of a mark that says that its job is open; `None` if it says anything else.
-fn read_mark(place: &Place, record: Option<Record>) -> Result<Option<sysd_core::Version>> {
-    let Some(record) = record else { return Ok(None) };
-    let mark = Mark::decode(place.key(), &record.value)?;
-    Ok((mark.fate == Fate::Open).then_some(record.version))
+/// Whether a row has a mark.
+enum Marked {
+    /// The shard's record says so: the version.
+    By(Option<Version>),
+    /// It has to be read.
+    Ask,
+}
+
+/// Whether a mark names a row.
+enum Named {
+    /// It does, under this version.
+    Yes(Version),
+    /// It says anything else.
+    No,
+    /// There is none.
+    None,
+}
+
+fn unreadable(error: &Error) {
+    tracing::warn!(%error, "a row of a queue, or its mark, can't be read and is left where it is");
 }
 
 fn holds_token(state: &State, token: u64) -> bool {

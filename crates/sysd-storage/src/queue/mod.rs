@@ -54,17 +54,36 @@
 //! | gone | done, moved, dead | the same, carried out; the entry is to be dropped |
 //! | gone | none | is no more |
 //!
+//! # Marks
+//! A job under an id of the caller's has a *mark*, which is written before its row, and says which row is the job's: the due
+//! times of one id's rows rise, so no row comes twice. Each step is a conditional write of the mark over its last version,
+//! and comes *before* what it tells of:
+//!
+//! | the mark says | and then comes | from |
+//! |---|---|---|
+//! | open, in the row of this due time | that row | enqueueing; giving back, over "open, in the row before"; replaying, over "dead" |
+//! | dead | the dead letter | giving up, over "open" |
+//! | done, for a while | nothing | an ack, over "open" |
+//!
+//! So who enqueues an id again finds the row that the job has or is about to have; who replays a dead letter finds a mark that says
+//! dead. Who carries a settlement out and finds that the mark says more than it was about to say (the dead letter was replayed, the
+//! job was handed out again) was overtaken: all of it has been done, and only the old row is to go. A row that the mark does
+//! not name is a late *echo*, or one whose settlement is being carried out. The shard's record, read after the mark,
+//! tells which: as long as the settlement's entry stands, the row is not touched.
+//!
 //! # Invariants
-//! - A row is removed only after the shard's record says that the job is settled, and after what replaces it (the row of a
-//!   later time, the dead letter, the mark of an id) is written. An entry is dropped only after that.
+//! - A row is removed only after the shard's record says that the job is settled, and after what replaces it (the mark, then the
+//!   row of a later time or the dead letter) is written. An entry is dropped only after that.
 //! - A job is handed out, extended and settled by a conditional write of its shard's record, so for all of these the last
 //!   token counts, and one lease at a time.
 //! - A row that was scanned says something only as long as no entry was dropped since: a lease is written on the record as it was
 //!   before the scan, or on one whose generation is the same.
 //! - A shard's record has at most [`QueueConfig::in_flight_max`] entries. A new job needs room there, an expired lease is taken over
 //!   in its place: where there is no room, expired leases are looked up by their keys, whatever lies before them.
-//! - A job under an id of the caller's has a *mark*, which is written before the row. A row whose mark says done or dead is
-//!   a late echo, and is removed instead of handed out.
+//! - A row with a mark is handed out only if the mark names it. An echo is removed once the shard's record, as it is after the mark was
+//!   read, has no entry of it.
+//! - A dead letter that was put back leaves a note in its place for [`QueueConfig::remember_for`], so that whoever is slow to
+//!   carry the burial out does not write it once more.
 //!
 //! # Cut off after every step
 //! | cut off after | what is left | what comes of it |
@@ -73,9 +92,18 @@
 //! | the row | a job | it is handed out |
 //! | a lease's write | a lease that nobody knows of | it ends with its time |
 //! | a settlement's write | an entry, settled | whoever leases from this shard next carries it out |
-//! | the dead letter, or the row of a later time, or the mark | both rows, an entry | the same writes again, then the removal |
+//! | its mark | the row, an entry; the mark names another row, or none | the mark says so already, so the rest is written; enqueueing again writes the row of the later time too, which is the same job |
+//! | the dead letter, or the row of a later time | both rows, an entry | the same writes again, then the removal |
 //! | the row's removal | an entry | it is dropped with the next write of the record |
-//! | replay's row | a job and its dead letter | replaying again writes the same row |
+//! | replay's time, in the dead letter | a dead letter | replaying again goes on to the same row |
+//! | replay's mark | a dead letter, a mark without a row | replaying again, or enqueueing again, writes the row |
+//! | replay's row | a job and its dead letter | replaying again writes the same row, or finds that the job has gone on, and closes the dead letter |
+//!
+//! # What can't be read
+//! A row whose bytes make no sense is given up as a job is, and becomes a dead letter with these bytes as its payload. A row whose
+//! key makes no sense, or whose mark, and one in the format of a later version stay where they are; they are passed over, warned of
+//! and counted by [`depth`](Queue::depth). A shard's record that makes no sense stops this shard, for nobody can tell who holds
+//! what; an error with its key is answered when no other shard has a job.
 //!
 //! # Clocks
 //! Due times and leases are by each caller's clock. One whose clock is ahead by more than a lease lasts takes jobs that
@@ -160,7 +188,8 @@ impl<S: Store> RecordQueue<S> {
     /// Opens the queue of this name on `store`, which is made if it is not there.
     ///
     /// # Errors
-    /// [`Invalid`](ErrorKind::Invalid) naming `name`, `in_flight_max`, `shards` or `lanes`: also if the queue was made with others.
+    /// [`Invalid`](ErrorKind::Invalid) naming `name`, `in_flight_max`, `remember_for`, `shards` or `lanes`: these two also if the queue
+    /// was made with others.
     ///
     /// # Cost
     /// One write.
@@ -172,6 +201,9 @@ impl<S: Store> RecordQueue<S> {
         ];
         if let Some((field, _)) = counts.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(Error::invalid(field, "a queue has at least one"));
+        }
+        if config.remember_for.is_zero() {
+            return Err(Error::invalid("remember_for", "what is done is remembered for longer than no time"));
         }
         let schema = Schema::new(name, config.shards)?;
         let calls = Calls {
@@ -289,15 +321,19 @@ impl<S: Store> Queue for RecordQueue<S> {
             return Err(Error::invalid(field, "it is at least one"));
         }
         let shards = usize::from(self.shared.shards);
+        let mut broken = None;
         for _ in 0..shards {
             let shard = self.next.fetch_add(1, Ordering::Relaxed) % shards;
             let shard = u16::try_from(shard).unwrap_or_default();
-            let jobs = self.shared.lease(shard, jobs_max, hold).await?;
-            if !jobs.is_empty() {
-                return Ok(jobs);
+            match self.shared.lease(shard, jobs_max, hold).await {
+                Ok(jobs) if jobs.is_empty() => {}
+                Ok(jobs) => return Ok(jobs),
+                // What is broken here says nothing of the other shards, and trying again won't mend it.
+                Err(error) if error.kind() == ErrorKind::Corrupt => broken = broken.or(Some(error)),
+                Err(error) => return Err(error),
             }
         }
-        Ok(Vec::new())
+        broken.map_or_else(|| Ok(Vec::new()), Err)
     }
 
     async fn settle_many(&self, jobs: &[(JobLease, Settlement)]) -> Vec<Result<Held>> {

@@ -58,6 +58,11 @@ impl Minter {
     }
 }
 
+/// Whether an id looks like one that was minted.
+pub(super) fn may_be_minted(id: &JobId) -> bool {
+    id.len() == MINTED_BYTES && id.first() == Some(&MINTED)
+}
+
 /// A queue's name, and with it the keys of its records.
 #[derive(Clone, Debug)]
 pub(super) struct Schema {
@@ -169,20 +174,32 @@ impl JobRow {
         out.into()
     }
 
-    pub(super) fn decode(key: Key<'_>, bytes: &Bytes) -> Result<Self> {
+    pub(super) fn decode(bytes: &Bytes) -> Result<Self, Unreadable> {
+        if bytes.first().is_some_and(|&format| format > FORMAT) {
+            return Err(Unreadable::Newer);
+        }
         let mut input = Input(bytes);
         let read = |input: &mut Input<'_>| {
             (input.u8()? == FORMAT).then_some(())?;
             let attempts = u32::from_be_bytes(*input.array()?);
             Some((attempts, input.u8()? != 0))
         };
-        let (attempts, is_marked) = read(&mut input).ok_or_else(|| corrupt(key))?;
+        let (attempts, is_marked) = read(&mut input).ok_or(Unreadable::Broken)?;
         Ok(Self { attempts, is_marked, payload: bytes.slice(bytes.len() - input.0.len()..) })
     }
 }
 
+/// Why the bytes of a row are no job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// A later version wrote them, and reads them.
+    Newer,
+    /// Nobody can read them.
+    Broken,
+}
+
 /// A dead letter's row: format (1), attempts (4), whether there is a mark (1), lane (1), when it is put back (8, zero: not
-/// yet), the reason's length (2), the reason, the payload.
+/// yet), the reason's length (2), the reason, the payload. Of one that was put back the format alone is left.
 pub(super) struct Grave {
     pub(super) is_marked: bool,
     pub(super) replay_at: Option<Timestamp>,
@@ -204,8 +221,23 @@ impl Grave {
         out.into()
     }
 
-    pub(super) fn decode(key: Key<'_>, bytes: &Bytes) -> Result<Self> {
-        Self::read(key.sort(), bytes).ok_or_else(|| corrupt(key))
+    /// What is left of a dead letter that was put back.
+    pub(super) const REPLAYED: Bytes = Bytes::from_static(&[FORMAT]);
+
+    /// `None`: it was put back.
+    pub(super) fn decode(key: Key<'_>, bytes: &Bytes) -> Result<Option<Self>> {
+        if *bytes == Self::REPLAYED {
+            return Ok(None);
+        }
+        Self::read(key.sort(), bytes).map(Some).ok_or_else(|| corrupt(key))
+    }
+
+    /// What can be told of a dead letter whose bytes make no sense, by its key: these bytes are the payload.
+    pub(super) fn broken(sort: &[u8], bytes: &Bytes) -> Option<DeadLetter> {
+        let (at, id) = tuple::decode::<(u64, Vec<u8>)>(sort).ok()?;
+        let (at, id) = (Timestamp::from_micros(at).ok()?, JobId::from_slice(&id));
+        let reason = "what is stored of it makes no sense, or is a newer version's".to_owned();
+        Some(DeadLetter { id, at, attempts: 0, reason, lane: 0, payload: bytes.clone() })
     }
 
     fn read(sort: &[u8], bytes: &Bytes) -> Option<Self> {
@@ -224,7 +256,7 @@ impl Grave {
     }
 }
 
-/// What is remembered of an id: format (1), what became of it (1), lane (1), due (8).
+/// What is remembered of an id: format (1), what became of it (1), and of its last row lane (1) and due (8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) fate: Fate,
@@ -243,6 +275,16 @@ pub(super) enum Fate {
 }
 
 impl Mark {
+    /// The job is in the queue, in this row.
+    pub(super) const fn open(lane: u8, due: Timestamp) -> Self {
+        Self { fate: Fate::Open, lane, due }
+    }
+
+    /// Whether the job is in the queue, and in this row.
+    pub(super) fn names(self, ticket: &Ticket) -> bool {
+        self == Self::open(ticket.lane, ticket.due)
+    }
+
     pub(super) fn encode(self) -> Bytes {
         let fate = match self.fate {
             Fate::Open => 0,

@@ -31,6 +31,7 @@ fn keys_and_stored_bytes_stay() {
     let letter = DeadLetter { id, at: at(2), attempts: 5, reason: "no".to_owned(), lane: 1, payload: "p".into() };
     let dead = Grave { is_marked: true, replay_at: Some(at(3)), letter };
     assert_eq!(dead.encode(), b"\x01\0\0\0\x05\x01\x01\0\0\0\0\0\0\0\x03\0\x02nop".as_slice());
+    assert_eq!(Grave::REPLAYED, b"\x01".as_slice());
 }
 
 /// Pinned: who opens a queue finds its jobs where others put them.
@@ -58,6 +59,26 @@ fn a_run_lies_in_one_shard_in_order_and_the_next_elsewhere() {
     assert!(shards.len() > 6, "{shards:?}");
     let all: std::collections::BTreeSet<_> = ids.iter().collect();
     assert_eq!(all.len(), ids.len());
+}
+
+#[test]
+fn a_row_is_a_job_or_broken_or_of_a_later_version() {
+    let read = |bytes: &'static [u8]| JobRow::decode(&bytes.into()).map(|job| job.payload);
+    assert_eq!(read(b"\x01\0\0\0\x05\x01p"), Ok("p".into()));
+    assert_eq!(read(b"\x01\0\0\0\x05\x01"), Ok("".into()));
+    for broken in [&b""[..], b"\0", b"\x01", b"\x01\0\0\0\x05"] {
+        assert_eq!(read(broken), Err(Unreadable::Broken));
+    }
+    assert_eq!(read(b"\x02"), Err(Unreadable::Newer));
+    assert_eq!(read(b"\xff\0\0\0\x05\x01p"), Err(Unreadable::Newer));
+}
+
+#[test]
+fn a_mark_names_one_row() {
+    let ticket = |lane, due| Ticket { lane, due: at(due), id: JobId::from_slice(b"i") };
+    let mark = Mark::open(1, at(2));
+    assert!(mark.names(&ticket(1, 2)) && !mark.names(&ticket(0, 2)) && !mark.names(&ticket(1, 3)));
+    assert!(![Fate::Done, Fate::Dead].iter().any(|&fate| Mark { fate, ..mark }.names(&ticket(1, 2))));
 }
 
 proptest! {

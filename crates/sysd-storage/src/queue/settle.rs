@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use sysd_core::queue::{DeadLetter, Held, JobId, JobLease, REASON_BYTES_MAX, Settlement};
 use sysd_core::{Error, Expect, Key, Outcome, Result, Store, Timestamp, Write};
 
@@ -11,6 +12,9 @@ use super::config::Bug;
 use super::schema::{self, Fate, Grave, JobRow, Mark, Place, SPACE};
 use super::state::{Asked, Entry, State, Status, Ticket, Verdict};
 use super::{CONTENTION_MAX, Seen, Shared, contended, unsettled};
+
+/// How many settlements are carried out side by side.
+const AT_ONCE_MAX: usize = 64;
 
 impl<S: Store> Shared<S> {
     pub(super) async fn settle_many(&self, jobs: &[(JobLease, Settlement)]) -> Vec<Result<Held>> {
@@ -108,62 +112,95 @@ impl<S: Store> Shared<S> {
         fail(contended())
     }
 
-    /// Carries out what the record says is settled; answers whose entries may be dropped.
-    pub(super) async fn carry_out(&self, shard: u16, state: &State) -> Result<Vec<JobId>> {
-        let settled = || state.entries.iter().filter(|(_, entry)| !entry.status.is_leased());
+    /// Carries out what the record says is settled; answers whose entries may be dropped, and what went wrong with the others.
+    pub(super) async fn carry_out(&self, shard: u16, state: &State) -> (Vec<JobId>, Option<Error>) {
+        let settled = state.entries.iter().filter(|(_, entry)| !entry.status.is_leased());
         if self.config.has(Bug::DropUnsettled) {
-            return Ok(settled().map(|(id, _)| id.clone()).collect());
+            return (settled.map(|(id, _)| id.clone()).collect(), None);
         }
-        // At most `in_flight_max`, side by side.
-        let is_more = |(_, entry): &(&JobId, &Entry)| entry.mark.is_some() || !entry.status.is_done();
-        try_join_all(settled().filter(is_more).map(|(id, entry)| self.replace_row(shard, id, entry))).await?;
-        let settled: Vec<_> = settled().map(|(id, entry)| (id, schema::sort(&ticket(id, entry)))).collect();
+        let (bare, more): (Vec<_>, Vec<_>) =
+            settled.partition(|(_, entry)| entry.mark.is_none() && entry.status.is_done());
+        let replacing: Vec<_> = more.iter().map(|(id, entry)| self.replace_row(shard, id, entry)).collect();
+        let replaced: Vec<_> = stream::iter(replacing).buffered(AT_ONCE_MAX).collect().await;
+        // Where that failed the row and the entry stay, and the others don't wait for it.
+        let mut trouble = None;
+        let mut note = |error| _ = trouble.get_or_insert(error);
+        let replaced = more.into_iter().zip(replaced);
+        let replaced = replaced.filter_map(|(one, replaced)| replaced.map_err(&mut note).ok().map(|()| one));
+        let settled = bare.into_iter().chain(replaced);
+        let settled: Vec<_> = settled.map(|(id, entry)| (id, schema::sort(&ticket(id, entry)))).collect();
         let partition = self.schema.rows(shard);
         let writes: Vec<_> = settled.iter().map(|(_, sort)| Write::delete(Key::row(SPACE, partition, sort))).collect();
         let removed = self.calls.write_many(&writes).await;
-        let done = settled.iter().zip(removed).filter(|(_, removed)| removed.is_ok());
-        Ok(done.map(|((id, _), _)| JobId::from_slice(id)).collect())
+        let removed = settled.iter().zip(removed).filter_map(|((id, _), removed)| {
+            let _ = removed.map_err(&mut note).ok()?;
+            Some(JobId::from_slice(id))
+        });
+        let removed = removed.collect();
+        (removed, trouble)
     }
 
-    /// Writes what a settled job leaves in place of its row.
+    /// Writes what a settled job leaves in place of its row: first its mark, then what the mark says.
     async fn replace_row(&self, shard: u16, id: &JobId, entry: &Entry) -> Result<()> {
-        match &entry.status {
+        let mark = match &entry.status {
             Status::Leased { .. } => return Ok(()),
-            Status::Done { .. } => return self.settle_mark(id, entry, Fate::Done).await,
-            Status::Moved { .. } | Status::Dead { .. } => {}
-        }
+            Status::Done { .. } => {
+                let done = Mark { fate: Fate::Done, lane: entry.lane, due: entry.due };
+                return self.settle_mark(id, entry, done).await.map(|_| ());
+            }
+            Status::Moved { due, .. } => Mark::open(entry.lane, *due),
+            Status::Dead { .. } => Mark { fate: Fate::Dead, lane: entry.lane, due: entry.due },
+        };
         let row = self.schema.row(shard, &ticket(id, entry));
         // Gone: somebody was faster, and wrote what comes in its place before.
         let Some(record) = self.calls.get(row.key()).await? else { return Ok(()) };
-        let job = JobRow::decode(row.key(), &record.value)?;
         if self.config.has(Bug::DeleteFirst) {
             self.put_or_fail(&Write::delete(row.key())).await?;
         }
+        if self.config.has(Bug::GraveFirst) {
+            self.put_replacement(shard, id, entry, &record.value).await?;
+        }
+        if self.config.has(Bug::LeaveMark) && mark.fate == Fate::Open {
+            return self.put_replacement(shard, id, entry, &record.value).await;
+        }
+        if self.settle_mark(id, entry, mark).await? && !self.config.has(Bug::GraveFirst) {
+            self.put_replacement(shard, id, entry, &record.value).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the row of a later time, or the dead letter, of a job whose row has these bytes.
+    async fn put_replacement(&self, shard: u16, id: &JobId, entry: &Entry, bytes: &Bytes) -> Result<()> {
         match &entry.status {
             Status::Moved { due, .. } => {
-                let moved = Ticket { due: *due, ..ticket(id, entry) };
-                let place = self.schema.row(shard, &moved);
-                let value = JobRow { attempts: entry.attempts, ..job }.encode();
-                self.put_or_fail(&Write::put(place.key(), value).with_version(self.calls.mint())).await?;
+                let place = self.schema.row(shard, &Ticket { due: *due, ..ticket(id, entry) });
+                // What nobody can read goes as it is: whoever comes to it there gives it up.
+                let value = match JobRow::decode(bytes) {
+                    Ok(job) => JobRow { attempts: entry.attempts, ..job }.encode(),
+                    Err(_) => bytes.clone(),
+                };
+                self.put_or_fail(&Write::put(place.key(), value).with_version(self.calls.mint())).await
             }
             Status::Dead { at, reason, .. } => {
                 let place = self.schema.grave(*at, id);
+                let (is_marked, payload) = match JobRow::decode(bytes) {
+                    Ok(job) => (job.is_marked, job.payload),
+                    Err(_) => (entry.mark.is_some(), bytes.clone()),
+                };
                 let letter = DeadLetter {
                     id: id.clone(),
                     at: *at,
                     attempts: entry.attempts,
                     reason: reason.clone(),
                     lane: entry.lane,
-                    payload: job.payload,
+                    payload,
                 };
-                let grave = Grave { is_marked: job.is_marked, replay_at: None, letter };
+                let grave = Grave { is_marked, replay_at: None, letter };
                 let write = Write::put(place.key(), grave.encode()).with_version(self.calls.mint());
-                self.put_or_fail(&write.expect(Expect::Absent)).await?;
-                self.settle_mark(id, entry, Fate::Dead).await?;
+                self.put_or_fail(&write.expect(Expect::Absent)).await
             }
-            Status::Leased { .. } | Status::Done { .. } => {}
+            Status::Leased { .. } | Status::Done { .. } => Ok(()),
         }
-        Ok(())
     }
 
     async fn put_or_fail(&self, write: &Write<'_>) -> Result<()> {
@@ -171,18 +208,22 @@ impl<S: Store> Shared<S> {
         self.calls.write(write).await.map(|_| ())
     }
 
-    /// Writes what became of a job into its mark, if that still says that it is open.
-    async fn settle_mark(&self, id: &JobId, entry: &Entry, fate: Fate) -> Result<()> {
-        let Some(version) = entry.mark else { return Ok(()) };
+    /// Has the mark of a job, if it has one, say this. `false`: it says more already, for all of this was carried out, and the
+    /// job has gone on since.
+    async fn settle_mark(&self, id: &JobId, entry: &Entry, mark: Mark) -> Result<bool> {
+        let Some(version) = entry.mark else { return Ok(true) };
         let place: Place = self.schema.mark(id);
-        let mark = Mark { fate, lane: entry.lane, due: entry.due };
         let mut write = Write::put(place.key(), mark.encode()).with_version(self.calls.mint());
-        if fate == Fate::Done {
+        if mark.fate == Fate::Done {
             write = write.expires_at(self.calls.now().saturating_add(self.config.remember_for));
         }
-        match self.calls.write(&write.expect(Expect::Is(version))).await?.outcome {
-            Outcome::Applied | Outcome::Conflict { .. } => Ok(()),
-        }
+        Ok(match self.calls.write(&write.expect(Expect::Is(version))).await?.outcome {
+            Outcome::Applied => true,
+            // Lost, or broken, or forgotten: then the same is written once more than is needed.
+            Outcome::Conflict { found } => {
+                found.and_then(|record| Mark::decode(place.key(), &record.value).ok()).is_none_or(|found| found == mark)
+            }
+        })
     }
 }
 

@@ -13,6 +13,9 @@ use super::config::Bug;
 
 const FORMAT: u8 = 1;
 
+/// Why a row that nobody can read is given up.
+const BROKEN: &str = "its row makes no sense; the payload is what was stored";
+
 const LEASED: u8 = 0;
 const DONE: u8 = 1;
 const MOVED: u8 = 2;
@@ -129,18 +132,34 @@ impl State {
                 && entry.attempts >= attempts_max
             {
                 let reason = format!("its lease ran out {} times", entry.attempts);
-                entry.status = Status::Dead { token, at: now, reason };
+                entry.status = Status::Dead { token, at: now.max(entry.due), reason };
             }
         }
     }
 
+    /// Gives up jobs whose rows nobody can read, as far as there is room.
+    pub(super) fn bury_broken(&mut self, broken: &[Candidate], grant: &Grant) {
+        for Candidate { ticket, attempts, mark } in broken {
+            let entry = self.entries.get(&ticket.id);
+            if !self.is_free(ticket, grant.now) || entry.is_none() && self.entries.len() >= grant.in_flight_max {
+                continue;
+            }
+            let attempts = entry.map_or(*attempts, |entry| entry.attempts);
+            let at = grant.now.max(ticket.due);
+            let status = Status::Dead { token: grant.token, at, reason: BROKEN.to_owned() };
+            let entry = Entry { lane: ticket.lane, due: ticket.due, attempts, mark: *mark, status };
+            self.entries.insert(ticket.id.clone(), entry);
+        }
+    }
+
+    /// Whether a job is in flight in this very row.
+    pub(super) fn has_entry_of(&self, ticket: &Ticket) -> bool {
+        self.entries.get(&ticket.id).is_some_and(|entry| entry.is_of(ticket))
+    }
+
     /// Whether this row may be handed out at `now`.
     pub(super) fn is_free(&self, ticket: &Ticket, now: Timestamp) -> bool {
-        match self.entries.get(&ticket.id).map(|entry| &entry.status) {
-            None => true,
-            Some(Status::Leased { until, .. }) => *until <= now,
-            Some(_) => false,
-        }
+        self.entries.get(&ticket.id).is_none_or(|entry| entry.is_free(now))
     }
 
     /// How many more jobs may be handed out: those that are settled make room as soon as that is carried out.
@@ -207,14 +226,15 @@ impl State {
             Verdict::Done => Status::Done { token },
             Verdict::Moved(_) if entry.attempts >= asked.attempts_max => {
                 let reason = format!("it was given back after {} attempts", entry.attempts);
-                Status::Dead { token, at: asked.now, reason }
+                Status::Dead { token, at: asked.now.max(entry.due), reason }
             }
             // Later than its row in any case, so that the two differ.
             Verdict::Moved(due) => {
                 let later = entry.due.as_micros().saturating_add(1);
                 Status::Moved { token, due: due.max(Timestamp::from_micros_saturating(later)) }
             }
-            Verdict::Dead(at, reason) => Status::Dead { token, at, reason },
+            // Not before its row, so that whatever it is put back as is later than that.
+            Verdict::Dead(at, reason) => Status::Dead { token, at: at.max(entry.due), reason },
         };
         Some(Held::Held)
     }
@@ -244,9 +264,11 @@ impl State {
     }
 
     /// Raises the floors to what a scan saw: the due time of the first row of each lane that it came to, `None` where there
-    /// was none. `is_full`: it began at the very first row.
+    /// was none. `is_full`: it began at the very first row. `before`: the record when it began; what was moved since may
+    /// not have been seen.
     pub(super) fn raise_floors(
         &mut self,
+        before: &Self,
         firsts: &[Option<Timestamp>],
         is_full: bool,
         lanes: u8,
@@ -266,7 +288,7 @@ impl State {
                 None => *floor,
             };
         }
-        for entry in self.entries.values() {
+        for entry in self.entries.values().chain(before.entries.values()) {
             if let (Status::Moved { due, .. }, Some(floor)) =
                 (&entry.status, self.floors.get_mut(usize::from(entry.lane)))
             {
@@ -325,6 +347,16 @@ impl State {
 }
 
 impl Entry {
+    /// Whether its job may be handed out at `now`.
+    pub(super) fn is_free(&self, now: Timestamp) -> bool {
+        matches!(self.status, Status::Leased { until, .. } if until <= now)
+    }
+
+    /// Whether it is of this very row.
+    pub(super) fn is_of(&self, ticket: &Ticket) -> bool {
+        (self.lane, self.due) == (ticket.lane, ticket.due)
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(self.lane);
         out.extend_from_slice(&self.due.as_micros().to_be_bytes());

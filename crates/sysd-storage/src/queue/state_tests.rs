@@ -87,6 +87,61 @@ fn what_nobody_can_tell_is_not_told() {
     assert_eq!(State::default().decide_settle(&ask(true), Verdict::Done), None);
 }
 
+/// A look that began before a job was given back, and did not see its new row, leaves it in sight of the next.
+#[test]
+fn what_was_moved_during_a_look_stays_in_sight() {
+    let mut before = State::default();
+    before.decide_lease(&[candidate(1)], &grant(1, 7, at(10), at(20)));
+    assert_eq!(settle(&mut before, 1, 7, Verdict::Moved(at(90))), Some(Held::Held));
+    let mut after = before.clone();
+    after.drop_settled(&before, &[JobId::from_slice(&[1])]);
+    after.raise_floors(&before, &[None], true, 1, at(10_000), Duration::from_micros(100));
+    assert_eq!(after.floors, [at(90)]);
+    // Without it: rows that come so late are not looked for.
+    after.raise_floors(&State::default(), &[None], true, 1, at(10_000), Duration::from_micros(100));
+    assert_eq!(after.floors, [at(9_900)]);
+}
+
+#[test]
+fn what_is_given_up_is_so_when_its_row_was_due_or_later() {
+    let late = Candidate { ticket: Ticket { lane: 0, due: at(500), id: JobId::from_slice(&[1]) }, ..candidate(1) };
+    let buried_at = |state: &State| match state.entries.values().next().unwrap().status {
+        Status::Dead { at, .. } => at,
+        _ => panic!("it is not dead"),
+    };
+    // By the clock of whoever buries, which is behind.
+    let mut state = State::default();
+    state.decide_lease(std::slice::from_ref(&late), &grant(1, 7, at(10), at(20)));
+    assert_eq!(settle(&mut state, 1, 7, Verdict::Dead(at(50), "no".to_owned())), Some(Held::Held));
+    assert_eq!(buried_at(&state), at(500));
+    let mut state = State::default();
+    state.decide_lease(&[Candidate { attempts: 2, ..late.clone() }], &grant(1, 7, at(10), at(20)));
+    assert_eq!(settle(&mut state, 1, 7, Verdict::Moved(at(60))), Some(Held::Held));
+    assert_eq!(buried_at(&state), at(500));
+    let mut state = State::default();
+    state.decide_lease(std::slice::from_ref(&late), &grant(1, 7, at(10), at(20)));
+    state.bury_expired(at(30), 1);
+    assert_eq!(buried_at(&state), at(500));
+    let mut state = State::default();
+    state.bury_broken(&[late], &grant(1, 7, at(30), at(40)));
+    assert_eq!(buried_at(&state), at(500));
+}
+
+#[test]
+fn what_is_broken_is_given_up_where_there_is_room_and_nobody_has_it() {
+    let mut state = State::default();
+    state.decide_lease(&[candidate(1)], &grant(1, 7, at(10), at(20)));
+    let held = state.clone();
+    state.bury_broken(&[candidate(1)], &grant(1, 8, at(19), at(30)));
+    assert_eq!(state, held, "it is held");
+    let full = Grant { in_flight_max: 1, ..grant(1, 8, at(19), at(30)) };
+    state.bury_broken(&[candidate(2)], &full);
+    assert_eq!(state, held, "there is no room");
+    state.bury_broken(&[candidate(1), candidate(2)], &grant(1, 8, at(20), at(30)));
+    assert!(state.entries.values().all(|entry| matches!(entry.status, Status::Dead { token: 8, .. })));
+    assert_eq!(state.entries.values().map(|entry| entry.attempts).collect::<Vec<_>>(), [1, 0]);
+}
+
 /// Pinned: stores have these bytes.
 #[test]
 fn the_stored_bytes_stay() {

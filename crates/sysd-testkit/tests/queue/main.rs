@@ -47,6 +47,26 @@ fn deleting_before_the_dead_letter_is_there_is_caught() {
 }
 
 #[test]
+fn a_dead_letter_before_its_mark_is_caught() {
+    is_caught(Bug::GraveFirst);
+}
+
+#[test]
+fn moving_a_row_without_its_mark_is_caught() {
+    is_caught(Bug::LeaveMark);
+}
+
+#[test]
+fn handing_out_rows_that_their_marks_do_not_name_is_caught() {
+    is_caught(Bug::AnyRow);
+}
+
+#[test]
+fn forgetting_what_was_replayed_is_caught() {
+    is_caught(Bug::ForgetReplay);
+}
+
+#[test]
 fn forgetting_a_settlement_before_it_is_carried_out_is_caught() {
     is_caught(Bug::DropUnsettled);
 }

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use sysd_core::queue::{Held, LeasedJob};
+use sysd_core::queue::{DeadLetter, Held, LeasedJob};
 use sysd_core::{Effect, Result, Timestamp};
 use sysd_testkit::oracle::queue::{
-    Delivery, Ending, Job, QueueHistory, attempts, exclusive, invented, lost, once, stale,
+    Delivery, Ending, Job, Letter, QueueHistory, attempts, exclusive, invented, lost, once, replayed, rising, stale,
 };
 
 pub(crate) const ATTEMPTS_MAX: u32 = 4;
@@ -93,22 +93,38 @@ impl Record {
         });
     }
 
+    pub(crate) fn begin_replay(&self, letter: &DeadLetter) {
+        self.with(|seen, _| *seen.history.replays.entry(number_of(&letter.payload)).or_default() += 1);
+    }
+
+    pub(crate) fn end_replay(&self, letter: &DeadLetter, answer: &Result<bool>) {
+        if answer.is_ok() {
+            self.with(|seen, _| seen.history.put_back.push(letter_of(letter)));
+        }
+    }
+
     /// Every invariant, once the queue is empty but for these dead letters.
-    pub(crate) fn check(&self, dead: Vec<u64>) -> Result<(), String> {
+    pub(crate) fn check(&self, dead: &[DeadLetter]) -> Result<(), String> {
         let mut history = self.0.lock().unwrap().history.clone();
-        history.dead = dead;
+        history.dead = dead.iter().map(letter_of).collect();
         let all = [
             lost(&history),
             invented(&history),
             exclusive(&history),
             stale(&history),
             once(&history),
+            replayed(&history),
+            rising(&history),
             attempts(&history, ATTEMPTS_MAX),
         ];
         all.into_iter().collect::<Result<(), _>>().map_err(|violation| violation.to_string())
     }
 }
 
-pub(crate) fn number_of(payload: &[u8]) -> u64 {
+fn letter_of(letter: &DeadLetter) -> Letter {
+    Letter { job: number_of(&letter.payload), at: letter.at }
+}
+
+fn number_of(payload: &[u8]) -> u64 {
     u64::from_be_bytes(payload.try_into().unwrap())
 }

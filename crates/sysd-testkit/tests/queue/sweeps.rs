@@ -21,8 +21,13 @@ async fn life(simulation: Simulation, record: Record) {
         if is_named {
             job = job.id(&number.to_be_bytes());
         }
-        if queue.enqueue(job).await.is_ok() {
-            record.acknowledge(number);
+        for _ in 0..2 {
+            if queue.enqueue(job.clone()).await.is_ok() {
+                record.acknowledge(number);
+            }
+            if !is_named {
+                break;
+            }
         }
     }
     let hold = Duration::from_millis(50);
@@ -45,7 +50,8 @@ async fn life(simulation: Simulation, record: Record) {
     }
     if let Ok(letters) = queue.dead_letters(None, 10).await {
         for letter in &letters {
-            drop(queue.replay(letter).await);
+            record.begin_replay(letter);
+            record.end_replay(letter, &queue.replay(letter).await);
         }
     }
     drop(queue.lease(1, hold).await);

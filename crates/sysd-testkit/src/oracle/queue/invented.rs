@@ -7,7 +7,8 @@ use super::{QueueHistory, Violation};
 /// # Errors
 /// The first that was not.
 pub fn invented(history: &QueueHistory) -> Result<(), Violation> {
-    let mut seen = history.deliveries.iter().map(|delivery| delivery.job).chain(history.dead.iter().copied());
+    let mut seen =
+        history.deliveries.iter().map(|delivery| delivery.job).chain(history.dead.iter().map(|letter| letter.job));
     match seen.find(|job| !history.jobs.contains_key(job)) {
         Some(job) => Err(Violation::new("invented", format!("job {job} was never enqueued"))),
         None => Ok(()),

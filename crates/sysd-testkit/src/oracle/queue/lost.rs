@@ -8,7 +8,7 @@ use super::{Ending, QueueHistory, Violation};
 /// The first that is neither.
 pub fn lost(history: &QueueHistory) -> Result<(), Violation> {
     for (&number, job) in &history.jobs {
-        let is_settled = history.dead.contains(&number)
+        let is_settled = history.dead.iter().any(|letter| letter.job == number)
             || history.deliveries_of(number).any(|delivery| matches!(delivery.ending, Ending::Acked | Ending::Unknown));
         if job.is_acknowledged && !is_settled {
             return Err(Violation::new("lost", format!("job {number} was acknowledged and is nowhere")));

@@ -7,6 +7,8 @@ mod exclusive;
 mod invented;
 mod lost;
 mod once;
+mod replayed;
+mod rising;
 mod stale;
 
 use std::collections::BTreeMap;
@@ -19,6 +21,8 @@ pub use exclusive::exclusive;
 pub use invented::invented;
 pub use lost::lost;
 pub use once::once;
+pub use replayed::replayed;
+pub use rising::rising;
 pub use stale::stale;
 
 /// A job, as its producer knows it.
@@ -73,8 +77,21 @@ pub struct QueueHistory {
     pub jobs: BTreeMap<u64, Job>,
     /// Deliveries in the order in which they were given.
     pub deliveries: Vec<Delivery>,
-    /// Jobs among the dead letters in the end.
-    pub dead: Vec<u64>,
+    /// How often somebody began to put a job back that was given up.
+    pub replays: BTreeMap<u64, usize>,
+    /// The dead letters of which this was answered.
+    pub put_back: Vec<Letter>,
+    /// The dead letters in the end.
+    pub dead: Vec<Letter>,
+}
+
+/// A dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// Of which job.
+    pub job: u64,
+    /// When it was buried.
+    pub at: Timestamp,
 }
 
 impl QueueHistory {
@@ -94,11 +111,13 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn history(deliveries: Vec<Delivery>, dead: Vec<u64>) -> QueueHistory {
+        let dead = dead.into_iter().map(|job| Letter { job, at: Timestamp::UNIX_EPOCH }).collect();
         let job = Job { is_acknowledged: true, is_named: true };
         QueueHistory {
             jobs: BTreeMap::from([(1, job), (2, Job { is_acknowledged: false, is_named: false })]),
             deliveries,
             dead,
+            ..QueueHistory::default()
         }
     }
 }
