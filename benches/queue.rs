@@ -1,7 +1,8 @@
 //! The queue with eight consumers and a backlog, beside bare Redis streams: `cargo bench -p sysd-benches --bench queue`.
 //!
 //! A job is enqueued, leased and acked; each consumer does all three in turn, in batches, while a backlog lies in the
-//! queue: what is leased is the oldest of it. Payloads have 100 bytes. Jobs that were leased twice or not acked fail it.
+//! queue: what is leased is the oldest of it. Payloads have 100 bytes. After the runs the rest is acked: a job that was leased twice
+//! or lost, or one that is left, fails the bench, as does a depth that is not the backlog after a run.
 //! Rates are jobs a second of `RUNS` runs, least and median.
 //!
 //! The rows on Redis need a server: `cargo xtask servers up` prints the variable to export.
@@ -32,35 +33,72 @@ async fn enqueue<S: Store>(queue: &RecordQueue<S>, count: usize) {
     assert!(answers.into_iter().all(|answer| matches!(answer, Ok(Enqueued::Queued(_)))));
 }
 
-/// One consumer: so many jobs, in batches; answers how many it acked.
-async fn consume<S: Store>(queue: RecordQueue<S>, each: usize, batch: usize) -> usize {
-    let mut acked = 0;
-    let mut enqueued = 0;
-    while acked < each {
-        if enqueued < each {
+/// How many jobs came and went.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    enqueued: usize,
+    acked: usize,
+}
+
+impl Count {
+    fn add(&mut self, other: Self) {
+        self.enqueued += other.enqueued;
+        self.acked += other.acked;
+    }
+}
+
+/// One consumer: so many jobs, in batches.
+async fn consume<S: Store>(queue: RecordQueue<S>, each: usize, batch: usize) -> Count {
+    let mut count = Count::default();
+    while count.acked < each {
+        if count.enqueued < each {
             enqueue(&queue, batch).await;
-            enqueued += batch;
+            count.enqueued += batch;
         }
         let leased = queue.lease(batch, Duration::from_secs(600)).await.unwrap();
         let acks: Vec<_> = leased.into_iter().map(|job| (job.lease, Settlement::Ack)).collect();
         for answer in queue.settle_many(&acks).await {
             assert_eq!(answer.unwrap(), Held::Held);
-            acked += 1;
+            count.acked += 1;
         }
     }
-    acked
+    count
+}
+
+/// As many jobs as should be are there, none of them in flight. Counted after the clock has stopped.
+async fn check<S: Store>(queue: &RecordQueue<S>, count: Count) {
+    let depth = queue.depth(usize::MAX).await.unwrap();
+    let there = depth.waiting + depth.delayed;
+    assert_eq!((there, depth.leased, depth.unreadable), (count.enqueued - count.acked, 0, 0), "{depth:?}");
+}
+
+/// Acks all that is left, and finds as many as there should be.
+async fn drain<S: Store>(queue: &RecordQueue<S>, mut count: Count) {
+    loop {
+        let leased = queue.lease(1_000, Duration::from_secs(600)).await.unwrap();
+        if leased.is_empty() {
+            break;
+        }
+        let acks: Vec<_> = leased.into_iter().map(|job| (job.lease, Settlement::Ack)).collect();
+        for answer in queue.settle_many(&acks).await {
+            assert_eq!(answer.unwrap(), Held::Held);
+            count.acked += 1;
+        }
+    }
+    assert_eq!(count.acked, count.enqueued, "jobs were lost, or came twice");
+    check(queue, count).await;
 }
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Consumers on one thread; answers how many jobs they acked.
-async fn consume_all<S: Store>(queue: RecordQueue<S>, consumers: usize, each: usize, batch: usize) -> usize {
+/// Consumers on one thread.
+async fn consume_all<S: Store>(queue: RecordQueue<S>, consumers: usize, each: usize, batch: usize) -> Count {
     let tasks: Vec<_> = (0..consumers).map(|_| tokio::spawn(consume(queue.clone(), each, batch))).collect();
-    let mut total = 0;
+    let mut total = Count::default();
     for task in tasks {
-        total += task.await.unwrap();
+        total.add(task.await.unwrap());
     }
     total
 }
@@ -77,7 +115,7 @@ async fn open<S: Store>(name: &str, store: S, backlog: usize) -> RecordQueue<S> 
 /// Eight consumers on two threads.
 fn memory(backlog: usize, batch: usize, each: usize) {
     let queue = runtime().block_on(open("memory", Memory::with_clock(FastClock::new()), backlog));
-    let mut rates = Vec::new();
+    let (mut rates, mut all) = (Vec::new(), Count { enqueued: backlog, acked: 0 });
     for _ in 0..RUNS {
         let start = Instant::now();
         let threads: Vec<_> = (0..2)
@@ -86,9 +124,15 @@ fn memory(backlog: usize, batch: usize, each: usize) {
                 std::thread::spawn(move || runtime().block_on(consume_all(queue, CONSUMERS / 2, each, batch)))
             })
             .collect();
-        let total: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
-        rates.push(total as f64 / start.elapsed().as_secs_f64());
+        let mut run = Count::default();
+        for thread in threads {
+            run.add(thread.join().unwrap());
+        }
+        rates.push(run.acked as f64 / start.elapsed().as_secs_f64());
+        all.add(run);
+        runtime().block_on(check(&queue, all));
     }
+    runtime().block_on(drain(&queue, all));
     report(&format!("memory/backlog {backlog}/by {batch}"), rates);
 }
 
@@ -99,12 +143,15 @@ fn redis(url: &str, backlog: usize, batch: usize, each: usize) {
     let config = RedisConfig { prefix, ..RedisConfig::default() };
     let store = runtime.block_on(RedisStore::connect_with(url, config, SystemClock)).unwrap();
     let queue = runtime.block_on(open("redis", store, backlog));
-    let mut rates = Vec::new();
+    let (mut rates, mut all) = (Vec::new(), Count { enqueued: backlog, acked: 0 });
     for _ in 0..RUNS {
         let start = Instant::now();
-        let total = runtime.block_on(consume_all(queue.clone(), CONSUMERS, each, batch));
-        rates.push(total as f64 / start.elapsed().as_secs_f64());
+        let run = runtime.block_on(consume_all(queue.clone(), CONSUMERS, each, batch));
+        rates.push(run.acked as f64 / start.elapsed().as_secs_f64());
+        all.add(run);
+        runtime.block_on(check(&queue, all));
     }
+    runtime.block_on(drain(&queue, all));
     report(&format!("redis/backlog {backlog}/by {batch}"), rates);
 }
 
