@@ -4,11 +4,11 @@
 //! (16), the new version (16), how many events (2); then each with its length (4): space, partition, sort, value, and of
 //! each event key and bytes.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use sysd_core::event::NewEvent;
 use sysd_core::{Error, Expect, Key, KeyBytes, Result, Timestamp, Version};
+
+use super::walk::Walk;
 
 const FORMAT: u8 = 1;
 
@@ -40,36 +40,21 @@ pub(super) struct Decision {
     pub(super) carry_out: Vec<Version>,
 }
 
-/// Decides, given the intents as they were before the record was read (`early`) and after (`late`).
+/// Decides, given what the record is, where the walk from there has come along, and the intents that were `listed` before the
+/// record was read.
 ///
-/// Every write of the record has an intent, which is there before it and goes after those of all earlier writes. So what the
-/// record is, and what that was written over, and so on backwards, as far as `late` goes, became true. An intent that was
-/// there before the read, and is written over something that the record is not, never will: what it expects has passed.
-pub(super) fn decide(
+/// What the walk met became true. Another that was there before the record was read, and is written over something that the record
+/// is not, never will: what it expects has passed.
+pub(super) fn decide<'a>(
     record: Option<Version>,
-    early: &[Version],
-    late: &BTreeMap<Version, &Intent>,
+    walk: &Walk,
+    listed: impl Iterator<Item = &'a Intent>,
     now: Timestamp,
 ) -> Decision {
-    let mut decision = Decision::default();
-    let mut at = record;
-    while let Some(intent) = at.and_then(|version| late.get(&version)) {
-        decision.publish.push(intent.version);
-        if decision.publish.len() > late.len() {
-            break;
-        }
-        at = intent.before;
-    }
-    decision.publish.reverse();
-    for intent in late.values() {
-        if decision.publish.contains(&intent.version) || now < intent.deadline {
-            continue;
-        }
-        if intent.before == record {
-            decision.carry_out.push(intent.version);
-        } else if early.contains(&intent.version) {
-            decision.forget.push(intent.version);
-        }
+    let mut decision = Decision { publish: walk.chain().collect(), ..Decision::default() };
+    for intent in listed.filter(|intent| walk.is_off(intent.version) && intent.deadline <= now) {
+        let which = if intent.before == record { &mut decision.carry_out } else { &mut decision.forget };
+        which.push(intent.version);
     }
     decision
 }

@@ -56,9 +56,25 @@
 //! | publishing | a true intent | published again under the same id, then removed |
 //! | a removal | the rest of the chain | goes on there |
 //!
+//! # How it goes back
+//! Intents are listed, then the record is read, then its history is followed backwards from what it is: by what was listed, else by
+//! reading the intent of each version. It ends where there is none: that was published, and so was all before. However long the
+//! history is, versions are held of its oldest 65,536 writes only.
+//!
 //! # Order
 //! The events of a record are first published in the order of its versions. Again-published ones come after; a sink
 //! knows them by their id. Run one relay (under a [`Lease`](sysd_core::lease)) to have few: several are safe.
+//!
+//! # What fails
+//! A record whose events the sink refuses, or does not answer within [`OutboxConfig::publish_wait_max`], keeps its intents; it
+//! rests, longer each time, while all others go on. So does one whose history leads to an intent that can't be read: what lies behind that
+//! must not be published before. An intent that can't be read and is none of the history's holds nothing up, nor does a row that names
+//! no record; neither is ever removed. All of that is in [`Relayed`], with the first error and the key, and in the log;
+//! [`relay_reporting`](Outbox::relay_reporting) hands it out.
+//!
+//! # Bounds
+//! [`OutboxConfig::records_at_once`] records are in hand at once, and [`OutboxConfig::relay_bytes_max`] bytes of intents and records,
+//! however many wait. 1,024 resting records are remembered; beyond these they are tried at every look.
 //!
 //! # Clocks
 //! Deadlines only say when to help. A relay whose clock is ahead carries out the write of a writer that is still at it, which
@@ -66,6 +82,8 @@
 
 mod intent;
 mod relay;
+mod rest;
+mod walk;
 
 use std::fmt;
 use std::sync::Arc;
@@ -95,8 +113,19 @@ pub struct OutboxConfig {
     pub settle_after: Duration,
     /// How often [`relay`](Outbox::relay) looks when there was nothing to do.
     pub poll_every: Duration,
-    /// How many records the relay works on at once.
+    /// How many records the relay works on at once, at most.
     pub records_at_once: usize,
+    /// The largest intent, bytes: the record's value and the events, as they are stored together. The same for all who use the outbox.
+    /// The store's own limit counts where it is lower.
+    pub intent_bytes_max: usize,
+    /// How many bytes of intents and records the relay holds at once, at most: four of the largest intents or more. Where that
+    /// is room for less than four times `records_at_once` of them, it works on fewer records.
+    pub relay_bytes_max: usize,
+    /// How long the sink may take for one event before its effect counts as unknown.
+    pub publish_wait_max: Duration,
+    /// For how long, at most, [`relay`](Outbox::relay) leaves a record alone whose events could not be published: at first for
+    /// `poll_every`, then for twice as long each time.
+    pub rest_max: Duration,
     /// The longest key of an event, bytes. No sink that this outbox is relayed to may take less.
     pub event_key_bytes_max: usize,
     /// The longest event, bytes, its key not counted. No sink that this outbox is relayed to may take less.
@@ -129,8 +158,8 @@ pub enum Bug {
     TakeBack,
     /// Publishes what became true in any order.
     AnyOrder,
-    /// Decides on intents as they were before the record was read.
-    EarlyScan,
+    /// Follows a record's history only through what was listed before the record was read.
+    ListedOnly,
 }
 
 impl OutboxConfig {
@@ -147,14 +176,19 @@ impl OutboxConfig {
 }
 
 impl Default for OutboxConfig {
-    /// 16 shards; the relay helps after 30 s, polls every 100 ms, works on 32 records at once; by the system's clock. Events
-    /// as every log of this crate takes them by its own default: keys of 2,048 bytes, events of a million.
+    /// 16 shards; the relay helps after 30 s, polls every 100 ms, works on 32 records and holds 256 MiB at most; intents of 2 MiB;
+    /// sinks that answer within 10 s, records that rest for 10 s at most; by the system's clock. Events as every log of this crate
+    /// takes them by its own default: keys of 2,048 bytes, events of a million.
     fn default() -> Self {
         Self {
             shards: 16,
             settle_after: Duration::from_secs(30),
             poll_every: Duration::from_millis(100),
             records_at_once: 32,
+            intent_bytes_max: 2 << 20,
+            relay_bytes_max: 256 << 20,
+            publish_wait_max: Duration::from_secs(10),
+            rest_max: Duration::from_secs(10),
             event_key_bytes_max: EventLimits::PROCESS.key_bytes_max,
             event_bytes_max: 1_000_000,
             call_wait_max: Duration::from_secs(1),
@@ -174,6 +208,10 @@ impl fmt::Debug for OutboxConfig {
             .field("settle_after", &self.settle_after)
             .field("poll_every", &self.poll_every)
             .field("records_at_once", &self.records_at_once)
+            .field("intent_bytes_max", &self.intent_bytes_max)
+            .field("relay_bytes_max", &self.relay_bytes_max)
+            .field("publish_wait_max", &self.publish_wait_max)
+            .field("rest_max", &self.rest_max)
             .field("event_key_bytes_max", &self.event_key_bytes_max)
             .field("event_bytes_max", &self.event_bytes_max)
             .finish_non_exhaustive()
@@ -224,7 +262,8 @@ impl<S: Store> Outbox<S> {
     /// The outbox of this name, for records of these spaces.
     ///
     /// # Errors
-    /// [`Invalid`](sysd_core::ErrorKind::Invalid) naming `name`, `shards`, or `spaces` if one is plain.
+    /// [`Invalid`](sysd_core::ErrorKind::Invalid) naming `name`, `shards`, `spaces` if one is plain, or `relay_bytes_max` if that
+    /// is less than four intents.
     pub fn new(store: S, name: &str, spaces: &[Space], config: OutboxConfig) -> Result<Self> {
         match name.len() {
             0 => return Err(Error::invalid("name", "an outbox's name has at least one byte")),
@@ -236,6 +275,11 @@ impl<S: Store> Outbox<S> {
         }
         if let Some(plain) = spaces.iter().find(|space| !space.is_conditional()) {
             return Err(Error::invalid("spaces", format!("space {} is plain and takes no conditions", plain.name())));
+        }
+        let intent_bytes_max = config.intent_bytes_max.min(store.limits().value_bytes_max);
+        if config.relay_bytes_max / 4 < intent_bytes_max {
+            let message = format!("the relay holds four intents at once, of {intent_bytes_max} bytes each");
+            return Err(Error::invalid("relay_bytes_max", message));
         }
         let calls = Calls {
             store,
@@ -263,6 +307,11 @@ impl<S: Store> Outbox<S> {
         Place { partition: self.partition(shard), sort }
     }
 
+    /// The largest intent.
+    fn intent_bytes_max(&self) -> usize {
+        self.config.intent_bytes_max.min(self.calls.store.limits().value_bytes_max)
+    }
+
     fn space(&self, name: &str) -> Option<Space> {
         self.spaces.iter().copied().find(|space| space.name() == name)
     }
@@ -272,7 +321,8 @@ impl<S: Store> Outbox<S> {
     /// # Errors
     /// [`Invalid`](sysd_core::ErrorKind::Invalid) naming `space` if it is none of the outbox's, `expect` if it is `Any`;
     /// [`TooLarge`](sysd_core::ErrorKind::TooLarge) naming `events` if these and the value together are over the limit of
-    /// one, or one of them is over the outbox's own: no sink would take it, and nothing behind it could be published. With an unknown effect the record may be written later, and then its events are published.
+    /// an intent, or one of them is over the outbox's own: no sink would take it, and nothing behind it could be published. With an
+    /// unknown effect the record may be written later, and then its events are published.
     ///
     /// # Cost
     /// Two writes; a third where the condition is lost. The relay: two reads, a publication and a write a record.
@@ -310,8 +360,9 @@ impl<S: Store> Outbox<S> {
         limits.check_key(key)?;
         limits.check_value(&intent.value)?;
         let encoded = intent.encode();
-        if encoded.len() > limits.value_bytes_max || intent.events.len() > usize::from(u16::MAX) {
-            return Err(Error::too_large("events", encoded.len(), limits.value_bytes_max));
+        let bytes_max = self.intent_bytes_max();
+        if encoded.len() > bytes_max || intent.events.len() > usize::from(u16::MAX) {
+            return Err(Error::too_large("events", encoded.len(), bytes_max));
         }
         self.write_intent(key, &intent, encoded).await
     }

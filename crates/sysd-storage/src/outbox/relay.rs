@@ -1,15 +1,24 @@
 //! The relay: settles intents, publishes what became true.
+//!
+//! What it holds at once, in bytes, is at most `relay_bytes_max`: a quarter for the page that was listed last, one for what
+//! records in hand brought from theirs, and two for the intent that each of these fetches and the value of its record.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::pin;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream;
+use futures::future::{Either, select};
+use futures::stream::FuturesUnordered;
 use sysd_core::event::{Event, EventId, EventSink};
-use sysd_core::{Error, Expect, Key, KeyBytes, Outcome, Result, Scan, Store, Version, Write, tuple};
+use sysd_core::{
+    Effect, Error, ErrorKind, Expect, Key, KeyBytes, Outcome, Result, Scan, Store, Timestamp, Version, Write, timeout,
+    tuple,
+};
 
 use super::intent::{Decision, Intent, decide};
+use super::rest::Rests;
+use super::walk::{CHAIN_MAX, Walk};
 use super::{Bug, Outbox, SPACE};
 
 const PAGE_ROWS: usize = 256;
@@ -23,35 +32,146 @@ pub struct Relayed {
     pub settled: usize,
     /// Intents that were left: their writers are at it, or something failed.
     pub left: usize,
-    /// The first failure; its record was left for the next time.
+    /// Records, and rows that name none, of which something failed. They are left as they are, and the others go on.
+    pub failed: usize,
+    /// The first failure, with the key of the record, or of the row that can't be read.
     pub error: Option<Error>,
 }
 
-/// A record that has intents: which (their versions), as they were first seen.
-struct Group {
+impl Relayed {
+    fn fail(&mut self, error: Error) {
+        self.failed += 1;
+        self.error.get_or_insert(error);
+    }
+}
+
+/// An intent as it was listed: under which version its row is, and what it says.
+struct Listed {
+    token: Version,
+    intent: Result<Intent>,
+}
+
+/// A record that has intents: those of one page.
+pub(super) struct Group {
+    /// What the keys of all its intents begin with.
+    prefix: KeyBytes,
     space: String,
     partition: Vec<u8>,
     sort: Vec<u8>,
-    seen: Vec<Version>,
+    listed: BTreeMap<Version, Listed>,
+    bytes: usize,
 }
 
-type Intents = BTreeMap<Version, (Intent, Version)>;
+/// What came of a record.
+pub(super) struct Settled {
+    prefix: KeyBytes,
+    bytes: usize,
+    relayed: Relayed,
+}
+
+/// Records in hand.
+struct Flights<F> {
+    futures: FuturesUnordered<F>,
+    prefixes: BTreeSet<KeyBytes>,
+    /// Those that have ended since the last page was asked for: what that lists of them may have been published since.
+    landed: BTreeSet<KeyBytes>,
+    bytes: usize,
+}
+
+/// What a look adds to.
+struct Look<'a> {
+    rests: &'a mut Rests,
+    relayed: Relayed,
+}
+
+impl<F: Future<Output = Settled> + Send> Flights<F> {
+    fn new() -> Self {
+        Self { futures: FuturesUnordered::new(), prefixes: BTreeSet::new(), landed: BTreeSet::new(), bytes: 0 }
+    }
+
+    /// Waits for one of them.
+    async fn land(&mut self, look: &mut Look<'_>, now: impl Fn() -> Timestamp + Send) -> bool {
+        let Some(one) = self.futures.next().await else { return false };
+        self.note(one, look, now());
+        true
+    }
+
+    fn note(&mut self, one: Settled, look: &mut Look<'_>, now: Timestamp) {
+        self.prefixes.remove(&one.prefix);
+        self.bytes -= one.bytes;
+        look.rests.note(&one.prefix, one.relayed.failed > 0, now);
+        self.landed.insert(one.prefix);
+        look.relayed.published += one.relayed.published;
+        look.relayed.settled += one.relayed.settled;
+        look.relayed.left += one.relayed.left;
+        look.relayed.failed += one.relayed.failed;
+        if let Some(error) = one.relayed.error {
+            look.relayed.error.get_or_insert(error);
+        }
+    }
+
+    /// Does this, and goes on with the records in hand meanwhile.
+    async fn beside<T>(
+        &mut self,
+        look: &mut Look<'_>,
+        now: impl Fn() -> Timestamp + Send,
+        work: impl Future<Output = T> + Send,
+    ) -> T {
+        let mut work = pin!(work);
+        loop {
+            if self.futures.is_empty() {
+                return work.await;
+            }
+            match select(work.as_mut(), self.futures.next()).await {
+                Either::Left((output, _)) => return output,
+                Either::Right((one, _)) => {
+                    if let Some(one) = one {
+                        self.note(one, look, now());
+                    }
+                }
+            }
+        }
+    }
+}
 
 impl<S: Store> Outbox<S> {
     /// Relays for ever: run it beside the application, in one place or in several.
     ///
+    /// A record whose events can't be published is left alone for a while, longer each time, and stops no other.
+    ///
     /// # Cancel safety
     /// Dropped, it has published what it has; the next relay goes on.
     pub async fn relay(&self, sink: &impl EventSink) {
+        self.relay_reporting(sink, |_| ()).await;
+    }
+
+    /// As [`relay`](Self::relay), and tells what each look came to: for counters and alarms.
+    ///
+    /// # Cancel safety
+    /// As [`relay`](Self::relay).
+    pub async fn relay_reporting(&self, sink: &impl EventSink, mut report: impl FnMut(&Relayed) + Send) {
+        let mut rests = Rests::new(self.config.poll_every, self.config.rest_max);
+        let settle = |partition: KeyBytes, group: Group| self.settle(partition, group, sink);
+        let mut flights = Flights::new();
         loop {
-            let did = self.relay_once(sink).await;
-            if let Err(error) | Ok(Relayed { error: Some(error), .. }) = &did {
-                tracing::warn!(outbox = self.name, %error, "the relay could not settle all intents");
+            let mut look = Look { rests: &mut rests, relayed: Relayed::default() };
+            let looked = match self.check_sink(sink.limits()) {
+                Ok(()) => self.look(&mut flights, &settle, &mut look).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = looked {
+                look.relayed.fail(error);
             }
-            if did.is_err() || did.is_ok_and(|did| did.settled == 0) {
+            if look.relayed.settled == 0 {
                 let wake_at = self.calls.now().saturating_add(self.config.poll_every);
-                self.config.clock.sleep_until(wake_at).await;
+                let sleep = self.config.clock.sleep_until(wake_at);
+                flights.beside(&mut look, || self.calls.now(), sleep).await;
             }
+            if let Some(error) = &look.relayed.error {
+                let failed = look.relayed.failed;
+                tracing::warn!(outbox = self.name, failed, %error, "the relay could not settle all intents");
+            }
+            report(&look.relayed);
         }
     }
 
@@ -59,33 +179,68 @@ impl<S: Store> Outbox<S> {
     ///
     /// # Errors
     /// [`Config`](sysd_core::ErrorKind::Config) naming `event_bytes_max` or `event_key_bytes_max` if the sink takes less than these; else
-    /// of reading the intents. What concerns one record only is in the answer.
+    /// of reading the intents. What concerns one record only, or one row, is in the answer.
     ///
     /// # Cost
-    /// A scan a shard; a record's intents cost a read, a scan, and a publication and a write each.
+    /// A scan a shard and page; a record's intents cost two reads, and a publication and a write each.
+    ///
+    /// # Cancel safety
+    /// Dropped, it has published what it has; the next relay goes on.
     pub async fn relay_once(&self, sink: &impl EventSink) -> Result<Relayed> {
         self.check_sink(sink.limits())?;
-        let mut relayed = Relayed::default();
+        let mut rests = Rests::new(self.config.poll_every, self.config.rest_max);
+        let mut look = Look { rests: &mut rests, relayed: Relayed::default() };
+        let settle = |partition: KeyBytes, group: Group| self.settle(partition, group, sink);
+        let mut flights = Flights::new();
+        let looked = self.look(&mut flights, &settle, &mut look).await;
+        while flights.land(&mut look, || self.calls.now()).await {}
+        looked.map(|()| look.relayed)
+    }
+
+    /// Lists all intents, page by page, and takes their records in hand. Some may be in hand still when it ends.
+    async fn look<F: Future<Output = Settled> + Send>(
+        &self,
+        flights: &mut Flights<F>,
+        settle: &(impl Fn(KeyBytes, Group) -> F + Send + Sync),
+        look: &mut Look<'_>,
+    ) -> Result<()> {
+        let now = || self.calls.now();
+        // What a quarter of the bytes is room for.
+        let intents_max = self.config.relay_bytes_max / 4 / self.intent_bytes_max().max(1);
+        let (page_rows, at_once) =
+            (intents_max.clamp(1, PAGE_ROWS), self.config.records_at_once.clamp(1, intents_max.max(1)));
         for shard in 0..self.config.shards {
             let partition = self.partition(shard);
             let mut cursor: Option<Bytes> = None;
             loop {
-                let mut scan = Scan::partition(SPACE, &partition, PAGE_ROWS);
+                let mut scan = Scan::partition(SPACE, &partition, page_rows);
                 if let Some(cursor) = &cursor {
                     scan = scan.after(cursor);
                 }
-                let page = self.calls.scan(scan).await?;
-                let mut groups: Vec<Group> = Vec::new();
-                for row in &page.rows {
-                    add(&mut groups, Key::row(SPACE, &partition, &row.sort))?;
+                flights.landed.clear();
+                let page = flights.beside(look, now, self.calls.scan(scan)).await?;
+                let mut groups: VecDeque<Group> = VecDeque::new();
+                for row in page.rows {
+                    let key = Key::row(SPACE, &partition, &row.sort);
+                    if let Err(error) = add(&mut groups, key, &row.record.value, row.record.version) {
+                        look.relayed.left += 1;
+                        look.relayed.fail(error);
+                    }
                 }
-                let some = stream::iter(groups.into_iter().map(|group| self.settle(&partition, group, sink)));
-                let some: Vec<_> = some.buffer_unordered(self.config.records_at_once.max(1)).collect().await;
-                for one in some {
-                    relayed.published += one.published;
-                    relayed.settled += one.settled;
-                    relayed.left += one.left;
-                    relayed.error = relayed.error.or(one.error);
+                for group in groups {
+                    let is_full = |flights: &Flights<F>| {
+                        let bytes = flights.bytes + group.bytes;
+                        flights.futures.len() >= at_once || bytes > self.config.relay_bytes_max / 4
+                    };
+                    while is_full(flights) && flights.land(look, now).await {}
+                    let is_stale = flights.prefixes.contains(&group.prefix) || flights.landed.contains(&group.prefix);
+                    if is_stale || look.rests.is_resting(&group.prefix, now()) {
+                        look.relayed.left += group.listed.len();
+                        continue;
+                    }
+                    flights.prefixes.insert(group.prefix.clone());
+                    flights.bytes += group.bytes;
+                    flights.futures.push(settle(partition.clone(), group));
                 }
                 match page.next {
                     Some(next) => cursor = Some(next),
@@ -93,75 +248,102 @@ impl<S: Store> Outbox<S> {
                 }
             }
         }
-        Ok(relayed)
+        Ok(())
     }
 
-    async fn settle(&self, partition: &[u8], group: Group, sink: &impl EventSink) -> Relayed {
+    async fn settle(&self, partition: KeyBytes, group: Group, sink: &impl EventSink) -> Settled {
+        let (prefix, bytes, count) = (group.prefix.clone(), group.bytes, group.listed.len());
         let mut relayed = Relayed::default();
-        if let Err(error) = self.try_settle(partition, &group, sink, &mut relayed).await {
-            relayed.error = Some(error);
+        if let Err(error) = self.try_settle(&partition, group, sink, &mut relayed).await {
+            relayed.fail(error);
         }
-        relayed.left = group.seen.len().saturating_sub(relayed.settled);
-        relayed
+        relayed.left = count.saturating_sub(relayed.settled);
+        Settled { prefix, bytes, relayed }
     }
 
     async fn try_settle(
         &self,
         partition: &[u8],
-        group: &Group,
+        group: Group,
         sink: &impl EventSink,
         relayed: &mut Relayed,
     ) -> Result<()> {
         let space = self.space(&group.space).ok_or_else(|| {
             let message = format!("the outbox was not given space {}, which has intents", group.space);
-            Error::new(sysd_core::ErrorKind::Config, sysd_core::Effect::None, message)
+            Error::new(ErrorKind::Config, Effect::None, message)
         })?;
         let key = Key::row(space, &group.partition, &group.sort);
-        // The order matters: intents, the record, intents again.
-        let (early, record, late);
-        if self.config.has(Bug::EarlyScan) {
-            late = self.intents(partition, group).await?;
-            early = late.keys().copied().collect();
-            record = self.calls.get(key).await?;
-        } else {
-            early = group.seen.clone();
-            record = self.calls.get(key).await?;
-            late = self.intents(partition, group).await?;
+        // The order matters: first the intents were listed, then the record, then what its history names.
+        let record = self.calls.get(key).await?.map(|record| record.version);
+        let mut walk = Walk::new(record, group.listed.keys().copied(), CHAIN_MAX);
+        while let Some(version) = walk.next() {
+            let before = match group.listed.get(&version) {
+                Some(listed) => Some(listed.intent.as_ref().map(|intent| intent.before).map_err(Error::share)?),
+                None if self.config.has(Bug::ListedOnly) => None,
+                None => self.intent(partition, &group.prefix, version).await?.map(|intent| intent.before),
+            };
+            let Some(before) = before else {
+                walk.end();
+                continue;
+            };
+            let circle = |_| Error::corrupt(key, "its intents name each other in a circle");
+            walk.step(before).map_err(circle)?;
         }
-        let late: Intents = late;
-        let by_version = late.iter().map(|(version, (intent, _))| (*version, intent)).collect();
-        let mut decision = decide(record.map(|record| record.version), &early, &by_version, self.calls.now());
-        self.spoil(&mut decision, &late);
+        let readable = group.listed.values().filter_map(|listed| listed.intent.as_ref().ok());
+        let mut decision = decide(record, &walk, readable, self.calls.now());
+        self.spoil(&mut decision);
         for version in &decision.publish {
-            let Some((intent, _)) = late.get(version) else { continue };
-            let remove = self.place(intent);
-            if self.config.has(Bug::RemoveFirst) {
-                self.calls.write(&Write::delete(remove.key())).await?;
+            let fetched = match group.listed.get(version) {
+                Some(_) => None,
+                // Gone: another relay published it.
+                None => match self.intent(partition, &group.prefix, *version).await? {
+                    Some(intent) => Some(intent),
+                    None => continue,
+                },
+            };
+            let listed = || group.listed.get(version).and_then(|listed| listed.intent.as_ref().ok());
+            let Some(intent) = fetched.as_ref().or_else(listed) else { continue };
+            self.publish(key, intent, sink, relayed).await?;
+        }
+        for (version, Listed { token, intent }) in &group.listed {
+            let Ok(intent) = intent else { continue };
+            if decision.forget.contains(version) {
+                self.calls.write(&Write::delete(self.place(intent).key())).await?;
+                relayed.settled += 1;
+            } else if decision.carry_out.contains(version) {
+                self.carry_out(key, intent, *token).await?;
             }
-            for (event, index) in intent.events.iter().zip(0..) {
-                let id = EventId { version: *version, index };
-                sink.append(&Event::new(id, &event.key, event.bytes.clone())).await?;
-                relayed.published += 1;
-            }
+        }
+        // One that can't be read is none of the history's, so the others did not have to wait for it.
+        match group.listed.into_values().find_map(|listed| listed.intent.err()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes the events of an intent, each within its time, and removes it.
+    async fn publish(&self, key: Key<'_>, intent: &Intent, sink: &impl EventSink, relayed: &mut Relayed) -> Result<()> {
+        let remove = self.place(intent);
+        if self.config.has(Bug::RemoveFirst) {
             self.calls.write(&Write::delete(remove.key())).await?;
-            relayed.settled += 1;
         }
-        for version in &decision.forget {
-            let Some((intent, _)) = late.get(version) else { continue };
-            self.calls.write(&Write::delete(self.place(intent).key())).await?;
-            relayed.settled += 1;
+        for (event, index) in intent.events.iter().zip(0..) {
+            let id = EventId { version: intent.version, index };
+            let event = Event::new(id, &event.key, event.bytes.clone());
+            let append = timeout(&self.config.clock, self.config.publish_wait_max, sink.append(&event)).await;
+            let late = |_| Err(Error::new(ErrorKind::Timeout, Effect::Unknown, "the sink gave no answer in time"));
+            append.unwrap_or_else(late).map_err(|error| error.with_key(key))?;
+            relayed.published += 1;
         }
-        for version in &decision.carry_out {
-            let Some((intent, token)) = late.get(version) else { continue };
-            self.carry_out(key, intent, *token).await?;
-        }
+        self.calls.write(&Write::delete(remove.key())).await?;
+        relayed.settled += 1;
         Ok(())
     }
 
     /// Deliberate mistakes.
-    fn spoil(&self, decision: &mut Decision, late: &Intents) {
+    fn spoil(&self, decision: &mut Decision) {
         if self.config.has(Bug::AnyOrder) {
-            decision.publish = late.keys().copied().filter(|version| decision.publish.contains(version)).collect();
+            decision.publish.sort_unstable();
         }
         if self.config.has(Bug::PublishAbandoned) {
             decision.publish.append(&mut decision.carry_out);
@@ -186,44 +368,34 @@ impl<S: Store> Outbox<S> {
         self.calls.write(&write).await.map(|_| ())
     }
 
-    /// The intents of a record as they are now.
-    async fn intents(&self, partition: &[u8], group: &Group) -> Result<Intents> {
-        let prefix = Self::prefix(&group.space, &group.partition, &group.sort);
-        let end = tuple::prefix_end(&prefix).unwrap_or_else(|| KeyBytes::from_slice(&[0xFF; 64]));
-        let mut intents = Intents::new();
-        let mut cursor: Option<Bytes> = None;
-        loop {
-            let from = cursor.as_deref().map_or(Bound::Included(prefix.as_slice()), Bound::Excluded);
-            if cursor.as_deref().is_some_and(|cursor| cursor >= end.as_slice()) {
-                return Ok(intents);
-            }
-            let scan = Scan::partition(SPACE, partition, PAGE_ROWS).range(from, Bound::Excluded(&end));
-            let page = self.calls.scan(scan).await?;
-            for row in page.rows {
-                let intent = Intent::decode(Key::row(SPACE, partition, &row.sort), &row.record.value)?;
-                intents.insert(intent.version, (intent, row.record.version));
-            }
-            match page.next {
-                Some(next) => cursor = Some(next),
-                None => return Ok(intents),
-            }
-        }
+    /// The intent of a record's version as it is now.
+    async fn intent(&self, partition: &[u8], prefix: &KeyBytes, version: Version) -> Result<Option<Intent>> {
+        let mut sort = prefix.clone();
+        sort.extend_from_slice(&version.to_bytes());
+        let key = Key::row(SPACE, partition, &sort);
+        let found = self.calls.get(key).await?;
+        found.map(|record| Intent::decode(key, &record.value)).transpose()
     }
 }
 
 /// Adds a row to the group of its record: rows of one record follow each other.
-fn add(groups: &mut Vec<Group>, key: Key<'_>) -> Result<()> {
+fn add(groups: &mut VecDeque<Group>, key: Key<'_>, value: &Bytes, token: Version) -> Result<()> {
     let corrupt = || Error::corrupt(key, "not an intent of an outbox");
-    let sort = key.sort();
-    let (_, version) = sort.split_last_chunk::<16>().ok_or_else(corrupt)?;
-    let prefix = &sort[..sort.len() - 16];
-    let (space, partition, record_sort): (String, Vec<u8>, Vec<u8>) = tuple::decode(prefix).map_err(|_| corrupt())?;
+    let (prefix, version) = key.sort().split_last_chunk::<16>().ok_or_else(corrupt)?;
     let version = Version::from_bytes(*version);
-    match groups.last_mut() {
-        Some(group) if group.space == space && group.partition == partition && group.sort == record_sort => {
-            group.seen.push(version);
+    let intent = Intent::decode(key, value);
+    let intent = intent.and_then(|intent| if intent.version == version { Ok(intent) } else { Err(corrupt()) });
+    let listed = Listed { token, intent };
+    match groups.back_mut() {
+        Some(group) if group.prefix.as_slice() == prefix => {
+            group.bytes += value.len();
+            group.listed.insert(version, listed);
         }
-        _ => groups.push(Group { space, partition, sort: record_sort, seen: vec![version] }),
+        _ => {
+            let (space, partition, sort): (String, Vec<u8>, Vec<u8>) = tuple::decode(prefix).map_err(|_| corrupt())?;
+            let (prefix, listed) = (KeyBytes::from_slice(prefix), BTreeMap::from([(version, listed)]));
+            groups.push_back(Group { prefix, space, partition, sort, listed, bytes: value.len() });
+        }
     }
     Ok(())
 }

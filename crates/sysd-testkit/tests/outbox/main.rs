@@ -251,8 +251,8 @@ fn publishing_in_any_order_is_caught() {
 }
 
 #[test]
-fn deciding_on_an_early_scan_is_caught() {
-    is_caught(Bug::EarlyScan);
+fn following_only_what_was_listed_is_caught() {
+    is_caught(Bug::ListedOnly);
 }
 
 fn scenario(simulation: &Simulation, fault: Fault) -> Result<u64, String> {
