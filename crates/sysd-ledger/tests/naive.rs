@@ -86,7 +86,12 @@ impl Naive {
     }
 
     fn time(&mut self, now: Timestamp) {
-        let mut over: Vec<_> = self.holds.iter().filter(|(_, hold)| hold.expires_at.is_some_and(|at| at <= now)).map(|(id, _)| *id).collect();
+        let mut over: Vec<_> = self
+            .holds
+            .iter()
+            .filter(|(_, hold)| hold.expires_at.is_some_and(|at| at <= now))
+            .map(|(id, _)| *id)
+            .collect();
         self.next += over.len() as u64;
         over.drain(..).for_each(|id| {
             self.holds.remove(&id);
@@ -309,7 +314,8 @@ impl World {
                 // Now and then one that is not there.
                 let beyond = u128::from(world.one_in(50));
                 let account = AccountId(parity + 2 * world.random.random_range(0..ACCOUNTS / 2 + beyond));
-                let currency = world.currencies[usize::try_from(if world.one_in(40) { 1 - parity } else { parity }).unwrap()];
+                let currency =
+                    world.currencies[usize::try_from(if world.one_in(40) { 1 - parity } else { parity }).unwrap()];
                 postings.push(Posting { account, amount, currency, side });
             };
             posting(self, Side::Debit, amount);
@@ -365,7 +371,13 @@ impl World {
             _ if self.opened < ACCOUNTS => Command::Open(Box::new(self.account())),
             0 => Command::Open(Box::new(self.account())),
             6 => {
-                let updates = [AccountUpdate::Freeze, AccountUpdate::Unfreeze, AccountUpdate::Unfreeze, AccountUpdate::Unfreeze, AccountUpdate::Close];
+                let updates = [
+                    AccountUpdate::Freeze,
+                    AccountUpdate::Unfreeze,
+                    AccountUpdate::Unfreeze,
+                    AccountUpdate::Unfreeze,
+                    AccountUpdate::Close,
+                ];
                 Command::Update(self.account_id(), updates[self.random.random_range(0..updates.len())])
             }
             7..14 => {
@@ -428,7 +440,11 @@ fn history(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
         }
         for id in naive.accounts.keys() {
             if books.balance(*id) != Some(naive.balance(*id)) {
-                return differs(&format!("account {id} is {:?}, expected {:?}", books.balance(*id), naive.balance(*id)));
+                return differs(&format!(
+                    "account {id} is {:?}, expected {:?}",
+                    books.balance(*id),
+                    naive.balance(*id)
+                ));
             }
         }
         // What the last receipt of a command says of an account is how it stands.

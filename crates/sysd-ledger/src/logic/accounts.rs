@@ -63,15 +63,18 @@ impl Accounts {
 
     /// # Errors
     /// [`Rejection::UnknownAccount`].
+    #[inline]
     pub(super) fn known(&self, id: AccountId) -> Result<(Index, &Row), Rejection> {
         let found = self.find(id).and_then(|index| self.row(index).map(|row| (index, row)));
         found.ok_or(Rejection::UnknownAccount { account: id })
     }
 
+    #[inline]
     pub(super) fn row(&self, index: Index) -> Option<&Row> {
         row(&self.blocks, index.0)
     }
 
+    #[inline]
     pub(super) fn row_mut(&mut self, index: Index) -> Option<&mut Row> {
         let at = index.0 as usize;
         self.blocks.get_mut(at / BLOCK).and_then(|block| block.get_mut(at % BLOCK))
@@ -123,6 +126,7 @@ impl Accounts {
     ///
     /// # Errors
     /// [`Rejection::InsufficientFunds`], [`Rejection::BalanceMax`].
+    #[inline]
     pub(super) fn check(&self, row: &Row, after: &Balance, side: Side) -> Result<(), Rejection> {
         if !row.is_bounded {
             return Ok(());

@@ -227,6 +227,7 @@ impl Books {
         }
     }
 
+    #[inline]
     fn transact(&mut self, now: Timestamp, transaction: &Transaction) -> Result<Box<Receipt>, Refusal> {
         let hash = match self.numbers.find(transaction.id) {
             Ok(number) if !self.has(Bug::ForgetIds) => return Err(Refusal::Exists(number)),
@@ -252,7 +253,7 @@ impl Books {
                 self.note(|| Undo::Balance(change.account, before));
             }
         }
-        if let Some((id, hold)) = hold {
+        if let Some((id, hold)) = hold.map(|hold| *hold) {
             let hold = hold.map(|hold| if id == transaction.id { Hold { number, ..hold } } else { hold });
             let before = self.holds.set(id, hold);
             self.note(|| Undo::Hold(id, before));
@@ -265,6 +266,7 @@ impl Books {
     }
 
     /// What a transaction would do, and how the accounts will be; nothing is changed.
+    #[inline]
     fn plan(&self, now: Timestamp, transaction: &Transaction) -> Result<Plan, Rejection> {
         let hold_of = |id| self.holds.get(id).cloned();
         #[cfg(feature = "seeded-bugs")]

@@ -26,8 +26,8 @@ pub(super) type Changes = SmallVec<[Change; 2]>;
 #[derive(Debug)]
 pub(super) struct Resolved {
     pub(super) changes: Changes,
-    /// What becomes of a hold: its own, or that of which it posts or voids.
-    pub(super) hold: Option<(TransactionId, Option<Hold>)>,
+    /// What becomes of a hold: its own, or that of which it posts or voids. Boxed: most transactions have none.
+    pub(super) hold: Option<Box<(TransactionId, Option<Hold>)>>,
     /// Of [`Action::PostUpTo`].
     pub(super) moved: u128,
 }
@@ -37,6 +37,7 @@ pub(super) type Balances = SmallVec<[(AccountId, Balance); 2]>;
 
 /// # Errors
 /// Why not.
+#[inline]
 pub(super) fn resolve(
     accounts: &Accounts,
     hold_of: impl FnOnce(TransactionId) -> Option<Hold>,
@@ -46,7 +47,11 @@ pub(super) fn resolve(
     match transaction.action {
         Action::Post => {
             let legs = legs(accounts, &transaction.postings)?;
-            Ok(Resolved { changes: legs.iter().map(posts).collect(), hold: None, moved: 0 })
+            let mut changes = Changes::with_capacity(legs.len());
+            for leg in &legs {
+                changes.push(posts(leg));
+            }
+            Ok(Resolved { changes, hold: None, moved: 0 })
         }
         Action::PostUpTo => {
             let mut legs = legs(accounts, &transaction.postings)?;
@@ -63,19 +68,19 @@ pub(super) fn resolve(
             let changes = legs.iter().map(holds).collect();
             // Its number comes with the journal.
             let hold = Hold { number: 0, expires_at, legs };
-            Ok(Resolved { changes, hold: Some((transaction.id, Some(hold))), moved: 0 })
+            Ok(Resolved { changes, hold: Some(Box::new((transaction.id, Some(hold)))), moved: 0 })
         }
         Action::PostHeld { hold: id, rest } => {
             let hold = hold_of(id).ok_or(Rejection::NoHold { hold: id })?;
             let (changes, rest) = post_held(accounts, hold, rest, &transaction.postings)?;
-            Ok(Resolved { changes, hold: Some((id, rest)), moved: 0 })
+            Ok(Resolved { changes, hold: Some(Box::new((id, rest))), moved: 0 })
         }
         Action::Void { hold: id } => {
             let hold = hold_of(id).ok_or(Rejection::NoHold { hold: id })?;
             if !transaction.postings.is_empty() {
                 return Err(Rejection::VoidShape);
             }
-            Ok(Resolved { changes: frees(&hold), hold: Some((id, None)), moved: 0 })
+            Ok(Resolved { changes: frees(&hold), hold: Some(Box::new((id, None))), moved: 0 })
         }
     }
 }
@@ -89,6 +94,7 @@ pub(super) fn frees(hold: &Hold) -> Changes {
 ///
 /// # Errors
 /// [`Rejection::Overflow`], and what bounds an account.
+#[inline]
 pub(super) fn after(accounts: &Accounts, changes: &[Change]) -> Result<Balances, Rejection> {
     let mut balances = Balances::with_capacity(changes.len());
     for change in changes {
@@ -104,6 +110,7 @@ pub(super) fn after(accounts: &Accounts, changes: &[Change]) -> Result<Balances,
     Ok(balances)
 }
 
+#[inline]
 pub(super) fn changed(balance: &Balance, change: &Change) -> Option<Balance> {
     let add = |sum: u128, more: u128| sum.checked_add(more).filter(|sum| *sum <= AMOUNT_MAX);
     let mut after = *balance;
@@ -120,15 +127,18 @@ pub(super) fn changed(balance: &Balance, change: &Change) -> Option<Balance> {
     Some(after)
 }
 
+#[inline]
 fn nothing(leg: &Leg) -> Change {
     Change { account: leg.account, side: leg.side, posted: 0, held: 0, freed: 0 }
 }
 
+#[inline]
 fn posts(leg: &Leg) -> Change {
     Change { posted: leg.amount, ..nothing(leg) }
 }
 
 /// The postings with their accounts found, everything about them checked but what there is to take.
+#[inline]
 fn legs(accounts: &Accounts, postings: &[Posting]) -> Result<Legs, Rejection> {
     let count = postings.len();
     if !(2..=Transaction::POSTINGS_MAX).contains(&count) {
@@ -146,6 +156,7 @@ fn legs(accounts: &Accounts, postings: &[Posting]) -> Result<Legs, Rejection> {
     Ok(legs)
 }
 
+#[inline]
 fn leg(accounts: &Accounts, posting: &Posting) -> Result<Leg, Rejection> {
     let Posting { account, amount, currency, side } = *posting;
     let (index, row) = accounts.known(account)?;
@@ -171,6 +182,7 @@ fn takes_postings(row: &Row) -> Result<(), Rejection> {
 }
 
 /// An account that stands there twice.
+#[inline]
 fn twice(legs: &[Leg]) -> Option<Index> {
     if let [a, b] = legs {
         return (a.account == b.account).then_some(a.account);
@@ -182,6 +194,7 @@ fn twice(legs: &[Leg]) -> Option<Index> {
 
 /// # Errors
 /// [`Rejection::Unbalanced`] with the difference in every currency.
+#[inline]
 fn balanced(postings: &[Posting]) -> Result<(), Rejection> {
     if let [a, b] = postings
         && a.amount == b.amount
@@ -237,10 +250,10 @@ fn post_held(
     }
     let asked = legs(accounts, postings)?;
     for (leg, posting) in asked.iter().zip(postings) {
-        let held = hold.legs.iter().find(|held| (held.account, held.side) == (leg.account, leg.side));
-        let held = held.map_or(0, |held| held.amount);
-        if leg.amount > held {
-            return Err(Rejection::ExceedsHold { account: posting.account, side: leg.side, held });
+        let of = hold.legs.iter().find(|of| (of.account, of.side) == (leg.account, leg.side));
+        let most = of.map_or(0, |of| of.amount);
+        if leg.amount > most {
+            return Err(Rejection::ExceedsHold { account: posting.account, side: leg.side, held: most });
         }
     }
     let mut changes = Changes::new();

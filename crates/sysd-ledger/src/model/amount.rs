@@ -43,7 +43,9 @@ pub enum CurrencyError {
         exponent: u8,
     },
     /// A code of ISO 4217 with other decimals than it has there.
-    #[error("{code} has {expected} decimals in ISO 4217, not {exponent}; choose another code for what is not that currency")]
+    #[error(
+        "{code} has {expected} decimals in ISO 4217, not {exponent}; choose another code for what is not that currency"
+    )]
     IsoExponent {
         /// The code.
         code: String,
@@ -90,18 +92,6 @@ impl Currency {
             }
             _ => Ok(Self::pack(code, exponent)),
         }
-    }
-
-    /// How it is stored; what is stored was checked when it was made.
-    pub(crate) fn to_bits(self) -> u64 {
-        self.0
-    }
-
-    /// `None` for what was never made.
-    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
-        let found = Self(bits);
-        let code = found.code();
-        Self::custom(&code, found.exponent()).ok().filter(|currency| *currency == found)
     }
 
     fn pack(code: &str, exponent: u8) -> Self {
@@ -207,16 +197,6 @@ mod tests {
         assert_eq!(Currency::custom("WEI", 39), Err(CurrencyError::Exponent { exponent: 39 }));
         assert!(matches!(Currency::custom("USD", 3), Err(CurrencyError::IsoExponent { expected: 2, .. })));
         assert_eq!(Currency::custom("USD", 2).unwrap(), Currency::iso("USD").unwrap());
-    }
-
-    #[test]
-    fn bits_round_trip_and_others_are_refused() {
-        for currency in [Currency::iso("EUR").unwrap(), Currency::custom("A", 0).unwrap(), Currency::custom("ABCDEF9", 38).unwrap()] {
-            assert_eq!(Currency::from_bits(currency.to_bits()), Some(currency));
-        }
-        for bits in [0, u64::MAX, u64::from_be_bytes(*b"EUR\0\0\0\0\x03"), u64::from_be_bytes(*b"EU\0R\0\0\0\x02")] {
-            assert_eq!(Currency::from_bits(bits), None);
-        }
     }
 
     #[test]

@@ -157,13 +157,7 @@ impl Transaction {
     }
 
     /// Moves an amount from one account to another: credits the first and debits the second.
-    pub fn transfer(
-        id: TransactionId,
-        currency: Currency,
-        amount: u128,
-        credit: AccountId,
-        debit: AccountId,
-    ) -> Self {
+    pub fn transfer(id: TransactionId, currency: Currency, amount: u128, credit: AccountId, debit: AccountId) -> Self {
         let posting = |account, side| Posting { account, amount, currency, side };
         Self::new(id, [posting(debit, Side::Debit), posting(credit, Side::Credit)])
     }
