@@ -226,11 +226,22 @@ fn make(path: &Path, config: &LocalConfig, reclaim: &Arc<Reclaim>) -> Result<()>
         let format = new.join(FORMAT);
         fs::write(&format, format!("{STORE_FORMAT}\n"))?;
         File::open(format)?.sync_all()?;
-        File::open(&new)?.sync_all()?;
+        // The library does not sync the directory that it makes a keyspace's in: with the power that would be gone, and all in it.
+        sync_directories(&new)?;
         fs::rename(&new, path.join(TREE))?;
         File::open(path)?.sync_all()
     };
     write().map_err(failed)
+}
+
+fn sync_directories(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_directories(&entry.path())?;
+        }
+    }
+    File::open(path)?.sync_all()
 }
 
 fn check_format(path: &Path, tree: &Path) -> Result<()> {
