@@ -1,5 +1,5 @@
-//! The store on a local disk when the power fails: a killed process loses nothing that the kernel holds, a machine without power
-//! all that was not synced. See `support/machine.rs`.
+//! The store on a local disk when the power fails, and when the disk hangs. A killed process loses nothing that the kernel holds,
+//! a machine without power all that was not synced. See `support/machine.rs`.
 #![cfg(all(target_os = "linux", feature = "local"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -10,13 +10,17 @@ mod machine;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
-use sysd_core::{Key, Record, Space, Store as _, StoreExt as _, SystemClock, Version, Write};
+use sysd_core::{
+    ErasedProcedure, Expect, Keep, Key, OutputBytes, Procedure, Record, Result, Scan, Space, StateBytes, StateChange,
+    Step, Store as _, StoreExt as _, SystemClock, Timestamp, Trim, Undecodable, Version, Write,
+};
 use sysd_storage::{LocalConfig, LocalStore, SyncMode};
 
 use directory::Directory;
-use machine::{Machine, say, task};
+use machine::{Machine, READS, SYNCS, say, task};
 
 const SPACE: Space = Space::conditional("local_power");
 const WRITERS: u32 = 4;
@@ -82,7 +86,7 @@ async fn write_for_ever(store: &LocalStore, life: u32, writer: u32) {
         let count = count_of(hot.as_ref()) + 1;
         let mut write = Write::put(Key::lone(SPACE, &name), count.to_be_bytes().to_vec());
         if let Some(hot) = hot {
-            write = write.expect(sysd_core::Expect::Is(hot.version));
+            write = write.expect(Expect::Is(hot.version));
         }
         assert!(store.write(write).await.unwrap().is_applied());
         say(&format!("hot {writer} {count}"));
@@ -121,7 +125,7 @@ impl Told {
         }
     }
 
-    async fn judge(&self, store: &LocalStore) -> Result<(), String> {
+    async fn judge(&self, store: &LocalStore) -> std::result::Result<(), String> {
         for (name, version) in &self.rows {
             let found = store.get(Key::row(SPACE, b"p", name)).await.unwrap();
             if let Some(record) = &found {
@@ -142,7 +146,7 @@ impl Told {
 }
 
 /// Lets the power fail so many times, after other numbers of answers; says what is missing, and how much was synced.
-fn fail_power(lives: u32, sync: SyncMode) -> Result<usize, String> {
+fn fail_power(lives: u32, sync: SyncMode) -> std::result::Result<usize, String> {
     let mut directory = Directory::new();
     std::fs::create_dir(directory.path()).unwrap();
     let (mut told, mut syncs) = (Told::default(), 0);
@@ -168,13 +172,139 @@ fn fail_power(lives: u32, sync: SyncMode) -> Result<usize, String> {
 
 #[test]
 fn a_power_failure_takes_back_nothing_that_was_acknowledged_or_read() {
-    let syncs = fail_power(20, SyncMode::EachBatch).unwrap();
-    assert!(syncs > 500, "{syncs} syncs");
+    let syncs = fail_power(10, SyncMode::EachBatch).unwrap();
+    assert!(syncs > 200, "{syncs} syncs");
 }
 
 /// The mutant: it acknowledges what the kernel holds. A killed process loses nothing by it, so no other test sees it.
 #[test]
 fn a_store_that_does_not_sync_is_caught() {
-    let error = fail_power(20, SyncMode::Never).unwrap_err();
+    let error = fail_power(10, SyncMode::Never).unwrap_err();
     assert!(error.contains("is lost") || error.contains("was"), "{error}");
+}
+
+const READ_MAX: Duration = Duration::from_millis(300);
+const WRITE_MAX: Duration = Duration::from_millis(400);
+const ROWS: u32 = 300;
+
+/// Puts one byte, whatever was there.
+struct Set;
+
+impl Procedure for Set {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        "set"
+    }
+
+    fn apply(&self, _: Option<&[u8]>, _now: Timestamp) -> std::result::Result<Step<()>, Undecodable> {
+        Ok(Step { change: StateChange::Put { state: StateBytes::from_slice(b"s"), ttl: None }, output: () })
+    }
+
+    fn encode_output(&self, (): &(), _: &mut OutputBytes) {}
+
+    fn decode_output(&self, _: &[u8]) -> std::result::Result<(), Undecodable> {
+        Ok(())
+    }
+}
+
+/// Says how a call ended, and that it did so in time.
+fn told<T>(what: &str, call: impl Future<Output = Result<T>>) {
+    let start = Instant::now();
+    let answer = block_on(call);
+    // Both deadlines, each judged a little late.
+    assert!(start.elapsed() < Duration::from_secs(20), "{what} took {:?}", start.elapsed());
+    match answer {
+        Ok(_) => say(&format!("{what} ok")),
+        Err(error) => say(&format!("{what} {:?} {:?}", error.kind(), error.effect())),
+    }
+}
+
+/// Not a test: what runs while the disk hangs.
+#[test]
+fn child_calls_a_disk_that_hangs() {
+    let Some(task) = task() else { return };
+    let config = LocalConfig {
+        read_wait_max: READ_MAX,
+        write_wait_max: WRITE_MAX,
+        reads_on_threads: true,
+        cache_bytes: 0,
+        memtable_bytes: 16 << 10,
+        ..LocalConfig::default()
+    };
+    let store = block_on(LocalStore::open_with(Path::new(&task[1]), config, SystemClock)).unwrap();
+    let name = |at: u32| at.to_be_bytes();
+    for at in 0..ROWS {
+        block_on(store.put(Key::row(SPACE, b"p", &name(at)), vec![7; 500])).unwrap();
+        block_on(store.put(Key::lone(SPACE, &name(at)), vec![7; 500])).unwrap();
+    }
+    while store.disk_bytes() < 100_000 {
+        // real-time: files are written in the background.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // The first of them lie in files, and no block of those is kept in memory.
+    let (first, row) = (name(0), name(0));
+    let (lone, row) = (Key::lone(SPACE, &first), Key::row(SPACE, b"p", &row));
+    say("reads hang");
+    told("get", store.get(lone));
+    told("get_many", async { store.get_many(&[lone, row]).await.into_iter().collect::<Result<Vec<_>>>() });
+    told("scan", store.scan(Scan::partition(SPACE, b"p", 10)));
+    told("absent", store.write(Write::put(lone, "x").expect(Expect::Absent)));
+    told("update", store.update(lone, &Set as &dyn ErasedProcedure));
+    told("trim", store.trim(Trim { space: SPACE, partition: b"p", keep: Keep::First(1) }));
+    say("syncs hang");
+    // Once it hangs, what comes behind it hangs too.
+    told("any", store.put(Key::lone(SPACE, b"new"), "x"));
+    told("behind", store.put(Key::lone(SPACE, b"behind"), "x"));
+    told("condition", store.write(Write::put(Key::lone(SPACE, b"new"), "y").expect(Expect::Absent)));
+    told("read", store.get(Key::lone(SPACE, b"new")));
+    say("all goes on");
+    let start = Instant::now();
+    while let Err(error) = block_on(store.put(Key::lone(SPACE, b"after"), "x")) {
+        assert!(error.kind().is_transient() && start.elapsed() < Duration::from_secs(20), "{error}");
+    }
+    for key in [lone, row, Key::lone(SPACE, b"new"), Key::lone(SPACE, b"behind"), Key::lone(SPACE, b"after")] {
+        let found = block_on(store.get(key)).unwrap().map(|record| record.value.to_vec());
+        let expected = if key.is_lone() && key.partition() != first { b"x".to_vec() } else { vec![7; 500] };
+        assert_eq!(found, Some(expected), "{key:?}");
+    }
+    say("end");
+}
+
+#[test]
+fn calls_on_a_disk_that_hangs_time_out_and_say_what_may_have_happened() {
+    let directory = Directory::new();
+    std::fs::create_dir(directory.path()).unwrap();
+    let mut machine = Machine::start("child_calls_a_disk_that_hangs", directory.path(), "hang");
+    let mut said = Vec::new();
+    let mut until = |machine: &mut Machine, end: &str| {
+        machine.run_until(|line| {
+            said.push(line.to_owned());
+            line == end
+        });
+    };
+    until(&mut machine, "reads hang");
+    machine.hang(READS);
+    until(&mut machine, "syncs hang");
+    assert!(machine.held() > 0, "no read hung");
+    machine.hang(&[]);
+    machine.hang(SYNCS);
+    until(&mut machine, "all goes on");
+    assert!(machine.held() > 0, "no sync hung");
+    machine.hang(&[]);
+    until(&mut machine, "end");
+    let reads = ["get", "get_many", "scan", "absent", "update", "trim"];
+    let expected = reads.map(|call| format!("{call} Timeout None")).into_iter().chain(
+        [
+            "syncs hang",
+            "any Timeout Unknown",
+            "behind Timeout Unknown",
+            "condition Timeout Unknown",
+            "read ok",
+            "all goes on",
+            "end",
+        ]
+        .map(str::to_owned),
+    );
+    assert_eq!(said, ["reads hang".to_owned()].into_iter().chain(expected).collect::<Vec<_>>());
 }

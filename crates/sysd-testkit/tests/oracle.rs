@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use sysd_core::{Expect, Version};
-use sysd_testkit::oracle::{Call, History, RecordSpec, Reply, Specification, check};
+use sysd_testkit::oracle::{Call, History, RecordSpec, Reply, RewindCall, RewindSpec, Specification, check};
 
 const fn version(token: u128) -> Version {
     Version::from_u128(token)
@@ -27,6 +27,45 @@ fn sequential(calls: Vec<(Call, Option<Reply>)>) -> History<RecordSpec> {
         }
     }
     history
+}
+
+/// Two puts, a time in which the store may go back, and what is seen then and after it.
+fn is_explained(meanwhile: Vec<(Call, Reply)>, after: Vec<(Call, Reply)>, may_go_back: bool) -> bool {
+    let puts = [1, 2].map(|token| (RewindCall::Record(Call::put(version(token))), Reply::Applied));
+    let record = |(call, reply)| (RewindCall::Record(call), reply);
+    let mut calls = Vec::from(puts);
+    calls.extend(may_go_back.then_some((RewindCall::Loosen, Reply::Applied)));
+    calls.extend(meanwhile.into_iter().map(record));
+    calls.extend(may_go_back.then_some((RewindCall::Fasten, Reply::Applied)));
+    calls.extend(after.into_iter().map(record));
+    let mut history: History<RewindSpec> = History::new();
+    for (call, reply) in calls {
+        let id = history.invoke(call);
+        history.complete(id, reply);
+    }
+    check(&history).is_ok()
+}
+
+#[test]
+fn a_record_that_may_go_back_in_time_does_nothing_else() {
+    let get = |token| (Call::Get, found(token));
+    let absent = || (Call::Get, Reply::Found(None));
+    let put = |expect: u128, token| (write(Expect::Is(version(expect)), token), Reply::Applied);
+    // Back to whatever it was, more than once, and there it stays.
+    for after in [vec![get(2)], vec![get(1), get(1)], vec![absent()], vec![put(1, 3), get(3)], vec![put(2, 3), get(3)]]
+    {
+        assert!(is_explained(vec![], after.clone(), true), "{after:?}");
+        assert!(is_explained(vec![get(1), get(2), absent(), put(1, 4), get(2), get(4)], after, true));
+    }
+    // It does not go back at any other time, nor become what it never was, nor decide on that.
+    assert!(!is_explained(vec![], vec![get(1)], false));
+    assert!(!is_explained(vec![get(1)], vec![], false));
+    assert!(!is_explained(vec![], vec![get(2), get(1)], true));
+    assert!(!is_explained(vec![], vec![put(1, 3), get(2)], true));
+    assert!(!is_explained(vec![], vec![put(1, 3), put(1, 4)], true));
+    assert!(!is_explained(vec![get(9)], vec![], true));
+    assert!(!is_explained(vec![put(9, 3)], vec![], true));
+    assert!(!is_explained(vec![], vec![get(9)], true));
 }
 
 #[test]

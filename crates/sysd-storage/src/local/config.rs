@@ -18,8 +18,15 @@ pub enum SyncMode {
 pub struct LocalConfig {
     /// When an acknowledged write is on the disk.
     pub sync: SyncMode,
-    /// How long a write waits for the disk. Then its effect is unknown.
+    /// How long a write waits for its batch to be on the disk. Then it is a [`Timeout`](sysd_core::ErrorKind::Timeout) of unknown
+    /// effect: the batch may still be written. How long it waits for room in a batch that is full: then nothing was done.
+    /// Judged every quarter of it, so a call may take a quarter longer.
     pub write_wait_max: Duration,
+    /// How long a read on the threads waits for the disk, and for a thread; also the reads that conditional writes, updates and
+    /// trims begin with. Then it is a [`Timeout`](sysd_core::ErrorKind::Timeout) without effect. Judged as
+    /// [`write_wait_max`](Self::write_wait_max) is. A read that is done where it is called
+    /// ([`reads_on_threads`](Self::reads_on_threads)) can't be given up.
+    pub read_wait_max: Duration,
     /// Bytes of memory for blocks read from the disk.
     pub cache_bytes: u64,
     /// Bytes of the newest records of a kind (lone records, rows) that are held in memory before they are written out in
@@ -29,7 +36,7 @@ pub struct LocalConfig {
     pub reader_threads: usize,
     /// Whether every read goes to those threads. Otherwise reads are done where they are called while the store finds what
     /// they need in memory, which costs a fraction; one that turns out to wait for the disk sends those after it to the
-    /// threads.
+    /// threads. If the disk hangs, that one blocks the thread that called it for as long: turn this on where that may not be.
     pub reads_on_threads: bool,
     /// The disk's free bytes under which puts are refused as [`Full`](sysd_core::ErrorKind::Full), without effect; deletes go
     /// on. It is the room to merge files in: a disk that is really full stops the store until it is opened again.
@@ -43,6 +50,7 @@ impl Default for LocalConfig {
         Self {
             sync: SyncMode::EachBatch,
             write_wait_max: Duration::from_secs(30),
+            read_wait_max: Duration::from_secs(30),
             cache_bytes: 128 << 20,
             memtable_bytes: 64 << 20,
             reader_threads: 2,

@@ -1,7 +1,7 @@
 //! Group commit: what is decided while a batch is on its way to the disk forms the next one.
 //!
 //! A caller decides its own write (a condition, a procedure), under a lock that no wait and no disk ever holds, against what
-//! will be there: the forming batch, else the batch in flight, else what is stored. So no two conditional writes of a
+//! will be there: the forming batch, else the batch in flight, else what is stored, which it has read before. So no two conditional writes of a
 //! record both win, and many updates of one record are one put. It is answered when the batch that holds it is durable. An
 //! answer that tells of another's write waits for that one's batch too.
 //!
@@ -34,11 +34,8 @@ const LINGER_PAUSE: u32 = 64;
 
 /// Where batches go.
 pub(super) trait Tree: Send + Sync + 'static {
-    /// What is stored.
-    fn get(&self, family: Family, key: &[u8]) -> Result<Image>;
-
     /// Writes a batch, whole or not at all. When it returns, the batch is as durable as the store promises; only then is any of
-    /// it shown by [`Tree::get`].
+    /// it shown to who reads what is stored.
     fn commit(&self, batch: &Batch) -> Result<()>;
 }
 
@@ -93,8 +90,35 @@ pub(super) enum Basis<'a> {
     Blind,
     /// On this, if it is still so.
     Seen(&'a Seen),
-    /// On what is read now, under the lock: only for what was read a moment ago and changed since, so it lies in memory.
-    Reread,
+    /// On this, which was read during that look: it is never stale.
+    Looked(u64, Option<&'a Slice>),
+}
+
+/// While it lasts, what lands at a record is kept for who reads it.
+pub(super) struct Look<'a, T: Tree> {
+    group: &'a Group<T>,
+    number: u64,
+}
+
+impl<T: Tree> Look<'_, T> {
+    /// Decides on what was read since this look began.
+    pub(super) fn basis<'a>(&self, image: Option<&'a Slice>) -> Basis<'a> {
+        Basis::Looked(self.number, image)
+    }
+}
+
+impl<T: Tree> Drop for Look<'_, T> {
+    fn drop(&mut self) {
+        self.group.state.lock().looks.remove(&self.number);
+    }
+}
+
+/// What somebody looks at.
+#[derive(Debug)]
+struct Looked {
+    family: Family,
+    key: Slice,
+    landed: Option<Image>,
 }
 
 /// What a caller decided.
@@ -127,6 +151,9 @@ struct State {
     flying: Option<Arc<Batch>>,
     /// When that one was sent off.
     since: Option<Instant>,
+    /// At most one for each caller.
+    looks: HashMap<u64, Looked, RandomState>,
+    looks_begun: u64,
     /// Why no more is taken.
     refusal: Option<Error>,
     is_closing: bool,
@@ -144,10 +171,19 @@ impl<T: Tree> Group<T> {
         self.epoch.load(Ordering::Acquire)
     }
 
+    /// Begins to look at a record: before it is read.
+    pub(super) fn look(&self, family: Family, key: &Slice) -> Look<'_, T> {
+        let mut state = self.state.lock();
+        state.looks_begun += 1;
+        let number = state.looks_begun;
+        state.looks.insert(number, Looked { family, key: key.clone(), landed: None });
+        Look { group: self, number }
+    }
+
     /// Decides, and puts what is to be written into the forming batch.
     ///
     /// # Errors
-    /// That of the decision or of reading; nothing was staged. The failure that stopped the store, without effect.
+    /// That of the decision; nothing was staged. The failure that stopped the store, without effect.
     pub(super) fn stage<O>(
         &self,
         family: Family,
@@ -163,8 +199,7 @@ impl<T: Tree> Group<T> {
             let first = state.flying.as_ref().map_or(&state.forming.completion, |flying| &flying.completion);
             return Ok(Staged::NoRoom(Ticket::new(first)));
         }
-        let State { forming, flying, .. } = &mut *state;
-        let reread;
+        let State { forming, flying, looks, .. } = &mut *state;
         let (image, awaited) = if let Some(image) = forming.get(family, key) {
             (image.as_ref(), Some(&forming.completion))
         } else if let Some((image, batch)) =
@@ -176,9 +211,9 @@ impl<T: Tree> Group<T> {
                 Basis::Blind => (None, None),
                 Basis::Seen(seen) if seen.epoch == self.epoch.load(Ordering::Relaxed) => (seen.image.as_ref(), None),
                 Basis::Seen(_) => return Ok(Staged::Stale),
-                Basis::Reread => {
-                    reread = self.tree.get(family, key)?;
-                    (reread.as_ref(), None)
+                Basis::Looked(number, read) => {
+                    let landed = looks.get(&number).and_then(|looked| looked.landed.as_ref());
+                    (landed.map_or(read, Option::as_ref), None)
                 }
             }
         };
@@ -269,6 +304,13 @@ impl<T: Tree> Group<T> {
         // Under the lock: who finds no batch with its record there knows by the epoch whether one was.
         self.epoch.fetch_add(1, Ordering::Release);
         let landed = state.flying.take();
+        if let Some(batch) = &landed {
+            for looked in state.looks.values_mut() {
+                if let Some(image) = batch.get(looked.family, &looked.key) {
+                    looked.landed = Some(image.clone());
+                }
+            }
+        }
         state.since = None;
         drop(state);
         drop(landed);

@@ -28,11 +28,13 @@ struct Disk {
     panics: Mutex<bool>,
 }
 
-impl Tree for Arc<Disk> {
-    fn get(&self, _: Family, key: &[u8]) -> Result<Image> {
-        Ok(self.durable.lock().get(key).map(|value| Slice::new(value)))
+impl Disk {
+    fn get(&self, key: &[u8]) -> Image {
+        self.durable.lock().get(key).map(|value| Slice::new(value))
     }
+}
 
+impl Tree for Arc<Disk> {
     fn commit(&self, batch: &Batch) -> Result<()> {
         let before = self.commits.fetch_add(1, Ordering::SeqCst);
         let _held = self.hold.lock();
@@ -82,9 +84,11 @@ fn insert(group: &OnDisk, key: &[u8], value: &[u8]) -> (bool, Option<Ticket>) {
         let change = found.is_none().then(|| Some(Slice::new(value)));
         Ok(Decision { change, output: found.is_none() })
     };
-    match group.stage(Family::Lone, &Slice::new(key), Basis::Reread, decide).unwrap() {
+    let look = group.look(Family::Lone, &Slice::new(key));
+    let found = group.tree.get(key);
+    match group.stage(Family::Lone, &Slice::new(key), look.basis(found.as_ref()), decide).unwrap() {
         Staged::Decided(is_in, ticket) => (is_in, ticket),
-        _ => unreachable!("what is read under the lock is never stale"),
+        _ => unreachable!("what is read during a look is never stale"),
     }
 }
 
@@ -166,6 +170,38 @@ fn what_was_seen_before_a_batch_landed_is_stale() {
         let decide = |_: Option<&Slice>| Ok(Decision { change: Some(None), output: () });
         let staged = group.stage(Family::Lone, &Slice::new(b"k"), Basis::Seen(&seen), decide).unwrap();
         assert!(matches!(staged, Staged::Stale));
+    });
+}
+
+/// Once it was read again under the lock: a disk that hung then held up everybody, also who would have been told of it.
+#[test]
+fn what_lands_during_a_look_is_what_is_decided_on() {
+    with_group(Group::run, |group, disk| {
+        let key = Slice::new(b"k");
+        let sees = |look: &Look<'_, _>, read: &Image| {
+            let decide = |found: Option<&Slice>| Ok(Decision { change: None, output: found.cloned() });
+            match group.stage(Family::Lone, &key, look.basis(read.as_ref()), decide).unwrap() {
+                Staged::Decided(found, _) => found,
+                _ => unreachable!("what is read during a look is never stale"),
+            }
+        };
+        let look = group.look(Family::Lone, &key);
+        let read = disk.get(b"k");
+        assert_eq!(sees(&look, &read), None);
+        // Another record, then this one: a write, and its end.
+        block_on(put(group, b"other", b"x").unwrap()).unwrap();
+        assert_eq!(sees(&look, &read), None);
+        block_on(put(group, b"k", b"1").unwrap()).unwrap();
+        assert_eq!(sees(&look, &read).as_deref(), Some(&b"1"[..]));
+        let delete = |_: Option<&Slice>| Ok(Decision { change: Some(None), output: () });
+        let Staged::Decided((), Some(gone)) = group.stage(Family::Lone, &key, Basis::Blind, delete).unwrap() else {
+            unreachable!("a blind write is staged")
+        };
+        block_on(gone).unwrap();
+        assert_eq!(sees(&look, &Some(Slice::new(b"1"))), None);
+        // What is kept for it goes with it.
+        drop(look);
+        assert!(group.state.lock().looks.is_empty());
     });
 }
 
@@ -288,6 +324,11 @@ fn rows(disk: &Disk, count: u32) -> Vec<Victim> {
     (0..count).map(victim).collect()
 }
 
+async fn removes(group: &Group<Arc<Disk>>, victims: Vec<Victim>) -> Result<usize> {
+    let read = |family, key: Slice| async move { group.tree.get(family, &key) };
+    remove(group, Family::Rows, victims, group.epoch(), read).await
+}
+
 fn a_failure() -> Error {
     Error::new(ErrorKind::Unavailable, Effect::Unknown, "the disk broke")
 }
@@ -302,7 +343,7 @@ fn removed(count: usize, is_second: bool) -> Result<usize> {
         wait_until(|| disk.commits.load(Ordering::SeqCst) == 1);
         let removing = thread::spawn({
             let group = Arc::clone(group);
-            move || block_on(remove(&group, Family::Rows, victims, group.epoch()))
+            move || block_on(removes(&group, victims))
         });
         let staged = |calls| wait_until(|| group.state.lock().forming.calls == calls);
         staged(count.min(BATCH_RECORDS_MAX));
@@ -333,9 +374,9 @@ fn a_removal_that_failed_half_way_may_have_happened() {
 fn a_removal_of_more_than_a_batch_removes_all() {
     with_group(Group::run, |group, disk| {
         let victims = rows(disk, u32::try_from(BATCH_RECORDS_MAX + 10).unwrap());
-        assert_eq!(block_on(remove(group, Family::Rows, victims, group.epoch())).unwrap(), BATCH_RECORDS_MAX + 10);
+        assert_eq!(block_on(removes(group, victims)).unwrap(), BATCH_RECORDS_MAX + 10);
         assert!(disk.durable.lock().is_empty());
         let stale = Victim { key: Slice::new(b"k"), image: Slice::new(b""), version: Version::from_u128(1) };
-        assert_eq!(block_on(remove(group, Family::Rows, vec![stale], group.epoch())).unwrap(), 0);
+        assert_eq!(block_on(removes(group, vec![stale])).unwrap(), 0);
     });
 }

@@ -11,6 +11,12 @@
 //! under any executor, or none, and are joined when the last clone of the store is dropped, which waits for what is under way.
 //! Reads that lie in memory are done where they are called ([`LocalConfig::reads_on_threads`]).
 //!
+//! # Deadlines
+//! A disk that hangs is a [`Timeout`](ErrorKind::Timeout): of a read without effect ([`LocalConfig::read_wait_max`]); of a write
+//! of unknown effect once it is in a batch ([`LocalConfig::write_wait_max`]), which may still be written. A conditional write, an
+//! update or a trim reads first, so it may take as long as both. What has no deadline: a read that is done where it is called;
+//! opening, which replays the journal (drop it, and the store closes again); dropping the last clone.
+//!
 //! # Expiry
 //! Exact, by the store's clock: what is expired is filtered on every read and condition. Its bytes go when files are merged,
 //! and by [`LocalStore::reclaim`] or [`LocalStore::reclaimer`], which find what no merge meets.
@@ -47,7 +53,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fjall::Slice;
 use futures::channel::oneshot;
@@ -61,7 +67,7 @@ use sysd_core::{
 pub use config::{LocalConfig, SyncMode};
 
 use completion::Ticket;
-use group::{Basis, Decision, Group, Seen, Staged, Tree as _};
+use group::{Basis, Decision, Group, Seen, Staged};
 use layout::{Family, HEADER_BYTES, Image};
 use readers::{Readers, Watch};
 use removal::remove;
@@ -70,7 +76,7 @@ use tree::Fjall;
 /// Scans of more rows go to a thread: they take long even where all lies in memory.
 const ROWS_IN_PLACE_MAX: usize = 64;
 
-/// How often a caller looks again before it reads under the lock.
+/// How often a caller reads a record before it has what lands meanwhile kept for it.
 const LOOKS_MAX: usize = 2;
 
 /// Records on a local disk. Clones share them.
@@ -101,6 +107,7 @@ struct Shared {
     handle: Handle,
     committer: Mutex<Option<JoinHandle<()>>>,
     limits: Limits,
+    write_wait_max: Duration,
     grace: Duration,
     /// The upper half of the versions that updates mint.
     nonce: u64,
@@ -170,18 +177,20 @@ impl<C: Clock> LocalStore<C> {
             SyncMode::Never => Durability::BestEffort,
         };
         let (watched, wait_max) = (Arc::downgrade(&handle.0), config.write_wait_max);
+        let every = (wait_max.min(config.read_wait_max) / 4).max(Duration::from_millis(1));
         let look = move || {
             if let Some(group) = watched.upgrade() {
                 group.give_up_after(wait_max);
             }
         };
-        let watch = Watch { every: (wait_max / 4).max(Duration::from_millis(1)), look: Box::new(look) };
+        let watch = Watch { every, wait_max: config.read_wait_max, look: Box::new(look) };
         let shared = Shared {
             readers: Readers::start(config.reader_threads, config.reads_on_threads, watch)?,
             group: Arc::clone(&handle.0),
             handle,
             committer: Mutex::new(Some(thread)),
             limits,
+            write_wait_max: config.write_wait_max,
             grace: config.reclaim_grace,
             nonce: (Version::random().as_u128() >> 64) as u64,
             minted: AtomicU64::new(0),
@@ -213,6 +222,19 @@ impl<C: Clock> LocalStore<C> {
     }
 }
 
+/// What a caller knows of a record before it decides.
+enum Known {
+    /// What it decides does not depend on it.
+    Whatever,
+    Nothing,
+}
+
+/// Why nothing was staged.
+enum NotStaged {
+    Read(Error),
+    Other(Error),
+}
+
 /// A decision and what it waits for.
 struct Decided<T> {
     output: T,
@@ -233,11 +255,14 @@ impl<C: Clock> LocalStore<C> {
         &self.shared.group
     }
 
-    async fn read(&self, family: Family, key: &KeyBytes) -> Result<Image> {
-        let in_place = || self.group().tree.get(family, key);
+    async fn read<K>(&self, family: Family, key: &K) -> Result<Image>
+    where
+        K: AsRef<[u8]> + Clone + Send + Sync + 'static,
+    {
+        let in_place = || self.group().tree.get(family, key.as_ref());
         let on_thread = || -> Box<dyn FnOnce() -> Result<Image> + Send> {
             let (group, key) = (Arc::clone(&self.shared.group), key.clone());
-            Box::new(move || group.tree.get(family, &key))
+            Box::new(move || group.tree.get(family, key.as_ref()))
         };
         self.shared.readers.read(in_place, on_thread).await
     }
@@ -247,29 +272,50 @@ impl<C: Clock> LocalStore<C> {
         &self,
         key: Key<'_>,
         is_blind: bool,
-        mut decide: impl FnMut(Option<&Slice>) -> Result<Decision<T>> + Send,
+        decide: impl FnMut(Option<&Slice>) -> Result<Decision<T>> + Send,
     ) -> Result<Decided<T>> {
-        let (family, bytes) = (Family::of(key), layout::encode_key(key));
-        let slice = Slice::new(&bytes);
-        let mut looks = 0;
+        let place = (Family::of(key), Slice::new(&layout::encode_key(key)));
+        let known = if is_blind { Known::Whatever } else { Known::Nothing };
+        self.stage_at(&place, known, decide).await.map_err(|error| match error {
+            NotStaged::Read(error) => error.with_key(key),
+            NotStaged::Other(error) => error,
+        })
+    }
+
+    /// # Errors
+    /// Nothing was staged.
+    async fn stage_at<T>(
+        &self,
+        (family, key): &(Family, Slice),
+        known: Known,
+        mut decide: impl FnMut(Option<&Slice>) -> Result<Decision<T>> + Send,
+    ) -> std::result::Result<Decided<T>, NotStaged> {
+        let (group, start, mut looks) = (self.group(), Instant::now(), 0);
         loop {
-            let seen;
-            let basis = if is_blind {
-                Basis::Blind
-            } else if looks == LOOKS_MAX {
-                Basis::Reread
-            } else {
-                looks += 1;
-                let epoch = self.group().epoch();
-                seen = Seen { epoch, image: self.read(family, &bytes).await.map_err(|error| error.with_key(key))? };
-                Basis::Seen(&seen)
+            let staged = match &known {
+                Known::Whatever => group.stage(*family, key, Basis::Blind, &mut decide),
+                Known::Nothing if looks < LOOKS_MAX => {
+                    let epoch = group.epoch();
+                    let image = self.read(*family, key).await.map_err(NotStaged::Read)?;
+                    group.stage(*family, key, Basis::Seen(&Seen { image, epoch }), &mut decide)
+                }
+                Known::Nothing => {
+                    let look = group.look(*family, key);
+                    let image = self.read(*family, key).await.map_err(NotStaged::Read)?;
+                    group.stage(*family, key, look.basis(image.as_ref()), &mut decide)
+                }
             };
-            let ticket = match self.group().stage(family, &slice, basis, &mut decide)? {
+            looks += 1;
+            let ticket = match staged.map_err(NotStaged::Other)? {
                 Staged::Decided(output, ticket) => return Ok(Decided { output, ticket }),
                 Staged::Stale => continue,
                 Staged::NoRoom(ticket) => ticket,
             };
-            ticket.await.map_err(|error| error.share().with_effect(Effect::None))?;
+            ticket.await.map_err(|error| NotStaged::Other(error.share().with_effect(Effect::None)))?;
+            if start.elapsed() >= self.shared.write_wait_max {
+                let message = "there was no room in a batch for too long";
+                return Err(NotStaged::Other(Error::new(ErrorKind::Timeout, Effect::None, message)));
+            }
         }
     }
 
@@ -321,6 +367,7 @@ impl<C: Clock> LocalStore<C> {
         procedure: &dyn ErasedProcedure,
         found: Option<&Slice>,
         now: Timestamp,
+        room: &Result<()>,
     ) -> Result<Decision<OutputBytes>> {
         let state = layout::live(key, found, now)?.map(|(_, value)| value);
         let mut output = OutputBytes::new();
@@ -330,7 +377,7 @@ impl<C: Clock> LocalStore<C> {
             StateChange::Put { state, ttl } => {
                 self.shared.limits.check_value(&state)?;
                 let expires_at = ttl.map(|ttl| expiry(now, ttl)).transpose()?;
-                self.refuse_full()?;
+                room.as_ref().map_err(Error::share)?;
                 Some(Some(layout::encode(&state, self.mint(), expires_at)))
             }
         };
@@ -358,7 +405,8 @@ impl<C: Clock> LocalStore<C> {
                 let read = move || group.tree.expired(family, after, now);
                 let (_, found) = self.shared.readers.on_thread(read).await?;
                 let (victims, next) = found?;
-                let went = remove(self.group(), family, victims, epoch).await;
+                let read = |family, key: Slice| async move { self.read(family, &key).await };
+                let went = remove(self.group(), family, victims, epoch, read).await;
                 removed +=
                     went.map_err(|error| if removed > 0 { error.with_effect(Effect::Unknown) } else { error })?;
                 match next {
@@ -467,14 +515,17 @@ impl<C: Clock> Store for LocalStore<C> {
         let (space, keep) = (trim.space, trim.keep);
         let read = move || group.tree.beyond(&Trim { space, partition: &partition, keep }, rows_max, now);
         let (victims, more) = self.shared.readers.on_thread(read).await?.1?;
-        let removed = remove(self.group(), Family::Rows, victims, epoch).await?;
+        let read = |family, key: Slice| async move { self.read(family, &key).await };
+        let removed = remove(self.group(), Family::Rows, victims, epoch, read).await?;
         Ok(Trimmed { removed, more })
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
         self.shared.limits.check_update(key)?;
         let now = self.clock.now();
-        let decide = |found: Option<&Slice>| self.decide_update(key, procedure, found, now);
+        // Asked before: a decision is made under the lock, where nobody may wait for the disk.
+        let room = self.refuse_full();
+        let decide = |found: Option<&Slice>| self.decide_update(key, procedure, found, now, &room);
         self.stage(key, false, decide).await?.answer().await
     }
 }

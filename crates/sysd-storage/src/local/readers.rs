@@ -18,38 +18,88 @@ const WAITED: Duration = Duration::from_micros(200);
 /// After one that waited, so many reads must not have waited before one is done in place again.
 const COLD_READS: u32 = 64;
 
-type Job = Box<dyn FnOnce() + Send>;
+/// What a thread does, and who waits for it.
+trait Job: Send + Sync {
+    fn run(&self);
+    /// Answers in its stead. If nobody has begun it, nobody will.
+    fn give_up(&self);
+}
+
+type Answer<T> = oneshot::Sender<Result<(Duration, T)>>;
+
+struct Timed<F, T> {
+    job: Mutex<Option<F>>,
+    answer: Mutex<Option<Answer<T>>>,
+}
+
+impl<F: FnOnce() -> T + Send, T: Send> Job for Timed<F, T> {
+    fn run(&self) {
+        let Some(job) = self.job.lock().take() else { return };
+        let start = Instant::now();
+        let found = job();
+        self.answer(Ok((start.elapsed(), found)));
+    }
+
+    fn give_up(&self) {
+        drop(self.job.lock().take());
+        self.answer(Err(Error::new(ErrorKind::Timeout, Effect::None, "the disk takes too long to read")));
+    }
+}
+
+impl<F, T> Timed<F, T> {
+    fn answer(&self, found: Result<(Duration, T)>) {
+        let answer = self.answer.lock().take();
+        // Who asked may have gone, or have been answered.
+        if let Some(answer) = answer {
+            drop(answer.send(found));
+        }
+    }
+}
+
+/// A job, and when it was asked for.
+type Asked = (Instant, Arc<dyn Job>);
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Asked>,
+    /// A place for each thread.
+    under_way: Vec<Option<Asked>>,
     is_closing: bool,
 }
 
-#[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
     closing: Condvar,
+    gate: Gate,
 }
 
 /// The threads. Dropping them waits for the jobs under way.
 pub(super) struct Readers {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    gate: Gate,
 }
 
 impl Readers {
     /// Starts them; about `watch.every` one of them looks whether the disk hangs.
     pub(super) fn start(threads: usize, is_always_cold: bool, watch: Watch) -> Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let mut readers = Self { shared, threads: Vec::new(), gate: Gate::new(is_always_cold) };
-        let watch = Arc::new(watch);
+        let threads = threads.max(1);
+        let under_way = (0..threads).map(|_| None).collect();
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue { under_way, ..Queue::default() }),
+            work: Condvar::new(),
+            closing: Condvar::new(),
+            gate: Gate::new(is_always_cold),
+        });
+        let mut readers = Self { shared, threads: Vec::new() };
+        let mut watch = Some(watch);
         // One more than was asked for, so that somebody watches where all others hang.
-        for at in 0..=threads.max(1) {
-            let (shared, watch) = (Arc::clone(&readers.shared), Arc::clone(&watch));
-            let run = move || if at == 0 { shared.watch(&watch) } else { shared.run() };
+        for at in 0..=threads {
+            let (shared, watch) = (Arc::clone(&readers.shared), watch.take());
+            let run = move || match watch {
+                Some(watch) => shared.watch(&watch),
+                None => shared.run(at - 1),
+            };
             let thread = std::thread::Builder::new().name("sysd-local-read".to_owned()).spawn(run);
             readers.threads.push(thread.map_err(no_thread)?);
         }
@@ -59,51 +109,52 @@ impl Readers {
     /// Does a read, here or on a thread, and tells the gate how long it took.
     ///
     /// # Errors
-    /// The read's own; [`Throttled`](ErrorKind::Throttled) if too many wait already.
+    /// The read's own, and those of [`Readers::on_thread`].
     pub(super) async fn read<T: Send + 'static>(
         &self,
         in_place: impl FnOnce() -> Result<T>,
         on_thread: impl FnOnce() -> Box<dyn FnOnce() -> Result<T> + Send>,
     ) -> Result<T> {
-        if self.gate.is_warm() {
+        if self.shared.gate.is_warm() {
             let start = Instant::now();
             let found = in_place();
-            self.gate.note(start.elapsed());
+            self.shared.gate.note(start.elapsed());
             return found;
         }
         let (took, found) = self.on_thread(on_thread()).await?;
-        self.gate.note(took);
+        self.shared.gate.note(took);
         found
     }
 
     /// Does a job on a thread; says how long it took.
+    ///
+    /// # Errors
+    /// Without effect. [`Throttled`](ErrorKind::Throttled) if too many wait already; [`Timeout`](ErrorKind::Timeout) after
+    /// `watch.wait_max`.
     pub(super) async fn on_thread<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<(Duration, T)> {
         let (answer, answered) = oneshot::channel();
-        let timed = move || {
-            let start = Instant::now();
-            let found = job();
-            // Who asked may have gone.
-            drop(answer.send((start.elapsed(), found)));
-        };
+        let job = Arc::new(Timed { job: Mutex::new(Some(job)), answer: Mutex::new(Some(answer)) });
         {
             let mut queue = self.shared.queue.lock();
             if queue.jobs.len() >= JOBS_MAX {
                 return Err(Error::new(ErrorKind::Throttled, Effect::None, "too many reads wait for the disk"));
             }
-            queue.jobs.push_back(Box::new(timed));
+            queue.jobs.push_back((Instant::now(), job));
         }
         self.shared.work.notify_one();
-        answered.await.map_err(|_| Error::new(ErrorKind::Internal, Effect::None, "a read panicked"))
+        answered.await.map_err(|_| Error::new(ErrorKind::Internal, Effect::None, "a read panicked"))?
     }
 }
 
 /// What is looked at, and how often.
 pub(super) struct Watch {
     pub(super) every: Duration,
-    pub(super) look: Box<dyn Fn() + Send + Sync>,
+    /// How long a job may take, with its wait for a thread.
+    pub(super) wait_max: Duration,
+    pub(super) look: Box<dyn Fn() + Send>,
 }
 
 impl Shared {
@@ -112,20 +163,43 @@ impl Shared {
         while !queue.is_closing {
             if self.closing.wait_for(&mut queue, watch.every).timed_out() {
                 drop(queue);
+                self.give_up_after(watch.wait_max);
                 (watch.look)();
                 queue = self.queue.lock();
             }
         }
     }
 
-    fn run(&self) {
+    /// Answers who waits for longer than that.
+    fn give_up_after(&self, wait_max: Duration) {
+        let is_overdue = |asked: &Asked| asked.0.elapsed() >= wait_max;
+        let mut overdue = Vec::new();
+        {
+            let mut queue = self.queue.lock();
+            overdue.extend(queue.under_way.iter_mut().filter_map(|asked| asked.take_if(|asked| is_overdue(asked))));
+            // They were asked for one after another.
+            while queue.jobs.front().is_some_and(is_overdue) {
+                overdue.extend(queue.jobs.pop_front());
+            }
+        }
+        if !overdue.is_empty() {
+            // Who reads in place now would wait for the disk there.
+            self.gate.shut();
+        }
+        overdue.iter().for_each(|(_, job)| job.give_up());
+    }
+
+    fn run(&self, thread: usize) {
         let mut queue = self.queue.lock();
         loop {
-            if let Some(job) = queue.jobs.pop_front() {
+            if let Some((since, job)) = queue.jobs.pop_front() {
+                queue.under_way[thread] = Some((since, Arc::clone(&job)));
                 drop(queue);
-                // Its caller hears of it: the answer's sender is dropped.
-                drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)));
+                let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run()));
+                // Its caller hears of it: the answer's sender is dropped with the job.
+                drop((ran, job));
                 queue = self.queue.lock();
+                queue.under_way[thread] = None;
             } else if queue.is_closing {
                 return;
             } else {
@@ -168,9 +242,13 @@ impl Gate {
         !self.is_always_cold && self.cold.load(Ordering::Relaxed) == 0
     }
 
+    fn shut(&self) {
+        self.cold.store(COLD_READS, Ordering::Relaxed);
+    }
+
     fn note(&self, took: Duration) {
         if took > WAITED {
-            self.cold.store(COLD_READS, Ordering::Relaxed);
+            self.shut();
         } else if self.cold.load(Ordering::Relaxed) > 0 {
             let less = |cold: u32| cold.checked_sub(1);
             let _ = self.cold.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
@@ -196,13 +274,50 @@ mod tests {
         assert!(!gate.is_warm());
     }
 
+    fn readers(threads: usize, wait_max: Duration) -> Readers {
+        let watch = Watch { every: Duration::from_millis(5), wait_max, look: Box::new(|| {}) };
+        Readers::start(threads, true, watch).unwrap()
+    }
+
     #[test]
     fn jobs_answer_and_a_job_that_panics_takes_nobody_with_it() {
-        let readers = Readers::start(1, true, Watch { every: Duration::from_secs(60), look: Box::new(|| {}) }).unwrap();
+        let readers = readers(1, Duration::from_secs(60));
         let error = block_on(readers.on_thread(|| panic!("on purpose"))).map(|(_, ())| ()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal);
         let here = std::thread::current().id();
         let read = readers.read(|| Ok(here), || Box::new(|| Ok(std::thread::current().id())));
         assert_ne!(block_on(read).unwrap(), here);
+    }
+
+    #[test]
+    fn a_job_that_hangs_and_those_behind_it_time_out_without_effect() {
+        const THREADS: usize = 2;
+        let readers = readers(THREADS, Duration::from_millis(50));
+        let (disk, late) = (Arc::new(Mutex::new(())), Arc::new(AtomicU32::new(0)));
+        let held = disk.lock();
+        for _ in 0..COLD_READS {
+            readers.shared.gate.note(Duration::ZERO);
+        }
+        let hanging = (0..THREADS).map(|_| {
+            let disk = Arc::clone(&disk);
+            readers.on_thread(move || drop(disk.lock()))
+        });
+        let waiting = (0..5).map(|_| {
+            let late = Arc::clone(&late);
+            readers.on_thread(move || {
+                late.fetch_add(1, Ordering::SeqCst);
+            })
+        });
+        let (hanging, waiting) = (futures::future::join_all(hanging), futures::future::join_all(waiting));
+        let (hanging, waiting) = block_on(async { futures::join!(hanging, waiting) });
+        for answer in hanging.into_iter().chain(waiting) {
+            let error = answer.map(drop).unwrap_err();
+            assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::None), "{error}");
+        }
+        assert_eq!(readers.shared.gate.cold.load(Ordering::Relaxed), COLD_READS, "others would hang in place");
+        drop(held);
+        // It was slow, not broken. What nobody waits for any more was not done.
+        assert_eq!(block_on(readers.on_thread(|| 7)).unwrap().1, 7);
+        assert_eq!(late.load(Ordering::SeqCst), 0);
     }
 }

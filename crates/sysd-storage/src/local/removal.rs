@@ -4,7 +4,7 @@ use sysd_core::{Effect, Error, Result};
 
 use super::completion::Ticket;
 use super::group::{Basis, Decision, Group, Seen, Staged, Tree};
-use super::layout::{self, Family};
+use super::layout::{self, Family, Image};
 use super::tree::Victim;
 use fjall::Slice;
 
@@ -33,16 +33,20 @@ impl Staging {
     }
 }
 
-/// Removes what is still there of `victims`; answers how many went.
+/// Removes what is still there of `victims`, which were met at `epoch`; answers how many went. `read` reads one of them again.
 ///
 /// # Errors
 /// That of reading or writing: of unknown effect as soon as one of them may have gone.
-pub(super) async fn remove<T: Tree>(
+pub(super) async fn remove<T: Tree, R>(
     group: &Group<T>,
     family: Family,
     victims: Vec<Victim>,
     epoch: u64,
-) -> Result<usize> {
+    read: impl Fn(Family, Slice) -> R,
+) -> Result<usize>
+where
+    R: Future<Output = Result<Image>>,
+{
     let mut staging = Staging::default();
     for Victim { key, image, version } in victims {
         let seen = Seen { image: Some(image), epoch };
@@ -51,14 +55,21 @@ pub(super) async fn remove<T: Tree>(
                 found.and_then(|found| layout::split(found)).is_some_and(|(header, _)| header.version == version);
             Ok(Decision { change: is_same.then_some(None), output: is_same })
         };
-        let mut basis = Basis::Seen(&seen);
+        let mut is_stale = false;
         loop {
-            match group.stage(family, &key, basis, decide).map_err(|error| staging.failed(&error))? {
+            let staged = if is_stale {
+                let look = group.look(family, &key);
+                let image = read(family, key.clone()).await.map_err(|error| staging.failed(&error))?;
+                group.stage(family, &key, look.basis(image.as_ref()), decide)
+            } else {
+                group.stage(family, &key, Basis::Seen(&seen), decide)
+            };
+            match staged.map_err(|error| staging.failed(&error))? {
                 Staged::Decided(is_same, ticket) => {
                     staging.add(ticket, is_same);
                     break;
                 }
-                Staged::Stale => basis = Basis::Reread,
+                Staged::Stale => is_stale = true,
                 Staged::NoRoom(ticket) => ticket.await.map_err(|error| staging.failed(&error))?,
             }
         }

@@ -107,6 +107,11 @@ impl Fjall {
         is_full
     }
 
+    /// What is stored.
+    pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Image> {
+        self.keyspaces[family.index()].get(key).map_err(of_read)
+    }
+
     /// Bytes of the tree's files.
     pub(super) fn disk_bytes(&self) -> u64 {
         self.keyspaces.iter().map(Keyspace::disk_space).sum()
@@ -170,10 +175,6 @@ impl Fjall {
 }
 
 impl Tree for Fjall {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Image> {
-        self.keyspaces[family.index()].get(key).map_err(of_read)
-    }
-
     fn commit(&self, batch: &Batch) -> Result<()> {
         let mut write = OwnedWriteBatch::with_capacity(self.database.clone(), batch.len()).durability(Some(self.mode));
         for (family, key, image) in batch.images() {

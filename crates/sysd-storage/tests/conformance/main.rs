@@ -1,4 +1,5 @@
-//! The stores of this crate against every clause of the contract, each bare, erased, and under all layers; memory also under limits.
+//! The stores of this crate against every clause of the contract, each bare, erased, under all layers, and both; memory also
+//! under limits.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/directory.rs"]
@@ -48,31 +49,24 @@ impl Harness for InMemory {
     }
 }
 
+/// A store bare, erased, under all layers, and both.
+fn in_every_form<H: Harness>(suite: Suite, name: &str, make: impl Fn() -> H) -> Suite {
+    suite
+        .certify(name, make())
+        .certify(&format!("{name}_erased"), Erased(make()))
+        .certify(&format!("{name}_layered"), Layered(make()))
+        .certify(&format!("{name}_layered_erased"), Erased(Layered(make())))
+}
+
 fn main() -> ExitCode {
-    Suite::from_args()
-        .certify("memory", InMemory)
-        .certify("memory_erased", Erased(InMemory))
-        .certify("memory_limited", UnderLimits(InMemory))
-        .certify("memory_limited_erased", Erased(UnderLimits(InMemory)))
-        .certify("local", OnDisk::open())
-        .certify("local_erased", Erased(OnDisk::open()))
-        .certify("local_layered", Layered(OnDisk::open()))
-        .certify("local_on_threads", OnDisk::with(LocalConfig { reads_on_threads: true, ..LocalConfig::default() }))
-        .certify("dynamodb", DYNAMODB)
-        .certify("dynamodb_erased", Erased(DYNAMODB))
-        .certify("dynamodb_layered", Layered(DYNAMODB))
-        .certify("memory_layered", Layered(InMemory))
-        .certify("memory_layered_erased", Erased(Layered(InMemory)))
-        .certify("memory_limited_layered", Layered(UnderLimits(InMemory)))
-        .certify("redis", REDIS)
-        .certify("redis_erased", Erased(REDIS))
-        .certify("redis_layered", Layered(REDIS))
-        .certify("redis_layered_erased", Erased(Layered(REDIS)))
-        .certify("redis_cluster", CLUSTER)
-        .certify("redis_cluster_erased", Erased(CLUSTER))
-        .certify("redis_cluster_layered", Layered(CLUSTER))
-        .certify("cassandra", Cassandra)
-        .certify("cassandra_erased", Erased(Cassandra))
-        .certify("cassandra_layered", Layered(Cassandra))
-        .run()
+    let mut suite = Suite::from_args();
+    suite = in_every_form(suite, "memory", || InMemory);
+    suite = in_every_form(suite, "memory_limited", || UnderLimits(InMemory));
+    suite = in_every_form(suite, "local", OnDisk::open);
+    suite = in_every_form(suite, "dynamodb", || DYNAMODB);
+    suite = in_every_form(suite, "redis", || REDIS);
+    suite = in_every_form(suite, "redis_cluster", || CLUSTER);
+    suite = in_every_form(suite, "cassandra", || Cassandra);
+    let on_threads = LocalConfig { reads_on_threads: true, ..LocalConfig::default() };
+    suite.certify("local_on_threads", OnDisk::with(on_threads)).run()
 }

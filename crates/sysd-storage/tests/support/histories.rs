@@ -1,7 +1,8 @@
 //! Histories of records on a server that is killed and stopped under concurrent callers.
 //!
 //! Errors have the right kind and effect; what was acknowledged is there, what was refused is not; and the history of each
-//! record, with lost replies as unknown, is linearizable.
+//! record, with lost replies as unknown, is linearizable. Where a copy takes over that may lack the last writes, records may go
+//! back in time meanwhile, and what was acknowledged meanwhile may be gone; all else holds.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 use sysd_core::entropy::{SeededEntropy, below};
 use sysd_core::{Effect, Error, ErrorKind, Expect, Key, Outcome, Space, Store, StoreExt as _, Version, Write};
-use sysd_testkit::oracle::{Call, History, RecordSpec, Reply, check};
+use sysd_testkit::oracle::{Call, CallId, History, RecordSpec, Reply, RewindCall, RewindSpec, check};
 
 pub(crate) const SPACE: Space = Space::conditional("histories");
-const RECORDS: u8 = 3;
+const RECORDS: usize = 3;
+const WRITERS: usize = 4;
 const CALLERS: u64 = 3;
 /// Calls of a caller before the fault, and after it.
 const CALLS: usize = 5;
@@ -25,13 +27,89 @@ pub(crate) async fn pause(duration: Duration) {
 /// One record, and what was asked of it.
 struct Register {
     name: Vec<u8>,
-    history: Mutex<History<RecordSpec>>,
+    history: Mutex<Recorded>,
+}
+
+/// A history, to be judged by what is promised: of a record that stays, an order is found much sooner.
+enum Recorded {
+    Kept(History<RecordSpec>),
+    KeptOncePassedOn(History<RewindSpec>),
+}
+
+impl Recorded {
+    fn new(promise: Promise) -> Self {
+        match promise {
+            Promise::Kept => Self::Kept(History::new()),
+            Promise::KeptOncePassedOn => Self::KeptOncePassedOn(History::new()),
+        }
+    }
+
+    /// Says what the store may do from now on.
+    fn tell(&mut self, call: RewindCall) {
+        if let Self::KeptOncePassedOn(history) = self {
+            let id = history.invoke(call);
+            history.complete(id, Reply::Applied);
+        }
+    }
+
+    fn invoke(&mut self, call: Call) -> CallId {
+        match self {
+            Self::Kept(history) => history.invoke(call),
+            Self::KeptOncePassedOn(history) => history.invoke(RewindCall::Record(call)),
+        }
+    }
+
+    fn complete(&mut self, id: CallId, reply: Reply) {
+        match self {
+            Self::Kept(history) => history.complete(id, reply),
+            Self::KeptOncePassedOn(history) => history.complete(id, reply),
+        }
+    }
+
+    fn fail(&mut self, id: CallId) {
+        match self {
+            Self::Kept(history) => history.fail(id),
+            Self::KeptOncePassedOn(history) => history.fail(id),
+        }
+    }
+
+    fn check(&self) {
+        match self {
+            Self::Kept(history) => check(history).unwrap(),
+            Self::KeptOncePassedOn(history) => check(history).unwrap(),
+        }
+    }
+}
+
+/// What the store promises of what it acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Promise {
+    /// It stays.
+    Kept,
+    /// It stays but for what is acknowledged during the fault, which begins with waiting until all before it is passed on.
+    KeptOncePassedOn,
+}
+
+/// The partitions that are used: those of records, and those of rows.
+pub(crate) struct Partitions {
+    records: [Vec<u8>; RECORDS],
+    rows: [Vec<u8>; WRITERS],
+}
+
+impl Partitions {
+    pub(crate) const COUNT: usize = RECORDS + WRITERS;
+
+    pub(crate) fn new(mut names: impl Iterator<Item = Vec<u8>>) -> Self {
+        let mut next = || names.next().unwrap();
+        Self { records: std::array::from_fn(|_| next()), rows: std::array::from_fn(|_| next()) }
+    }
 }
 
 /// What was seen while things went wrong.
 #[derive(Default)]
 pub(crate) struct Seen {
     errors: Mutex<Vec<Error>>,
+    has_begun: AtomicBool,
     is_over: AtomicBool,
 }
 
@@ -106,14 +184,20 @@ async fn call(store: impl Store + 'static, register: Arc<Register>, seen: Arc<Se
     }
 }
 
-/// What came of a row that was inserted.
-type Insert = (Vec<u8>, Result<(), Effect>);
+/// A row that was inserted.
+struct Insert {
+    sort: Vec<u8>,
+    came: Result<(), Effect>,
+    /// Acknowledged before the fault began, or sent after it was over.
+    is_apart: bool,
+}
 
 /// Inserts rows, each once, until the fault is over and one was acknowledged.
 async fn insert(store: impl Store + 'static, partition: Vec<u8>, seen: Arc<Seen>) -> Vec<Insert> {
     let mut inserts = Vec::new();
     for at in 0_u32.. {
-        if seen.is_over.load(Ordering::SeqCst) && inserts.iter().any(|(_, came): &Insert| came.is_ok()) {
+        let is_after = seen.is_over.load(Ordering::SeqCst);
+        if is_after && inserts.last().is_some_and(|insert: &Insert| insert.came.is_ok() && insert.is_apart) {
             break;
         }
         let sort = at.to_be_bytes().to_vec();
@@ -129,7 +213,8 @@ async fn insert(store: impl Store + 'static, partition: Vec<u8>, seen: Arc<Seen>
                 Err(effect)
             }
         };
-        inserts.push((sort, came));
+        let is_apart = is_after || !seen.has_begun.load(Ordering::SeqCst);
+        inserts.push(Insert { sort, came, is_apart });
     }
     inserts
 }
@@ -140,9 +225,23 @@ pub(crate) async fn under<S: Store + Clone + 'static>(
     round: u8,
     fault: impl Future<Output = ()>,
 ) -> Arc<Seen> {
+    let partitions = Partitions::new((0..).map(|at: u8| vec![round, at]));
+    under_promise(store, round, partitions, Promise::Kept, fault).await
+}
+
+/// As [`under`], on chosen partitions, which nothing has lain in.
+pub(crate) async fn under_promise<S: Store + Clone + 'static>(
+    store: &S,
+    round: u8,
+    partitions: Partitions,
+    promise: Promise,
+    fault: impl Future<Output = ()>,
+) -> Arc<Seen> {
     let seen = Arc::new(Seen::default());
-    let registers: Vec<_> = (0..RECORDS)
-        .map(|record| Arc::new(Register { name: vec![round, record], history: Mutex::new(History::new()) }))
+    let registers: Vec<_> = partitions
+        .records
+        .map(|name| Arc::new(Register { name, history: Mutex::new(Recorded::new(promise)) }))
+        .into_iter()
         .collect();
     let mut callers = Vec::new();
     for (at, register) in (0..).zip(&registers) {
@@ -151,30 +250,36 @@ pub(crate) async fn under<S: Store + Clone + 'static>(
             callers.push(tokio::spawn(call(store.clone(), Arc::clone(register), Arc::clone(&seen), number)));
         }
     }
-    let partition = |writer: u8| vec![round, 100 + writer];
-    let writers: Vec<_> =
-        (0..4).map(|writer| tokio::spawn(insert(store.clone(), partition(writer), Arc::clone(&seen)))).collect();
+    let writers =
+        partitions.rows.map(|rows| (rows.clone(), tokio::spawn(insert(store.clone(), rows, Arc::clone(&seen)))));
     pause(Duration::from_millis(700)).await;
+    let tell = |call: &RewindCall| {
+        registers.iter().for_each(|register| register.history.lock().unwrap().tell(call.clone()));
+    };
+    seen.has_begun.store(true, Ordering::SeqCst);
+    tell(&RewindCall::Loosen);
     fault.await;
+    tell(&RewindCall::Fasten);
     seen.is_over.store(true, Ordering::SeqCst);
     for caller in callers {
         tokio::time::timeout(Duration::from_secs(60), caller).await.expect("a caller hangs").unwrap();
     }
-    for (writer, inserts) in (0..).zip(writers) {
+    for (partition, inserts) in writers {
         let inserts = tokio::time::timeout(Duration::from_secs(60), inserts).await.expect("a writer hangs").unwrap();
-        let partition = partition(writer);
-        let keys: Vec<_> = inserts.iter().map(|(sort, _)| Key::row(SPACE, &partition, sort)).collect();
-        for ((sort, came), found) in inserts.iter().zip(store.get_many(&keys).await) {
+        let keys: Vec<_> = inserts.iter().map(|insert| Key::row(SPACE, &partition, &insert.sort)).collect();
+        for (insert, found) in inserts.iter().zip(store.get_many(&keys).await) {
             let found = found.unwrap();
-            match came {
-                Ok(()) => assert_eq!(found.expect("an acknowledged row is gone").value, *sort),
+            match insert.came {
+                Ok(()) if promise == Promise::Kept || insert.is_apart => {
+                    assert_eq!(found.expect("an acknowledged row is gone").value, insert.sort);
+                }
                 Err(Effect::None) => assert_eq!(found, None, "a row is there that was refused without effect"),
-                Err(Effect::Unknown) => {}
+                Ok(()) | Err(Effect::Unknown) => {}
             }
         }
     }
     for register in registers {
-        check(&register.history.lock().unwrap()).unwrap();
+        register.history.lock().unwrap().check();
     }
     seen
 }
