@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use sysd_core::{
-    ErasedProcedure, Expect, Keep, Key, OutputBytes, Procedure, Record, Result, Scan, Space, StateBytes, StateChange,
-    Step, Store as _, StoreExt as _, SystemClock, Timestamp, Trim, Undecodable, Version, Write,
+    Expect, Keep, Key, OutputBytes, Procedure, Record, Result, Scan, Space, StateBytes, StateChange, Step, Store as _,
+    StoreExt as _, SystemClock, Timestamp, Trim, Undecodable, Version, Write,
 };
 use sysd_storage::{LocalConfig, LocalStore, SyncMode};
 
@@ -250,7 +250,7 @@ fn child_calls_a_disk_that_hangs() {
     told("get_many", async { store.get_many(&[lone, row]).await.into_iter().collect::<Result<Vec<_>>>() });
     told("scan", store.scan(Scan::partition(SPACE, b"p", 10)));
     told("absent", store.write(Write::put(lone, "x").expect(Expect::Absent)));
-    told("update", store.update(lone, &Set as &dyn ErasedProcedure));
+    told("update", store.update(lone, &Set));
     told("trim", store.trim(Trim { space: SPACE, partition: b"p", keep: Keep::First(1) }));
     say("syncs hang");
     // Once it hangs, what comes behind it hangs too.

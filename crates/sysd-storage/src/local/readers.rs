@@ -186,7 +186,9 @@ impl Shared {
             // Who reads in place now would wait for the disk there.
             self.gate.shut();
         }
-        overdue.iter().for_each(|(_, job)| job.give_up());
+        for (_, job) in overdue {
+            job.give_up();
+        }
     }
 
     fn run(&self, thread: usize) {

@@ -226,7 +226,7 @@ pub(crate) async fn under<S: Store + Clone + 'static>(
     fault: impl Future<Output = ()>,
 ) -> Arc<Seen> {
     let partitions = Partitions::new((0..).map(|at: u8| vec![round, at]));
-    under_promise(store, round, partitions, Promise::Kept, fault).await
+    Box::pin(under_promise(store, round, partitions, Promise::Kept, Box::pin(fault))).await
 }
 
 /// As [`under`], on chosen partitions, which nothing has lain in.
@@ -254,7 +254,9 @@ pub(crate) async fn under_promise<S: Store + Clone + 'static>(
         partitions.rows.map(|rows| (rows.clone(), tokio::spawn(insert(store.clone(), rows, Arc::clone(&seen)))));
     pause(Duration::from_millis(700)).await;
     let tell = |call: &RewindCall| {
-        registers.iter().for_each(|register| register.history.lock().unwrap().tell(call.clone()));
+        for register in &registers {
+            register.history.lock().unwrap().tell(call.clone());
+        }
     };
     seen.has_begun.store(true, Ordering::SeqCst);
     tell(&RewindCall::Loosen);

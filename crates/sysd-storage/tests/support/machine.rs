@@ -274,7 +274,7 @@ impl Machine {
                 self.syncs += 1;
             }
             if call.number == libc::SYS_write && call.descriptor == 1 {
-                let mut bytes = [0; 1 << 16];
+                let mut bytes = vec![0; 1 << 16];
                 let count = self.out.read(&mut bytes).unwrap();
                 self.heard.extend(&bytes[..count]);
             }
@@ -282,7 +282,10 @@ impl Machine {
             return;
         }
         // Of a thread that was within a call when it was seized, the end is seen first.
-        let Some((number, descriptor)) = call_of(self.pid(), thread) else { return go_on(thread, None) };
+        let Some((number, descriptor)) = call_of(self.pid(), thread) else {
+            go_on(thread, None);
+            return;
+        };
         let mut call = Call { number, descriptor, synced: None };
         let (is_sync, may_hang) = (SYNCS.contains(&number), self.hanging.contains(&number));
         let mut is_held = false;
