@@ -324,7 +324,7 @@ fn rows(disk: &Disk, count: u32) -> Vec<Victim> {
     (0..count).map(victim).collect()
 }
 
-async fn removes(group: &Group<Arc<Disk>>, victims: Vec<Victim>) -> Result<usize> {
+async fn removes(group: &OnDisk, victims: Vec<Victim>) -> Result<usize> {
     let read = |family, key: Slice| async move { group.tree.get(family, &key) };
     remove(group, Family::Rows, victims, group.epoch(), read).await
 }
