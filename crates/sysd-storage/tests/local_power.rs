@@ -106,8 +106,8 @@ struct Told {
 }
 
 impl Told {
-    fn hear(&mut self, life: u32, line: &str) {
-        let words: Vec<&str> = line.split(' ').collect();
+    fn hear(&mut self, life: u32, said: &str) {
+        let words: Vec<&str> = said.split(' ').collect();
         let number = |at: usize| words[at].parse::<u32>().unwrap();
         let row = || row_name(life, number(1), number(2));
         match words[0] {
@@ -121,7 +121,7 @@ impl Told {
                 let hot = self.hot.entry(number(1)).or_default();
                 *hot = words[2].parse::<u64>().unwrap().max(*hot);
             }
-            _ => panic!("{line}"),
+            _ => panic!("{said}"),
         }
     }
 

@@ -43,7 +43,7 @@ fn lock(seen: &Shared) -> std::sync::MutexGuard<'_, Seen> {
 }
 
 fn record(name: &[u8; 1]) -> Key<'_> {
-    if name[0] % 2 == 0 { Key::lone(TRUTH, name) } else { Key::row(TRUTH, b"rows", name) }
+    if name[0].is_multiple_of(2) { Key::lone(TRUTH, name) } else { Key::row(TRUTH, b"rows", name) }
 }
 
 /// What a call may fail with while a node is away.

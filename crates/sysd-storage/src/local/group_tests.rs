@@ -325,7 +325,7 @@ fn rows(disk: &Disk, count: u32) -> Vec<Victim> {
 }
 
 async fn removes(group: &OnDisk, victims: Vec<Victim>) -> Result<usize> {
-    let read = |family, key: Slice| async move { group.tree.get(family, &key) };
+    let read = |_: Family, key: Slice| async move { Ok(group.tree.get(&key)) };
     remove(group, Family::Rows, victims, group.epoch(), read).await
 }
 
