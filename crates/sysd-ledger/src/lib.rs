@@ -3,6 +3,8 @@
 
 pub mod logic;
 pub mod model;
+mod schema;
+pub mod service;
 
 pub use logic::{Books, Command, GROUP_MAX, Inconsistency, TrialBalance};
 pub use model::{
@@ -10,3 +12,4 @@ pub use model::{
     CurrencyError, Date, Details, DetailsError, Funds, Posting, Postings, Receipt, Rejection, Reply, Rest, Side,
     Transaction, TransactionId,
 };
+pub use service::{Ledger, LedgerConfig};

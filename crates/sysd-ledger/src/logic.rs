@@ -8,7 +8,9 @@ mod holds;
 mod numbers;
 mod places;
 mod resolve;
+mod stored;
 
 #[doc(hidden)]
 pub use books::Bug;
 pub use books::{Books, Command, GROUP_MAX, Inconsistency, TrialBalance};
+pub(crate) use stored::{Parts, StoredHold};

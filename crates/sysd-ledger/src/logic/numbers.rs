@@ -13,6 +13,8 @@ const BLOCK: usize = 1 << 16;
 pub(super) struct Numbers {
     blocks: Vec<Vec<TransactionId>>,
     places: Places,
+    /// The numbers whose ids are not their own, in order.
+    unnamed: Vec<u64>,
     count: u64,
 }
 
@@ -51,7 +53,18 @@ impl Numbers {
     /// Uses up a number for what is no transaction of its own, such as the end of a hold of that id.
     pub(super) fn push_unnamed(&mut self, of: TransactionId) -> u64 {
         self.push_block(of);
+        self.unnamed.push(self.count);
         self.count
+    }
+
+    /// The numbers that [`push_unnamed`](Self::push_unnamed) used up.
+    pub(super) fn unnamed(&self) -> &[u64] {
+        &self.unnamed
+    }
+
+    /// In the order of their numbers.
+    pub(super) fn ids(&self) -> impl Iterator<Item = TransactionId> {
+        self.blocks.iter().flatten().copied()
     }
 
     fn push_block(&mut self, id: TransactionId) {
@@ -69,6 +82,9 @@ impl Numbers {
     /// Takes the last one back.
     pub(super) fn pop(&mut self) {
         let Some(id) = self.blocks.last_mut().and_then(Vec::pop) else { return };
+        if self.unnamed.last() == Some(&self.count) {
+            self.unnamed.pop();
+        }
         self.count -= 1;
         if self.blocks.last().is_some_and(Vec::is_empty) {
             self.blocks.pop();

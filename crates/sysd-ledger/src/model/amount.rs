@@ -94,6 +94,26 @@ impl Currency {
         }
     }
 
+    /// How it is stored.
+    pub(crate) const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// `None` for what was never made.
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        let found = Self(bits);
+        let bytes = bits.to_be_bytes();
+        let (code, rest) = bytes.get(..Self::CODE_MAX)?.split_at(found.code_len());
+        let is_code = code.first().is_some_and(u8::is_ascii_uppercase)
+            && code.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+        // What ISO 4217 says may change; what was written stays.
+        (is_code && rest.iter().all(|byte| *byte == 0) && found.exponent() <= Self::EXPONENT_MAX).then_some(found)
+    }
+
+    fn code_len(self) -> usize {
+        self.0.to_be_bytes().iter().take(Self::CODE_MAX).take_while(|byte| **byte != 0).count()
+    }
+
     fn pack(code: &str, exponent: u8) -> Self {
         let mut bytes = [0; 8];
         for (into, byte) in bytes.iter_mut().zip(code.bytes().take(Self::CODE_MAX)) {
@@ -197,6 +217,17 @@ mod tests {
         assert_eq!(Currency::custom("WEI", 39), Err(CurrencyError::Exponent { exponent: 39 }));
         assert!(matches!(Currency::custom("USD", 3), Err(CurrencyError::IsoExponent { expected: 2, .. })));
         assert_eq!(Currency::custom("USD", 2).unwrap(), Currency::iso("USD").unwrap());
+    }
+
+    #[test]
+    fn bits_round_trip_and_others_are_refused() {
+        for (code, exponent) in [("EUR", 2), ("A", 0), ("ABCDEF9", 38)] {
+            let currency = Currency::custom(code, exponent).unwrap();
+            assert_eq!(Currency::from_bits(currency.to_bits()), Some(currency));
+        }
+        for bits in [0, u64::MAX, u64::from_be_bytes(*b"EUR\0\0\0\0\x27"), u64::from_be_bytes(*b"EU\0R\0\0\0\x02")] {
+            assert_eq!(Currency::from_bits(bits), None);
+        }
     }
 
     #[test]

@@ -1,0 +1,125 @@
+//! Numbers, ids and texts as bytes.
+
+use sysd_core::{DecodeError, StateMachine as _};
+
+use super::FORMAT;
+use crate::logic::Books;
+use crate::model::Currency;
+
+/// What is wrong with bytes.
+pub(super) type What = &'static str;
+
+/// Reads all of the bytes, and no more.
+pub(super) fn read<T>(
+    format: u16,
+    bytes: &[u8],
+    decode: impl FnOnce(&mut Reader<'_>) -> Result<T, What>,
+) -> Result<T, DecodeError> {
+    let error = |what| DecodeError { machine: Books::NAME, format, what };
+    if format != FORMAT {
+        return Err(error("the format is unknown; was it written by a newer version?"));
+    }
+    let mut reader = Reader { rest: bytes };
+    let decoded = decode(&mut reader).map_err(error)?;
+    if reader.rest.is_empty() { Ok(decoded) } else { Err(error("bytes behind the end")) }
+}
+
+pub(super) fn put_number(mut number: u128, out: &mut Vec<u8>) {
+    loop {
+        #[allow(clippy::cast_possible_truncation, reason = "the lowest seven bits")]
+        let low = number as u8 & 0x7F;
+        number >>= 7;
+        if number == 0 {
+            out.push(low);
+            return;
+        }
+        out.push(low | 0x80);
+    }
+}
+
+/// A number, or nothing as zero and all numbers one greater.
+pub(super) fn put_optional(number: Option<u128>, out: &mut Vec<u8>) {
+    // What is stored here is at most i128::MAX.
+    put_number(number.map_or(0, |number| number.saturating_add(1)), out);
+}
+
+pub(super) fn put_id(id: u128, out: &mut Vec<u8>) {
+    out.extend_from_slice(&id.to_be_bytes());
+}
+
+pub(super) fn put_currency(currency: Currency, out: &mut Vec<u8>) {
+    out.extend_from_slice(&currency.to_bits().to_be_bytes());
+}
+
+pub(super) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    put_number(bytes.len() as u128, out);
+    out.extend_from_slice(bytes);
+}
+
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn byte(&mut self) -> Result<u8, What> {
+        let (byte, rest) = self.rest.split_first().ok_or("it ends too early")?;
+        self.rest = rest;
+        Ok(*byte)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], What> {
+        let (array, rest) = self.rest.split_first_chunk().ok_or("it ends too early")?;
+        self.rest = rest;
+        Ok(*array)
+    }
+
+    pub(super) fn wide(&mut self) -> Result<u128, What> {
+        let (mut number, mut shift) = (0_u128, 0);
+        loop {
+            let byte = self.byte()?;
+            let part = u128::from(byte & 0x7F);
+            if shift > 126 || shift == 126 && part > 3 {
+                return Err("a number is too great");
+            }
+            number |= part << shift;
+            if byte & 0x80 == 0 {
+                // Each number is written in one way only.
+                return if byte == 0 && shift > 0 { Err("a number is longer than it needs to be") } else { Ok(number) };
+            }
+            shift += 7;
+        }
+    }
+
+    pub(super) fn number<N: TryFrom<u128>>(&mut self) -> Result<N, What> {
+        N::try_from(self.wide()?).map_err(|_| "a number is too great")
+    }
+
+    pub(super) fn optional(&mut self) -> Result<Option<u128>, What> {
+        Ok(self.wide()?.checked_sub(1))
+    }
+
+    pub(super) fn id(&mut self) -> Result<u128, What> {
+        self.array().map(u128::from_be_bytes)
+    }
+
+    pub(super) fn currency(&mut self) -> Result<Currency, What> {
+        Currency::from_bits(u64::from_be_bytes(self.array()?)).ok_or("a currency that can't be")
+    }
+
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], What> {
+        let len = self.number::<usize>()?;
+        let (bytes, rest) = self.rest.split_at_checked(len).ok_or("it ends too early")?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    pub(super) fn text(&mut self) -> Result<String, What> {
+        str::from_utf8(self.bytes()?).map(str::to_owned).map_err(|_| "a text is not UTF-8")
+    }
+
+    /// How many things follow, each of at least so many bytes: nothing is set aside for more than could be there.
+    pub(super) fn count(&mut self, bytes_min: usize) -> Result<usize, What> {
+        let count = self.number::<usize>()?;
+        if count > self.rest.len() / bytes_min.max(1) { Err("it ends too early") } else { Ok(count) }
+    }
+}

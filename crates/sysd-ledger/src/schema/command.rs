@@ -1,0 +1,262 @@
+//! Commands, as the log keeps them.
+//!
+//! A transaction: flags (below), its id, what its action needs, its postings, and as the flags say the transaction that it reverses,
+//! its effective day, its details. Two equal postings, a debit and a credit, are a currency, an amount and two accounts:
+//! 60 bytes or so.
+
+use bytes::Bytes;
+use sysd_core::Timestamp;
+
+use super::bytes::{Reader, What, put_bytes, put_currency, put_id, put_number, put_optional};
+use crate::logic::Command;
+use crate::model::{
+    Account, AccountId, AccountKind, AccountUpdate, Action, Date, Details, Funds, Posting, Postings, Rest, Side,
+    Transaction, TransactionId,
+};
+
+const OPEN: u8 = 0;
+const UPDATE: u8 = 1;
+const TRANSACT: u8 = 2;
+const GROUP: u8 = 3;
+const CLOSE_PERIOD: u8 = 4;
+const TICK: u8 = 5;
+
+const ACTION: u8 = 0b111;
+/// Two postings of one amount, the debit first.
+const IS_PAIR: u8 = 1 << 3;
+const REVERSES: u8 = 1 << 4;
+const EFFECTIVE: u8 = 1 << 5;
+const DETAILS: u8 = 1 << 6;
+/// A hold has a deadline, or the rest of one stays.
+const MORE: u8 = 1 << 7;
+
+pub(super) fn encode(command: &Command, out: &mut Vec<u8>) {
+    match command {
+        Command::Open(account) => {
+            out.push(OPEN);
+            put_account(account, out);
+        }
+        Command::Update(id, update) => {
+            out.push(UPDATE);
+            put_id(id.0, out);
+            out.push(match update {
+                AccountUpdate::Freeze => 0,
+                AccountUpdate::Unfreeze => 1,
+                AccountUpdate::Close => 2,
+            });
+        }
+        Command::Transact(transaction) => {
+            out.push(TRANSACT);
+            put_transaction(transaction, out);
+        }
+        Command::Group(transactions) => {
+            out.push(GROUP);
+            put_number(transactions.len() as u128, out);
+            transactions.iter().for_each(|transaction| put_transaction(transaction, out));
+        }
+        Command::ClosePeriod(through) => {
+            out.push(CLOSE_PERIOD);
+            out.extend_from_slice(&through.0.to_be_bytes());
+        }
+        Command::Tick => out.push(TICK),
+    }
+}
+
+pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Command, What> {
+    Ok(match reader.byte()? {
+        OPEN => Command::Open(Box::new(account(reader)?)),
+        UPDATE => {
+            let id = AccountId(reader.id()?);
+            let update = match reader.byte()? {
+                0 => AccountUpdate::Freeze,
+                1 => AccountUpdate::Unfreeze,
+                2 => AccountUpdate::Close,
+                _ => return Err("an update of an account that is unknown"),
+            };
+            Command::Update(id, update)
+        }
+        TRANSACT => Command::Transact(transaction(reader)?),
+        GROUP => {
+            let count = reader.count(17)?;
+            Command::Group((0..count).map(|_| transaction(reader)).collect::<Result<_, _>>()?)
+        }
+        CLOSE_PERIOD => Command::ClosePeriod(day(reader)?),
+        TICK => Command::Tick,
+        _ => return Err("a command that is unknown"),
+    })
+}
+
+const fn kind_code(kind: AccountKind) -> u8 {
+    match kind {
+        AccountKind::Asset => 0,
+        AccountKind::Liability => 1,
+        AccountKind::Equity => 2,
+        AccountKind::Income => 3,
+        AccountKind::Expense => 4,
+    }
+}
+
+/// Id, currency, kind, funds, the most of its balance, metadata.
+pub(super) fn put_account(account: &Account, out: &mut Vec<u8>) {
+    put_id(account.id.0, out);
+    put_currency(account.currency, out);
+    out.push(kind_code(account.kind));
+    match account.funds {
+        Funds::Unlimited => out.push(0),
+        Funds::DebitsWithinCredits { overdraft } => {
+            out.push(1);
+            put_number(overdraft, out);
+        }
+        Funds::CreditsWithinDebits { overdraft } => {
+            out.push(2);
+            put_number(overdraft, out);
+        }
+    }
+    put_optional(account.balance_max, out);
+    put_bytes(&account.metadata, out);
+}
+
+pub(super) fn account(reader: &mut Reader<'_>) -> Result<Account, What> {
+    let (id, currency) = (AccountId(reader.id()?), reader.currency()?);
+    let kind = match reader.byte()? {
+        0 => AccountKind::Asset,
+        1 => AccountKind::Liability,
+        2 => AccountKind::Equity,
+        3 => AccountKind::Income,
+        4 => AccountKind::Expense,
+        _ => return Err("a kind of account that is unknown"),
+    };
+    let funds = match reader.byte()? {
+        0 => Funds::Unlimited,
+        1 => Funds::DebitsWithinCredits { overdraft: reader.wide()? },
+        2 => Funds::CreditsWithinDebits { overdraft: reader.wide()? },
+        _ => return Err("a rule for funds that is unknown"),
+    };
+    let (balance_max, metadata) = (reader.optional()?, Bytes::copy_from_slice(reader.bytes()?));
+    Ok(Account { id, currency, kind, funds, balance_max, metadata })
+}
+
+fn is_pair(postings: &[Posting]) -> bool {
+    matches!(postings, [debit, credit] if debit.side == Side::Debit
+        && credit.side == Side::Credit
+        && debit.amount == credit.amount
+        && debit.currency == credit.currency)
+}
+
+fn put_transaction(transaction: &Transaction, out: &mut Vec<u8>) {
+    let Transaction { id, action, postings, reverses, effective, details } = transaction;
+    let (code, has_more) = match action {
+        Action::Post => (0, false),
+        Action::PostUpTo => (1, false),
+        Action::Hold { expires_at } => (2, expires_at.is_some()),
+        Action::PostHeld { rest, .. } => (3, *rest == Rest::Keep),
+        Action::Void { .. } => (4, false),
+    };
+    let flag = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
+    let is_pair = is_pair(postings);
+    out.push(
+        code | flag(is_pair, IS_PAIR)
+            | flag(reverses.is_some(), REVERSES)
+            | flag(effective.is_some(), EFFECTIVE)
+            | flag(details.is_some(), DETAILS)
+            | flag(has_more, MORE),
+    );
+    put_id(id.0, out);
+    match action {
+        Action::Hold { expires_at: Some(at) } => put_number(at.as_micros().into(), out),
+        Action::PostHeld { hold, .. } | Action::Void { hold } => put_id(hold.0, out),
+        _ => {}
+    }
+    if is_pair && let [debit, credit] = postings.as_slice() {
+        put_currency(debit.currency, out);
+        put_number(debit.amount, out);
+        put_id(debit.account.0, out);
+        put_id(credit.account.0, out);
+    } else {
+        put_number(postings.len() as u128, out);
+        for posting in postings {
+            out.push(u8::from(posting.side == Side::Credit));
+            put_currency(posting.currency, out);
+            put_number(posting.amount, out);
+            put_id(posting.account.0, out);
+        }
+    }
+    if let Some(reverses) = reverses {
+        put_id(reverses.0, out);
+    }
+    if let Some(day) = effective {
+        out.extend_from_slice(&day.0.to_be_bytes());
+    }
+    if let Some(details) = details {
+        put_bytes(details.memo().as_bytes(), out);
+        put_number(details.metadata().len() as u128, out);
+        for (key, value) in details.metadata() {
+            put_bytes(key.as_bytes(), out);
+            put_bytes(value.as_bytes(), out);
+        }
+    }
+}
+
+fn transaction(reader: &mut Reader<'_>) -> Result<Transaction, What> {
+    let flags = reader.byte()?;
+    let (has, id) = (|bit| flags & bit != 0, TransactionId(reader.id()?));
+    let action = match flags & ACTION {
+        0 if !has(MORE) => Action::Post,
+        1 if !has(MORE) => Action::PostUpTo,
+        2 => Action::Hold { expires_at: has(MORE).then(|| time(reader)).transpose()? },
+        3 => {
+            let rest = if has(MORE) { Rest::Keep } else { Rest::Release };
+            Action::PostHeld { hold: TransactionId(reader.id()?), rest }
+        }
+        4 if !has(MORE) => Action::Void { hold: TransactionId(reader.id()?) },
+        _ => return Err("an action that is unknown"),
+    };
+    let postings = if has(IS_PAIR) { pair(reader)? } else { postings(reader)? };
+    let reverses = has(REVERSES).then(|| reader.id().map(TransactionId)).transpose()?;
+    let effective = has(EFFECTIVE).then(|| day(reader)).transpose()?;
+    let details = has(DETAILS).then(|| details(reader)).transpose()?;
+    Ok(Transaction { id, action, postings, reverses, effective, details })
+}
+
+fn pair(reader: &mut Reader<'_>) -> Result<Postings, What> {
+    let (currency, amount) = (reader.currency()?, reader.wide()?);
+    let mut posting = |side| reader.id().map(|id| Posting { account: AccountId(id), amount, currency, side });
+    Ok(Postings::from_buf([posting(Side::Debit)?, posting(Side::Credit)?]))
+}
+
+fn postings(reader: &mut Reader<'_>) -> Result<Postings, What> {
+    let count = reader.count(26)?;
+    let posting = |_| {
+        let side = match reader.byte()? {
+            0 => Side::Debit,
+            1 => Side::Credit,
+            _ => return Err("a side that is neither"),
+        };
+        let (currency, amount) = (reader.currency()?, reader.wide()?);
+        Ok(Posting { account: AccountId(reader.id()?), amount, currency, side })
+    };
+    (0..count).map(posting).collect()
+}
+
+fn details(reader: &mut Reader<'_>) -> Result<Box<Details>, What> {
+    let memo = reader.text()?;
+    let count = reader.count(2)?;
+    let pairs = (0..count).map(|_| Ok((reader.text()?, reader.text()?))).collect::<Result<_, What>>()?;
+    Details::new(memo, pairs).map(Box::new).map_err(|_| "details are too long")
+}
+
+pub(super) fn time(reader: &mut Reader<'_>) -> Result<Timestamp, What> {
+    Timestamp::from_micros(reader.number()?).map_err(|_| "a time beyond all times")
+}
+
+pub(super) fn day(reader: &mut Reader<'_>) -> Result<Date, What> {
+    let mut bytes = [0; 4];
+    for byte in &mut bytes {
+        *byte = reader.byte()?;
+    }
+    Ok(Date(i32::from_be_bytes(bytes)))
+}
+
+#[cfg(test)]
+#[path = "command_tests.rs"]
+mod tests;
