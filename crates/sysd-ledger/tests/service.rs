@@ -50,11 +50,11 @@ async fn what_was_answered_is_there_for_who_opens_it_next() {
     let ledger = funded(&store).await;
     let hold = transfer(2, 60, BEN, ANN).held_until(None);
     assert!(matches!(ledger.transact(hold).await.unwrap(), Reply::Recorded(_)));
-    let snapshot = ledger.read_latest(|books| encoded(books)).await.unwrap();
+    let snapshot = ledger.read_latest(encoded).await.unwrap();
     drop(ledger);
 
     let ledger = open(&store).await;
-    assert_eq!(ledger.read_latest(|books| encoded(books)).await.unwrap(), snapshot);
+    assert_eq!(ledger.read_latest(encoded).await.unwrap(), snapshot);
     // Only 40 are free.
     let Reply::Rejected(why) = ledger.transact(transfer(3, 50, BEN, ANN)).await.unwrap() else { panic!("it is held") };
     assert_eq!(*why, Rejection::InsufficientFunds { account: ANN, shortfall: 10 });
@@ -100,11 +100,11 @@ async fn a_snapshot_brings_all_of_it_back() {
     ledger.transact(Transaction::void(TransactionId(4), TransactionId(2))).await.unwrap();
     assert!(matches!(ledger.transact(reversal.clone()).await.unwrap(), Reply::Recorded(_)));
     ledger.replica().snapshot().await.unwrap();
-    let before = ledger.read_latest(|books| encoded(books)).await.unwrap();
+    let before = ledger.read_latest(encoded).await.unwrap();
     drop(ledger);
 
     let ledger = open(&store).await;
-    assert_eq!(ledger.read_latest(|books| encoded(books)).await.unwrap(), before);
+    assert_eq!(ledger.read_latest(encoded).await.unwrap(), before);
     assert!(matches!(ledger.transact(transfer(1, 100, ANN, BANK)).await.unwrap(), Reply::Exists { number: 1, .. }));
     reversal.id = TransactionId(5);
     let Reply::Rejected(why) = ledger.transact(reversal).await.unwrap() else { panic!("it was reversed") };

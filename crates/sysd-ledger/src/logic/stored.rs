@@ -50,7 +50,7 @@ impl Books {
 pub(crate) struct Parts(Books);
 
 impl Parts {
-    pub(crate) fn add_account(&mut self, view: AccountView) -> Result<(), &'static str> {
+    pub(crate) fn add_account(&mut self, view: &AccountView) -> Result<(), &'static str> {
         let accounts = &mut self.0.accounts;
         if accounts.find(view.account.id).is_some() {
             return Err("an account is there twice");

@@ -52,7 +52,9 @@ pub(super) fn encode(command: &Command, out: &mut Vec<u8>) {
         Command::Group(transactions) => {
             out.push(GROUP);
             put_number(transactions.len() as u128, out);
-            transactions.iter().for_each(|transaction| put_transaction(transaction, out));
+            for transaction in transactions {
+                put_transaction(transaction, out);
+            }
         }
         Command::ClosePeriod(through) => {
             out.push(CLOSE_PERIOD);

@@ -16,7 +16,9 @@ pub(super) fn encode(books: &Books, out: &mut Vec<u8>) {
             AccountState::Closed => 2,
         });
         let Balance { debits_posted, credits_posted, debits_held, credits_held } = balance;
-        [debits_posted, credits_posted, debits_held, credits_held].into_iter().for_each(|sum| put_number(sum, out));
+        for sum in [debits_posted, credits_posted, debits_held, credits_held] {
+            put_number(sum, out);
+        }
     }
     put_number(books.journal_len().into(), out);
     books.ids().for_each(|id| put_id(id.0, out));
@@ -65,7 +67,7 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Books, What> {
             debits_held: reader.wide()?,
             credits_held: reader.wide()?,
         };
-        parts.add_account(AccountView { account, state, balance })?;
+        parts.add_account(&AccountView { account, state, balance })?;
     }
     let count = reader.count(16)?;
     let ids = (0..count).map(|_| reader.id().map(TransactionId)).collect::<Result<Vec<_>, _>>()?;
