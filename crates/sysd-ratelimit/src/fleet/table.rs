@@ -39,6 +39,11 @@ pub(super) struct Table<T> {
     len: AtomicUsize,
 }
 
+impl<T> Table<T> {
+    /// Of a key of ordinary length, and what is known of it.
+    pub(super) const ENTRY_BYTES: usize = size_of::<Held<T>>() + 1;
+}
+
 impl<T: Default> Table<T> {
     pub(super) fn new(keys_max: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Padded(Mutex::new(HashTable::new()))).collect();
