@@ -1,0 +1,166 @@
+//! A payment platform that never was.
+
+use futures::stream::{self, StreamExt as _};
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_pcg::Pcg64Mcg;
+use sysd::ledger::{
+    Account, AccountId, AccountKind, Action, Currency, Ledger, Posting, Reply, Rest, Side, Transaction, TransactionId,
+};
+
+/// How much of it there is.
+pub(crate) struct Shape {
+    pub(crate) payments: u64,
+    pub(crate) customers: u64,
+    pub(crate) callers: usize,
+    pub(crate) seed: u64,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) recorded: u64,
+    pub(crate) rejected: u64,
+    pub(crate) known: u64,
+}
+
+impl Counts {
+    fn add(&mut self, reply: &Reply) {
+        match reply {
+            Reply::Recorded(_) => self.recorded += 1,
+            Reply::GroupRecorded(receipts) => self.recorded += receipts.len() as u64,
+            Reply::Rejected(_) => self.rejected += 1,
+            Reply::Exists { .. } => self.known += 1,
+            Reply::Done => {}
+        }
+    }
+}
+
+const CURRENCIES: [&str; 3] = ["EUR", "JPY", "USD"];
+
+#[derive(Clone, Copy)]
+enum Who {
+    Bank,
+    Fees,
+    Customer(u64),
+    Shop(u64),
+}
+
+fn account(who: Who, currency: usize) -> AccountId {
+    let (kind, at) = match who {
+        Who::Bank => (0, 0),
+        Who::Fees => (1, 0),
+        Who::Customer(at) => (2, at),
+        Who::Shop(at) => (3, at),
+    };
+    AccountId(kind << 96 | u128::from(at) << 8 | currency as u128)
+}
+
+struct Platform<'a> {
+    shape: &'a Shape,
+    currencies: Vec<Currency>,
+}
+
+impl Platform<'_> {
+    fn accounts(&self) -> Vec<Account> {
+        let mut accounts = Vec::new();
+        for (at, currency) in self.currencies.iter().enumerate() {
+            accounts.push(Account::new(account(Who::Bank, at), *currency, AccountKind::Asset));
+            accounts.push(Account::new(account(Who::Fees, at), *currency, AccountKind::Income));
+            let customers = (0..self.shape.customers).map(Who::Customer);
+            let shops = (0..self.shops()).map(Who::Shop);
+            for who in customers.chain(shops) {
+                accounts.push(Account::new(account(who, at), *currency, AccountKind::Liability).limited());
+            }
+        }
+        accounts
+    }
+
+    fn shops(&self) -> u64 {
+        self.shape.customers.div_ceil(10)
+    }
+
+    /// What is asked one after the other for a payment; the same number is always the same payment.
+    fn payment(&self, number: u64) -> Vec<Transaction> {
+        let mut random = Pcg64Mcg::seed_from_u64(self.shape.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let at = random.random_range(0..self.currencies.len());
+        let currency = self.currencies[at];
+        let customer = account(Who::Customer(random.random_range(0..self.shape.customers)), at);
+        let shop = account(Who::Shop(random.random_range(0..self.shops())), at);
+        let (bank, fees) = (account(Who::Bank, at), account(Who::Fees, at));
+        let id = |step: u128| TransactionId(u128::from(self.shape.seed) << 96 | u128::from(number) << 8 | step);
+        let amount = random.random_range(100..10_000_u128);
+        let fee = amount / 50 + 1;
+        let posting = |account, side, amount| Posting { account, amount, currency, side };
+        // The shop gets what the customer pays, less the fee.
+        let pays = || {
+            [
+                posting(customer, Side::Debit, amount),
+                posting(shop, Side::Credit, amount - fee),
+                posting(fees, Side::Credit, fee),
+            ]
+        };
+        match random.random_range(0..10) {
+            0..3 => vec![Transaction::transfer(id(0), currency, 3 * amount, customer, bank)],
+            3..7 => vec![Transaction::new(id(0), pays())],
+            7 => {
+                // Held when it is ordered, posted when a part of it is sent.
+                let half = Transaction {
+                    action: Action::PostHeld { hold: id(0), rest: Rest::Release },
+                    ..Transaction::new(
+                        id(1),
+                        [
+                            posting(customer, Side::Debit, fee + 1),
+                            posting(shop, Side::Credit, 1),
+                            posting(fees, Side::Credit, fee),
+                        ],
+                    )
+                };
+                vec![Transaction::new(id(0), pays()).held_until(None), half]
+            }
+            8 => {
+                let back = pays().map(|line| Posting { side: line.side.opposite(), ..line });
+                let refund = Transaction { reverses: Some(id(0)), ..Transaction::new(id(1), back) };
+                vec![Transaction::new(id(0), pays()), refund]
+            }
+            // Somebody presses the button twice.
+            _ => vec![Transaction::new(id(0), pays()), Transaction::new(id(0), pays())],
+        }
+    }
+}
+
+/// Opens the accounts and makes the payments.
+pub(crate) async fn play(ledger: &Ledger, shape: &Shape, shows: bool) -> Result<Counts, String> {
+    let currencies =
+        CURRENCIES.map(Currency::iso).into_iter().collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    let platform = Platform { shape, currencies };
+    let mut opened =
+        stream::iter(platform.accounts()).map(|account| ledger.open_account(account)).buffer_unordered(shape.callers);
+    while let Some(reply) = opened.next().await {
+        if let Reply::Rejected(why) = reply.map_err(|error| error.to_string())? {
+            return Err(why.to_string());
+        }
+    }
+    let bar = if shows { ProgressBar::new(shape.payments) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len} payments, {per_sec}") {
+        bar.set_style(style);
+    }
+    let pay = |number| {
+        let payment = platform.payment(number);
+        async move {
+            let mut replies = Vec::with_capacity(payment.len());
+            for transaction in payment {
+                replies.push(ledger.transact(transaction).await.map_err(|error| error.to_string())?);
+            }
+            Ok::<_, String>(replies)
+        }
+    };
+    let mut payments = stream::iter(0..shape.payments).map(pay).buffer_unordered(shape.callers);
+    let mut counts = Counts::default();
+    while let Some(replies) = payments.next().await {
+        replies?.iter().for_each(|reply| counts.add(reply));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(counts)
+}
