@@ -136,13 +136,13 @@ fn what_a_hold_does_not_give() {
     assert_eq!(refused(&mut books, &unknown), Rejection::NoHold { hold: TransactionId(1) });
 
     ask(&mut books, &Command::Update(BEN, AccountUpdate::Freeze));
-    let post = Command::Transact(Transaction::post_held(TransactionId(11), TransactionId(10)));
-    assert_eq!(refused(&mut books, &post), Rejection::Frozen { account: BEN });
+    let whole = Command::Transact(Transaction::post_held(TransactionId(11), TransactionId(10)));
+    assert_eq!(refused(&mut books, &whole), Rejection::Frozen { account: BEN });
     // It is over at its deadline, not before, frozen or not.
     assert_eq!(books.balance(ANN).unwrap().debits_held, 60);
     books.apply(until, &Command::Tick);
     assert_eq!(books.balance(ANN).unwrap().debits_held, 0);
-    let Reply::Rejected(why) = books.apply(until, &post) else { panic!("it is over") };
+    let Reply::Rejected(why) = books.apply(until, &whole) else { panic!("it is over") };
     assert_eq!(*why, Rejection::NoHold { hold: TransactionId(10) });
 }
 
