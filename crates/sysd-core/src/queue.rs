@@ -149,7 +149,8 @@ pub struct Depth {
 /// - While a lease is held, by the clocks of those who lease, nobody else is handed the job.
 /// - A holder whose job was handed out since settles nothing.
 /// - A job under an id of the caller's is not handed out again after its ack was answered, for as long as the queue
-///   remembers it; one under a minted id only if a write whose reply was lost arrives after the ack.
+///   remembers it; one under a minted id is, if a write arrives after the ack: one whose reply was lost, or that of a process that stood still
+///   while it gave the job back or replayed it.
 /// - Lanes strictly; in a lane about in the order of the times from which on jobs may be handed out.
 ///
 /// # Cancel safety

@@ -2,6 +2,7 @@
 #![cfg(all(feature = "memory", feature = "seeded-bugs"))]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,9 @@ use futures::FutureExt as _;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
 use sysd_core::queue::{Enqueued, Held, LeasedJob, NewJob, Queue as _, QueueExt as _, Settlement};
-use sysd_core::{ErrorKind, Key, KeyBytes, ManualClock, Scan, SeededEntropy, Space, StoreExt as _, Timestamp, tuple};
+use sysd_core::{
+    Effect, Error, ErrorKind, Key, KeyBytes, ManualClock, Scan, SeededEntropy, Space, StoreExt as _, Timestamp, tuple,
+};
 use sysd_storage::layer::{Answer, Interceptor, LayerExt as _, Layered, Operation};
 use sysd_storage::queue::Bug;
 use sysd_storage::{Memory, QueueConfig, RecordQueue};
@@ -252,7 +255,8 @@ fn a_broken_row_stops_nothing_and_is_set_aside() {
         };
         block_on(scene.queue.enqueue(job("broken"))).unwrap();
         scene.put_row(&scene.rows()[0], b"");
-        scene.put_row(b"\0\0", b"no key of a job's");
+        // The first of all that a look meets.
+        scene.put_row(b"\0\0\0\0\0\0\0\0\0\x01", b"no key of a job's");
         scene.clock.advance(Duration::from_millis(1));
         block_on(scene.queue.enqueue(job("good"))).unwrap();
         let jobs = scene.lease();
@@ -352,4 +356,50 @@ fn a_broken_dead_letter_is_listed_with_its_bytes() {
     let error = block_on(scene.queue.replay(&letters[0])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(block_on(scene.queue.dead_letters(None, 10)).unwrap().len(), 2, "it is kept");
+}
+
+/// Refuses all calls from one on, as if nothing had happened, which is so.
+struct RefusesFrom(usize, AtomicUsize);
+
+impl Interceptor for RefusesFrom {
+    async fn around<A: Answer, F: Future<Output = A> + Send>(&self, operation: Operation, call: F) -> A {
+        if self.1.fetch_add(1, Ordering::SeqCst) >= self.0 {
+            return A::failed(operation.answers, Error::new(ErrorKind::Denied, Effect::None, "no more"));
+        }
+        call.await
+    }
+}
+
+#[test]
+fn a_replay_that_is_cut_off_says_that_nothing_happened_only_if_so() {
+    for is_named in [false, true] {
+        let mut ended = [0; 3];
+        for call in 0..20 {
+            let scene = scene(None);
+            let job = NewJob::new("letter");
+            block_on(scene.queue.enqueue(if is_named { job.id(b"order 7") } else { job })).unwrap();
+            let jobs = scene.lease();
+            scene.settle(&jobs[0], Settlement::Bury("no".to_owned()));
+            assert!(scene.lease().is_empty());
+            let letters = block_on(scene.queue.dead_letters(None, 10)).unwrap();
+            let refusing = scene.store.clone().layer(RefusesFrom(call + 1, AtomicUsize::new(0)));
+            let config = QueueConfig { shards: 1, clock: Arc::new(scene.clock.clone()), ..QueueConfig::default() };
+            // Opening it is the first call.
+            let queue = block_on(RecordQueue::open(refusing, "q", config)).unwrap();
+            let replayed = block_on(queue.replay(&letters[0]));
+            let came = scene.drain().0.len();
+            match replayed {
+                Ok(is_replayed) => {
+                    assert!(is_replayed && came == 1);
+                    ended[0] += 1;
+                }
+                Err(error) if error.effect() == Effect::None => {
+                    assert_eq!(came, 0, "call {call}: it said that nothing happened");
+                    ended[1] += 1;
+                }
+                Err(_) => ended[2] += 1,
+            }
+        }
+        assert!(ended.iter().all(|count| *count > 0), "{ended:?}");
+    }
 }

@@ -51,12 +51,19 @@ fn a_record_that_may_go_back_in_time_does_nothing_else() {
     let get = |token| (Call::Get, found(token));
     let absent = || (Call::Get, Reply::Found(None));
     let put = |expect: u128, token| (write(Expect::Is(version(expect)), token), Reply::Applied);
-    // Back to whatever it was, more than once, and there it stays.
-    for after in [vec![get(2)], vec![get(1), get(1)], vec![absent()], vec![put(1, 3), get(3)], vec![put(2, 3), get(3)]]
-    {
-        assert!(is_explained(vec![], after.clone(), true), "{after:?}");
-        assert!(is_explained(vec![get(1), get(2), absent(), put(1, 4), get(2), get(4)], after, true));
+    // What came since is there or not, more than once; then it stays so.
+    let meanwhile = vec![put(2, 3), get(3), get(2), get(3), put(2, 4), get(3)];
+    for after in [vec![get(2)], vec![get(3), get(3)], vec![get(4)], vec![put(2, 5), get(5)], vec![put(3, 5), get(5)]] {
+        assert!(is_explained(meanwhile.clone(), after.clone(), true), "{after:?}");
+        assert!(!is_explained(meanwhile.clone(), after, false));
     }
+    // Not behind what it was when that began.
+    for before in [get(1), absent(), put(1, 5)] {
+        assert!(!is_explained(vec![], vec![before.clone()], true), "{before:?}");
+        assert!(!is_explained(vec![put(2, 3), before], vec![], true));
+    }
+    assert!(!is_explained(meanwhile.clone(), vec![get(2), get(3)], true));
+    assert!(!is_explained(meanwhile, vec![get(1)], true));
     // It does not go back at any other time, nor become what it never was, nor decide on that.
     assert!(!is_explained(vec![], vec![get(1)], false));
     assert!(!is_explained(vec![get(1)], vec![], false));

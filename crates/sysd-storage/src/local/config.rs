@@ -35,8 +35,9 @@ pub struct LocalConfig {
     /// How many threads read what does not lie in memory, at least 1.
     pub reader_threads: usize,
     /// Whether every read goes to those threads. Otherwise reads are done where they are called while the store finds what
-    /// they need in memory, which costs a fraction; one that turns out to wait for the disk sends those after it to the
-    /// threads. If the disk hangs, that one blocks the thread that called it for as long: turn this on where that may not be.
+    /// they need in memory, which costs a fraction; one that turned out to wait for the disk sends those after it to the
+    /// threads. If the disk hangs, reads in place block the threads that called them for as long, each that meets what is not in
+    /// memory: turn this on where that may not be.
     pub reads_on_threads: bool,
     /// The disk's free bytes under which puts are refused as [`Full`](sysd_core::ErrorKind::Full), without effect; deletes go
     /// on. It is the room to merge files in: a disk that is really full stops the store until it is opened again.

@@ -185,8 +185,9 @@ impl<S: Store> Shared<S> {
                 let limit = (wanted - found.candidates.len()).saturating_add(state.entries.len());
                 let scan = Scan::partition(SPACE, partition, limit).range(from, Bound::Excluded(&end));
                 let page = self.calls.scan(scan).await?;
-                if let (Some(first @ None), Some(row)) = (found.firsts.last_mut(), page.rows.first()) {
-                    *first = schema::ticket_of(&row.sort).map(|ticket| ticket.due);
+                if let Some(first @ None) = found.firsts.last_mut() {
+                    // Keys that can't be read lie among them.
+                    *first = page.rows.iter().find_map(|row| schema::ticket_of(&row.sort)).map(|ticket| ticket.due);
                 }
                 self.sift(state, partition, page.rows, now, &mut found).await?;
                 match page.next {

@@ -11,14 +11,15 @@ use super::{Call, RecordSpec, Reply, Specification};
 pub enum RewindCall {
     /// A call on the record.
     Record(Call),
-    /// From now on the record may at any moment be again what it once was. Answered with [`Reply::Applied`].
+    /// From now on the record may at any moment be again what it has been since. What it is now stays at least. Answered with
+    /// [`Reply::Applied`].
     Loosen,
-    /// From now on it stays what it is, which may be whatever it once was. Answered with [`Reply::Applied`].
+    /// From now on it stays what it is, which may be whatever it was since it was loosened. Answered with [`Reply::Applied`].
     Fasten,
 }
 
 /// [`RecordSpec`], but between [`Loosen`](RewindCall::Loosen) and [`Fasten`](RewindCall::Fasten) the record may go back in time,
-/// and forth again. Never does it become what it never was; and what was decided was decided on something that it once was.
+/// and forth again, but not behind what it was when that began. Never does it become what it never was; and what was decided was decided on something that it once was.
 #[derive(Clone, Copy, Debug)]
 pub struct RewindSpec;
 
@@ -43,7 +44,10 @@ impl Specification for RewindSpec {
     fn step(state: &Rewind, call: &RewindCall, reply: Option<&Reply>) -> Option<Rewind> {
         let mut next = state.clone();
         match call {
-            RewindCall::Loosen => next.is_loose = true,
+            RewindCall::Loosen => {
+                next.is_loose = true;
+                next.once = next.now.clone();
+            }
             RewindCall::Fasten => {
                 next.is_loose = false;
                 next.now = next.once.clone();
