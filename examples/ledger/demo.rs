@@ -5,8 +5,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 use sysd::ledger::{
-    Account, AccountId, AccountKind, Action, Currency, Ledger, Posting, Reply, Rest, Side, Transaction, TransactionId,
+    Account, AccountId, AccountKind, Action, Books, Currency, Ledger, Posting, Reply, Rest, Side, Transaction,
+    TransactionId,
 };
+use sysd::storage::Replica;
 
 /// How much of it there is.
 pub(crate) struct Shape {
@@ -119,8 +121,8 @@ impl Platform<'_> {
                 vec![Transaction::new(id(0), pays()).held_until(None), half]
             }
             8 => {
-                let back = pays().map(|line| Posting { side: line.side.opposite(), ..line });
-                let refund = Transaction { reverses: Some(id(0)), ..Transaction::new(id(1), back) };
+                let turned = pays().map(|line| Posting { side: line.side.opposite(), ..line });
+                let refund = Transaction { reverses: Some(id(0)), ..Transaction::new(id(1), turned) };
                 vec![Transaction::new(id(0), pays()), refund]
             }
             // Somebody presses the button twice.
@@ -130,7 +132,7 @@ impl Platform<'_> {
 }
 
 /// Opens the accounts and makes the payments.
-pub(crate) async fn play(ledger: &Ledger, shape: &Shape, shows: bool) -> Result<Counts, String> {
+pub(crate) async fn play(ledger: &Ledger<Replica<Books>>, shape: &Shape, shows: bool) -> Result<Counts, String> {
     let currencies =
         CURRENCIES.map(Currency::iso).into_iter().collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let platform = Platform { shape, currencies };

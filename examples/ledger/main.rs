@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
-use sysd::ledger::{Ledger, LedgerConfig};
+use sysd::ledger::{Books, Ledger};
+use sysd::storage::{Replica, ReplicaConfig};
 
 /// Keeps the books of a made-up payment platform, and proves them: what is posted, what is refused, what it comes to.
 #[derive(Debug, Parser)]
@@ -54,9 +55,11 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let opened = sysd::storage::open(&store).await.map_err(|error| error.to_string())?;
     // Nobody expects memory to remember.
     let may_forget = may_forget || store.starts_with("memory:");
-    let config = LedgerConfig { may_forget, ..LedgerConfig::default() };
-    let (ledger, driver) = Ledger::open(opened, &name, config).await.map_err(|error| error.to_string())?;
+    let opened = Replica::<Books>::open(opened, &name, ReplicaConfig::default()).await;
+    let (replica, driver) = opened.map_err(|error| error.to_string())?;
     let driver = tokio::spawn(driver);
+    let made = if may_forget { Ok(Ledger::that_may_forget(replica)) } else { Ledger::new(replica) };
+    let ledger = made.map_err(|error| format!("{error} (--may-forget)"))?;
     let shape = demo::Shape { payments, customers: customers.max(1), callers: callers.max(1), seed };
     let start = Instant::now();
     let counts = demo::play(&ledger, &shape, !json).await?;

@@ -1,6 +1,9 @@
 //! State machines: large state, exact, at memory speed, made durable by a shared log.
 
-use crate::Timestamp;
+use std::future::Future;
+use std::time::Duration;
+
+use crate::{Durability, Result as CallResult, Timestamp};
 
 /// Bytes of a command or snapshot that can't be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,4 +61,40 @@ pub trait StateMachine: Send + Sync + Sized + 'static {
     /// # Errors
     /// [`DecodeError`] if the bytes are not one.
     fn decode_snapshot(format: u16, bytes: &[u8]) -> Result<Self, DecodeError>;
+}
+
+/// A state machine that somebody keeps durable: what the shell of a domain asks, without knowing who that is. Clones share it.
+///
+/// The `Replica` of `sysd-storage` is one, on any store.
+pub trait Replicated<M: StateMachine>: Clone + Send + Sync + 'static {
+    /// What becomes of commands that were answered.
+    fn durability(&self) -> Durability;
+
+    /// Makes a command durable, applies it, and answers the machine's reply.
+    ///
+    /// # Errors
+    /// Without effect it was not applied and never will be; with an unknown one it may be applied once, now or later, and never twice.
+    ///
+    /// # Cancel safety
+    /// The command may be applied all the same.
+    fn submit(&self, command: M::Command) -> impl Future<Output = CallResult<M::Reply>> + Send;
+
+    /// Reads the state, with everything in it that was answered anywhere before this was called. Nothing is applied while `read`
+    /// runs.
+    ///
+    /// # Errors
+    /// If it can't be known what was answered; nothing is changed by any.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    fn read_latest<R, F>(&self, read: F) -> impl Future<Output = CallResult<R>> + Send
+    where
+        R: Send,
+        F: FnOnce(&M) -> R + Send;
+
+    /// Reads the state as it is here, if everything is in it that was answered until `staleness_max` ago.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if not, saying how long ago it was.
+    fn read_within<R>(&self, staleness_max: Duration, read: impl FnOnce(&M) -> R) -> CallResult<R>;
 }

@@ -12,4 +12,4 @@ pub use model::{
     CurrencyError, Date, Details, DetailsError, Funds, Posting, Postings, Receipt, Rejection, Reply, Rest, Side,
     Transaction, TransactionId,
 };
-pub use service::{Ledger, LedgerConfig};
+pub use service::Ledger;

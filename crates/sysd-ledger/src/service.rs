@@ -2,33 +2,22 @@
 
 use std::time::Duration;
 
-use sysd_core::{Durability, Effect, Error, ErrorKind, Result, Store};
-use sysd_storage::{Driver, Replica, ReplicaConfig};
+use sysd_core::{Durability, Effect, Error, ErrorKind, Replicated, Result};
 
 use crate::logic::{Books, Command};
 use crate::model::{Account, AccountId, AccountUpdate, AccountView, Date, Reply, Transaction};
 
-/// How a ledger is run.
-#[derive(Clone, Debug, Default)]
-pub struct LedgerConfig {
-    /// How its log is run.
-    pub replica: ReplicaConfig,
-    /// Takes a store that may forget what it acknowledged, such as memory, or Redis that does not sync before it answers. For tests,
-    /// and for those who can lose the last postings: after a loss the books still balance, and whoever was answered was told of
-    /// what is no longer there.
-    pub may_forget: bool,
-}
-
 /// A double-entry ledger, whose books are in memory and whose log is on a store. Clones share it.
 ///
 /// ```
-/// use sysd_ledger::{Account, AccountId, AccountKind, Currency, Ledger, LedgerConfig, Reply, Side, Transaction, TransactionId};
-/// use sysd_storage::Memory;
+/// use sysd_ledger::{Account, AccountId, AccountKind, Books, Currency, Ledger, Reply, Side, Transaction, TransactionId};
+/// use sysd_storage::{Memory, Replica, ReplicaConfig};
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// let config = LedgerConfig { may_forget: true, ..LedgerConfig::default() };
-/// let (ledger, driver) = Ledger::open(Memory::new(), "shop", config).await?;
+/// let (replica, driver) = Replica::<Books>::open(Memory::new(), "shop", ReplicaConfig::default()).await?;
 /// tokio::spawn(driver);
+/// // Memory is no place for real books; on a disk it would be `Ledger::new(replica)?`.
+/// let ledger = Ledger::that_may_forget(replica);
 ///
 /// let euro = Currency::iso("EUR")?;
 /// let (bank, ann) = (AccountId(1), AccountId(2));
@@ -58,39 +47,38 @@ pub struct LedgerConfig {
 ///
 /// They hold as far as the store keeps what it acknowledged, and no further than that.
 #[derive(Clone, Debug)]
-pub struct Ledger {
-    replica: Replica<Books>,
+pub struct Ledger<L> {
+    log: L,
 }
 
-impl Ledger {
-    /// Opens the books `name`, makes them if they are new, and reads them to their end. Spawn the driver.
+impl<L: Replicated<Books>> Ledger<L> {
+    /// The ledger of a log: a replica of [`Books`].
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config) if the store may forget what it acknowledged and [`may_forget`](LedgerConfig::may_forget) does
-    /// not allow it; as [`Replica::open`].
-    ///
-    /// # Cost
-    /// Reads the newest snapshot and all entries behind it.
-    ///
-    /// # Cancel safety
-    /// At most the log was made.
-    pub async fn open<S: Store>(store: S, name: &str, config: LedgerConfig) -> Result<(Self, Driver)> {
-        let durability = store.limits().durability;
-        if durability != Durability::Durable && !config.may_forget {
-            let message = format!(
-                "the store's durability is {durability:?}, so it may forget postings that were answered; configure it to sync before \
-                 it answers, or set may_forget"
-            );
-            return Err(Error::new(ErrorKind::Config, Effect::None, message));
+    /// [`Config`](ErrorKind::Config) if the log's store may forget what it acknowledged.
+    pub fn new(log: L) -> Result<Self> {
+        let durability = log.durability();
+        if durability == Durability::Durable {
+            return Ok(Self { log });
         }
-        let (replica, driver) = Replica::open(store, name, config.replica).await?;
-        Ok((Self { replica }, driver))
+        let message = format!(
+            "the store's durability is {durability:?}, so it may forget postings that were answered; have it sync before it answers, \
+             or make the ledger with that_may_forget"
+        );
+        Err(Error::new(ErrorKind::Config, Effect::None, message))
+    }
+
+    /// The same on a store that may forget what it acknowledged, such as memory, or Redis that does not sync before it answers: for
+    /// tests, and for those who can lose the last postings. After a loss the books still balance, and who was answered was told of
+    /// what is no longer there.
+    pub fn that_may_forget(log: L) -> Self {
+        Self { log }
     }
 
     /// Asks the books. The other methods are this one with a command.
     ///
     /// # Errors
-    /// Those of [`Replica::submit`]: with an effect of `None` nothing was changed; with `Unknown` ask again with the same command,
+    /// Those of [`Replicated::submit`]: with an effect of `None` nothing was changed; with `Unknown` ask again with the same command,
     /// which is answered [`Reply::Exists`] if it was recorded.
     ///
     /// # Cost
@@ -99,7 +87,7 @@ impl Ledger {
     /// # Cancel safety
     /// It may be recorded all the same.
     pub async fn ask(&self, command: Command) -> Result<Reply> {
-        self.replica.submit(command).await
+        self.log.submit(command).await
     }
 
     /// Opens an account; one that was opened just so is [`Reply::Done`] too.
@@ -153,15 +141,18 @@ impl Ledger {
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub async fn account(&self, id: AccountId) -> Result<Option<AccountView>> {
-        self.replica.read_latest(|books| books.account(id)).await
+        self.log.read_latest(|books| books.account(id)).await
     }
 
     /// Reads the books, everything counted that was answered anywhere before this was called. Nothing is recorded while `read` runs.
     ///
     /// # Errors
     /// As [`Ledger::account`].
-    pub async fn read_latest<R>(&self, read: impl FnOnce(&Books) -> R + Send) -> Result<R> {
-        self.replica.read_latest(read).await
+    pub async fn read_latest<R>(&self, read: impl FnOnce(&Books) -> R + Send) -> Result<R>
+    where
+        R: Send,
+    {
+        self.log.read_latest(read).await
     }
 
     /// Reads the books as they are here, if they were seen to their end within `staleness_max`.
@@ -169,11 +160,11 @@ impl Ledger {
     /// # Errors
     /// [`Unavailable`](ErrorKind::Unavailable) if they were not, saying how long ago it was.
     pub fn read_within<R>(&self, staleness_max: Duration, read: impl FnOnce(&Books) -> R) -> Result<R> {
-        self.replica.read_within(staleness_max, read)
+        self.log.read_within(staleness_max, read)
     }
 
-    /// The replica, for snapshots, fencing and its status.
-    pub fn replica(&self) -> &Replica<Books> {
-        &self.replica
+    /// Where the books are kept: for snapshots, fencing and the like.
+    pub fn log(&self) -> &L {
+        &self.log
     }
 }

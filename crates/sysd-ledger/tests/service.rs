@@ -3,10 +3,10 @@
 
 use sysd_core::{ErrorKind, StateMachine as _};
 use sysd_ledger::{
-    Account, AccountId, AccountKind, Action, Balance, Books, Currency, Ledger, LedgerConfig, Rejection, Reply, Rest,
-    Side, Transaction, TransactionId,
+    Account, AccountId, AccountKind, Action, Balance, Books, Currency, Ledger, Rejection, Reply, Rest, Side,
+    Transaction, TransactionId,
 };
-use sysd_storage::Memory;
+use sysd_storage::{Memory, Replica, ReplicaConfig};
 
 const BANK: AccountId = AccountId(1);
 const ANN: AccountId = AccountId(2);
@@ -20,14 +20,15 @@ fn transfer(id: u128, amount: u128, credit: AccountId, debit: AccountId) -> Tran
     Transaction::transfer(TransactionId(id), euro(), amount, credit, debit)
 }
 
-async fn open(store: &Memory) -> Ledger {
-    let config = LedgerConfig { may_forget: true, ..LedgerConfig::default() };
-    let (ledger, driver) = Ledger::open(store.clone(), "books", config).await.unwrap();
+type OnMemory = Ledger<Replica<Books>>;
+
+async fn open(store: &Memory) -> OnMemory {
+    let (replica, driver) = Replica::open(store.clone(), "books", ReplicaConfig::default()).await.unwrap();
     tokio::spawn(driver);
-    ledger
+    Ledger::that_may_forget(replica)
 }
 
-async fn funded(store: &Memory) -> Ledger {
+async fn funded(store: &Memory) -> OnMemory {
     let ledger = open(store).await;
     ledger.open_account(Account::new(BANK, euro(), AccountKind::Asset)).await.unwrap();
     for id in [ANN, BEN] {
@@ -39,9 +40,10 @@ async fn funded(store: &Memory) -> Ledger {
 
 #[tokio::test]
 async fn a_store_that_may_forget_is_refused_unless_it_is_wanted() {
-    let error = Ledger::open(Memory::new(), "books", LedgerConfig::default()).await.unwrap_err();
+    let (replica, _driver) = Replica::open(Memory::new(), "books", ReplicaConfig::default()).await.unwrap();
+    let error = Ledger::new(replica).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
-    assert!(error.to_string().contains("may_forget"), "{error}");
+    assert!(error.to_string().contains("that_may_forget"), "{error}");
 }
 
 #[tokio::test]
@@ -99,7 +101,7 @@ async fn a_snapshot_brings_all_of_it_back() {
     assert!(matches!(ledger.transact(reversal.clone()).await.unwrap(), Reply::Rejected(_)));
     ledger.transact(Transaction::void(TransactionId(4), TransactionId(2))).await.unwrap();
     assert!(matches!(ledger.transact(reversal.clone()).await.unwrap(), Reply::Recorded(_)));
-    ledger.replica().snapshot().await.unwrap();
+    ledger.log().snapshot().await.unwrap();
     let before = ledger.read_latest(encoded).await.unwrap();
     drop(ledger);
 

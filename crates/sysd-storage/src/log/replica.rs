@@ -10,7 +10,9 @@ use std::time::Duration;
 use futures::channel::oneshot;
 use futures::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
-use sysd_core::{Clock as _, Effect, Error, ErrorKind, Outcome, Result, StateMachine, Store, Version, Write};
+use sysd_core::{
+    Clock as _, Durability, Effect, Error, ErrorKind, Outcome, Replicated, Result, StateMachine, Store, Version, Write,
+};
 
 use super::calls::Calls;
 use super::config::ReplicaConfig;
@@ -28,6 +30,7 @@ pub(super) struct Shared<M: StateMachine> {
     /// By the clock's steady time.
     confirmed_at_us: AtomicU64,
     writer: WriterId,
+    durability: Durability,
     config: ReplicaConfig,
 }
 
@@ -133,7 +136,7 @@ async fn open<M: StateMachine + Default, S: Store>(
 ) -> Result<(Arc<Shared<M>>, Driver)> {
     let schema = Schema::new(name, config.segment_entries())?;
     config.check()?;
-    let value_bytes_max = store.limits().value_bytes_max;
+    let (value_bytes_max, durability) = (store.limits().value_bytes_max, store.limits().durability);
     let calls = Calls::new(store, schema, config.clone());
     open_head::<M, S>(&calls).await?;
     let (state, size) = calls.read_snapshot().await?.unwrap_or_default();
@@ -145,6 +148,7 @@ async fn open<M: StateMachine + Default, S: Store>(
         state: RwLock::new(state),
         confirmed_at_us: AtomicU64::new(0),
         writer,
+        durability,
         config,
     });
     let engine = Engine::new(Arc::clone(&shared), calls, writer);
@@ -331,6 +335,29 @@ impl<M: StateMachine + Default> Replica<M> {
     pub async fn open<S: Store>(store: S, name: &str, config: ReplicaConfig) -> Result<(Self, Driver)> {
         let (shared, driver) = open(store, name, config).await?;
         Ok((Self { shared }, driver))
+    }
+}
+
+impl<M: StateMachine> Replicated<M> for Replica<M> {
+    /// The store's.
+    fn durability(&self) -> Durability {
+        self.shared.durability
+    }
+
+    async fn submit(&self, command: M::Command) -> Result<M::Reply> {
+        Self::submit(self, command).await
+    }
+
+    async fn read_latest<R, F>(&self, read: F) -> Result<R>
+    where
+        R: Send,
+        F: FnOnce(&M) -> R + Send,
+    {
+        self.shared.read_latest(read).await
+    }
+
+    fn read_within<R>(&self, staleness_max: Duration, read: impl FnOnce(&M) -> R) -> Result<R> {
+        self.shared.read_within(staleness_max, read)
     }
 }
 
