@@ -119,7 +119,8 @@ impl Accounts {
 
     /// How much may still be taken from an account by that side; `None`: any amount.
     pub(super) fn available(&self, row: &Row, side: Side) -> Option<u128> {
-        available(&self.bounds(row), &row.balance, side)
+        let (taken, there) = taken_of(self.bounds(row).funds, &row.balance, side)?;
+        Some(there.saturating_sub(taken))
     }
 
     /// Whether an account may become so, by an amount more on that side.
@@ -133,16 +134,9 @@ impl Accounts {
         }
         let bounds = self.bounds(row);
         let (account, balance) = (row.id, after);
-        let (taken, there) = match (bounds.funds, side) {
-            (Funds::DebitsWithinCredits { overdraft }, Side::Debit) => {
-                (sum(balance.debits_posted, balance.debits_held), sum(balance.credits_posted, overdraft))
-            }
-            (Funds::CreditsWithinDebits { overdraft }, Side::Credit) => {
-                (sum(balance.credits_posted, balance.credits_held), sum(balance.debits_posted, overdraft))
-            }
-            _ => (0, 0),
-        };
-        if taken > there {
+        if let Some((taken, there)) = taken_of(bounds.funds, balance, side)
+            && taken > there
+        {
             return Err(Rejection::InsufficientFunds { account, shortfall: taken - there });
         }
         if let Some(max) = bounds.balance_max
@@ -183,15 +177,15 @@ const fn sum(a: u128, b: u128) -> u128 {
     a.saturating_add(b)
 }
 
-fn available(bounds: &Bounds, balance: &Balance, side: Side) -> Option<u128> {
-    let (taken, there) = match (bounds.funds, side) {
+/// How much is taken on that side, and of how much; `None` where any amount may be.
+fn taken_of(funds: Funds, balance: &Balance, side: Side) -> Option<(u128, u128)> {
+    match (funds, side) {
         (Funds::DebitsWithinCredits { overdraft }, Side::Debit) => {
-            (sum(balance.debits_posted, balance.debits_held), sum(balance.credits_posted, overdraft))
+            Some((sum(balance.debits_posted, balance.debits_held), sum(balance.credits_posted, overdraft)))
         }
         (Funds::CreditsWithinDebits { overdraft }, Side::Credit) => {
-            (sum(balance.credits_posted, balance.credits_held), sum(balance.debits_posted, overdraft))
+            Some((sum(balance.credits_posted, balance.credits_held), sum(balance.debits_posted, overdraft)))
         }
-        _ => return None,
-    };
-    Some(there.saturating_sub(taken))
+        _ => None,
+    }
 }
