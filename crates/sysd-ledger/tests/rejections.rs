@@ -3,7 +3,7 @@
 
 use sysd_core::{StateMachine as _, Timestamp};
 use sysd_ledger::{
-    Account, AccountId, AccountKind, AccountUpdate, Action, Books, Command, Currency, Date, Details, GROUP_MAX,
+    Account, AccountId, AccountKind, AccountUpdate, Action, Books, Command, Currency, Date, Details, Funds, GROUP_MAX,
     Posting, Rejection, Reply, Rest, Side, Transaction, TransactionId,
 };
 
@@ -155,6 +155,17 @@ fn accounts_that_cannot_be() {
     long.metadata = vec![0; Account::METADATA_MAX + 1].into();
     let why = refused(&mut books, &Command::Open(Box::new(long)));
     assert_eq!(why, Rejection::MetadataTooLong { account: AccountId(9), bytes: Account::METADATA_MAX + 1 });
+    let new = Account::new(AccountId(9), euro(), AccountKind::Asset);
+    for beyond in [
+        Account { balance_max: Some(MAX + 1), ..new.clone() },
+        Account { funds: Funds::DebitsWithinCredits { overdraft: u128::MAX }, ..new.clone() },
+        Account { funds: Funds::CreditsWithinDebits { overdraft: MAX + 1 }, ..new },
+    ] {
+        assert_eq!(
+            refused(&mut books, &Command::Open(Box::new(beyond))),
+            Rejection::Overflow { account: AccountId(9) }
+        );
+    }
     let close = |id| Command::Update(id, AccountUpdate::Close);
     assert_eq!(refused(&mut books, &close(ANN)), Rejection::NotEmpty { account: ANN });
     assert_eq!(refused(&mut books, &close(AccountId(9))), Rejection::UnknownAccount { account: AccountId(9) });

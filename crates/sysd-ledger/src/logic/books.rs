@@ -11,9 +11,10 @@ use super::holds::{Hold, Holds};
 use super::numbers::Numbers;
 use super::resolve::{Balances, Resolved, after, frees, resolve};
 use crate::model::account::AccountView;
+use crate::model::amount::AMOUNT_MAX;
 use crate::model::{
-    Account, AccountId, AccountState, AccountUpdate, Action, Balance, Currency, Date, Receipt, Rejection, Reply, Side,
-    Transaction, TransactionId,
+    Account, AccountId, AccountState, AccountUpdate, Action, Balance, Currency, Date, Funds, Receipt, Rejection, Reply,
+    Side, Transaction, TransactionId,
 };
 
 /// The most transactions of a group.
@@ -166,6 +167,13 @@ impl Books {
         let bytes = account.metadata.len();
         if bytes > Account::METADATA_MAX {
             return Err(Rejection::MetadataTooLong { account: account.id, bytes });
+        }
+        let overdraft = match account.funds {
+            Funds::Unlimited => 0,
+            Funds::DebitsWithinCredits { overdraft } | Funds::CreditsWithinDebits { overdraft } => overdraft,
+        };
+        if overdraft.max(account.balance_max.unwrap_or(0)) > AMOUNT_MAX {
+            return Err(Rejection::Overflow { account: account.id });
         }
         if let Some(found) = self.accounts.find(account.id) {
             let is_same = self.accounts.view(found).is_some_and(|view| view.account == *account);
