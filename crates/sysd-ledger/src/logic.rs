@@ -1,6 +1,7 @@
 //! The books: a pure, deterministic machine.
 
 mod accounts;
+mod blocks;
 mod books;
 #[cfg(feature = "seeded-bugs")]
 mod bugs;

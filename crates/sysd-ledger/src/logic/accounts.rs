@@ -4,11 +4,10 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
+use super::blocks::Blocks;
 use super::places::Places;
 use crate::model::account::AccountView;
 use crate::model::{Account, AccountId, AccountKind, AccountState, Balance, Currency, Funds, Rejection, Side};
-
-const BLOCK: usize = 1 << 12;
 
 /// Which account, in the order in which they were opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,26 +37,20 @@ struct Bounds {
 /// All accounts; none is ever removed.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
-    /// Blocks, so that none is ever moved.
-    blocks: Vec<Vec<Row>>,
+    rows: Blocks<Row, { 1 << 12 }>,
     bounds: Vec<Bounds>,
     metadata: HashMap<u32, Bytes, RandomState>,
     places: Places,
 }
 
-fn row(blocks: &[Vec<Row>], at: u32) -> Option<&Row> {
-    let at = at as usize;
-    blocks.get(at / BLOCK).and_then(|block| block.get(at % BLOCK))
-}
-
 impl Accounts {
     pub(super) fn len(&self) -> usize {
-        self.blocks.last().map_or(0, |last| (self.blocks.len() - 1) * BLOCK + last.len())
+        self.rows.len()
     }
 
     #[inline]
     pub(super) fn find(&self, id: AccountId) -> Option<Index> {
-        let is_it = |at| row(&self.blocks, at).is_some_and(|row| row.id == id);
+        let is_it = |at| self.rows.get(at).is_some_and(|row| row.id == id);
         self.places.find(self.places.hash(id.0), is_it).map(Index)
     }
 
@@ -71,13 +64,12 @@ impl Accounts {
 
     #[inline]
     pub(super) fn row(&self, index: Index) -> Option<&Row> {
-        row(&self.blocks, index.0)
+        self.rows.get(index.0)
     }
 
     #[inline]
     pub(super) fn row_mut(&mut self, index: Index) -> Option<&mut Row> {
-        let at = index.0 as usize;
-        self.blocks.get_mut(at / BLOCK).and_then(|block| block.get_mut(at % BLOCK))
+        self.rows.get_mut(index.0)
     }
 
     /// Opens an account whose id is new. `None` if there is no room for another.
@@ -100,14 +92,7 @@ impl Accounts {
             state: AccountState::Open,
             is_bounded,
         };
-        match self.blocks.last_mut() {
-            Some(block) if block.len() < BLOCK => block.push(row),
-            _ => {
-                let mut block = Vec::with_capacity(BLOCK);
-                block.push(row);
-                self.blocks.push(block);
-            }
-        }
+        self.rows.push(row);
         self.places.insert(self.places.hash(account.id.0), at);
         Some(Index(at))
     }
@@ -164,7 +149,7 @@ impl Accounts {
 
     /// All of them, in the order in which they were opened.
     pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
-        self.blocks.iter().flatten()
+        self.rows.iter()
     }
 
     pub(super) fn views(&self) -> impl Iterator<Item = AccountView> {

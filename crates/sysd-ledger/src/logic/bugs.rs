@@ -5,7 +5,7 @@ use sysd_core::Timestamp;
 use super::accounts::Accounts;
 use super::books::{Bug, Plan};
 use super::holds::Hold;
-use super::resolve::{Balances, Change, after, changed, resolve};
+use super::resolve::{after, after_checked, resolve};
 use crate::model::{Action, Balance, Rejection, Rest, Transaction, TransactionId};
 
 pub(super) fn plan(
@@ -25,15 +25,15 @@ pub(super) fn plan(
     let mut found = after(accounts, &resolved.changes);
     match (bug, &found) {
         (Bug::IgnoreHolds, Err(Rejection::InsufficientFunds { .. })) => {
-            found = unchecked(accounts, &resolved.changes, |row, balance, side| {
-                accounts.check(row, &Balance { debits_held: 0, credits_held: 0, ..*balance }, side)
+            found = after_checked(accounts, &resolved.changes, |row, balance, change| {
+                accounts.check(row, &Balance { debits_held: 0, credits_held: 0, ..*balance }, change.side)
             });
         }
         (Bug::Truncate, Err(Rejection::InsufficientFunds { shortfall, .. })) => {
             for change in &mut resolved.changes {
                 change.posted = change.posted.saturating_sub(*shortfall);
             }
-            found = unchecked(accounts, &resolved.changes, |_, _, _| Ok(()));
+            found = after_checked(accounts, &resolved.changes, |_, _, _| Ok(()));
         }
         _ => {}
     }
@@ -42,20 +42,4 @@ pub(super) fn plan(
         after.pop();
     }
     Ok((resolved, after))
-}
-
-fn unchecked(
-    accounts: &Accounts,
-    changes: &[Change],
-    check: impl Fn(&super::accounts::Row, &Balance, crate::model::Side) -> Result<(), Rejection>,
-) -> Result<Balances, Rejection> {
-    changes
-        .iter()
-        .map(|change| {
-            let row = accounts.row(change.account).ok_or(Rejection::Full)?;
-            let balance = changed(&row.balance, change).ok_or(Rejection::Overflow { account: row.id })?;
-            check(row, &balance, change.side)?;
-            Ok((row.id, balance))
-        })
-        .collect()
 }

@@ -1,39 +1,32 @@
 //! Which transactions were recorded, by id and by number.
 
+use super::blocks::Blocks;
 use super::places::{Hash, Places};
 use crate::model::TransactionId;
-
-/// Ids are kept in blocks, so that none is ever moved.
-const BLOCK: usize = 1 << 16;
 
 /// The ids of the journal, in the order of their numbers, and a way back from an id.
 ///
 /// 16 bytes an id in order, and 10 to 20 for the way back.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
-    blocks: Vec<Vec<TransactionId>>,
+    ids: Blocks<TransactionId, { 1 << 16 }>,
     places: Places,
     /// The numbers whose ids are not their own, in order.
     unnamed: Vec<u64>,
-    count: u64,
-}
-
-fn id_at(blocks: &[Vec<TransactionId>], at: u32) -> Option<TransactionId> {
-    let at = at as usize;
-    blocks.get(at / BLOCK).and_then(|block| block.get(at % BLOCK)).copied()
 }
 
 impl Numbers {
     /// How many there are; the next number is one more.
+    #[inline]
     pub(super) fn count(&self) -> u64 {
-        self.count
+        self.ids.len() as u64
     }
 
     /// The number of an id, or its hash for [`push`](Self::push).
     #[inline]
     pub(super) fn find(&self, id: TransactionId) -> Result<u64, Hash> {
         let hash = self.hash(id);
-        let found = self.places.find(hash, |at| id_at(&self.blocks, at) == Some(id));
+        let found = self.places.find(hash, |at| self.ids.get(at) == Some(&id));
         found.map(|at| u64::from(at) + 1).ok_or(hash)
     }
 
@@ -44,17 +37,17 @@ impl Numbers {
     /// Adds the next id, which is not there yet. Answers its number; `None` if there is no room for another.
     #[inline]
     pub(super) fn push(&mut self, id: TransactionId, hash: Hash) -> Option<u64> {
-        let at = u32::try_from(self.count).ok()?;
-        self.push_block(id);
+        let at = u32::try_from(self.ids.len()).ok()?;
+        self.ids.push(id);
         self.places.insert(hash, at);
-        Some(self.count)
+        Some(u64::from(at) + 1)
     }
 
     /// Uses up a number for what is no transaction of its own, such as the end of a hold of that id.
     pub(super) fn push_unnamed(&mut self, of: TransactionId) -> u64 {
-        self.push_block(of);
-        self.unnamed.push(self.count);
-        self.count
+        self.ids.push(of);
+        self.unnamed.push(self.count());
+        self.count()
     }
 
     /// The numbers that [`push_unnamed`](Self::push_unnamed) used up.
@@ -64,32 +57,17 @@ impl Numbers {
 
     /// In the order of their numbers.
     pub(super) fn ids(&self) -> impl Iterator<Item = TransactionId> {
-        self.blocks.iter().flatten().copied()
-    }
-
-    fn push_block(&mut self, id: TransactionId) {
-        match self.blocks.last_mut() {
-            Some(block) if block.len() < BLOCK => block.push(id),
-            _ => {
-                let mut block = Vec::with_capacity(BLOCK);
-                block.push(id);
-                self.blocks.push(block);
-            }
-        }
-        self.count += 1;
+        self.ids.iter().copied()
     }
 
     /// Takes the last one back.
     pub(super) fn pop(&mut self) {
-        let Some(id) = self.blocks.last_mut().and_then(Vec::pop) else { return };
-        if self.unnamed.last() == Some(&self.count) {
+        let number = self.count();
+        let Some(id) = self.ids.pop() else { return };
+        if self.unnamed.last() == Some(&number) {
             self.unnamed.pop();
         }
-        self.count -= 1;
-        if self.blocks.last().is_some_and(Vec::is_empty) {
-            self.blocks.pop();
-        }
-        if let Ok(at) = u32::try_from(self.count) {
+        if let Ok(at) = u32::try_from(self.ids.len()) {
             self.places.remove(self.hash(id), at);
         }
     }

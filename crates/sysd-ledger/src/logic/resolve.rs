@@ -96,22 +96,32 @@ pub(super) fn frees(hold: &Hold) -> Changes {
 /// [`Rejection::Overflow`], and what bounds an account.
 #[inline]
 pub(super) fn after(accounts: &Accounts, changes: &[Change]) -> Result<Balances, Rejection> {
+    after_checked(accounts, changes, |row, balance, change| {
+        // What is only posted of what is held, or freed, takes no more than before.
+        if change.posted + change.held > change.freed { accounts.check(row, balance, change.side) } else { Ok(()) }
+    })
+}
+
+/// The same, with what bounds an account left to `check`.
+#[inline]
+pub(super) fn after_checked(
+    accounts: &Accounts,
+    changes: &[Change],
+    check: impl Fn(&Row, &Balance, &Change) -> Result<(), Rejection>,
+) -> Result<Balances, Rejection> {
     let mut balances = Balances::with_capacity(changes.len());
     for change in changes {
         // It was found before.
         let row = accounts.row(change.account).ok_or(Rejection::UnknownAccount { account: AccountId(0) })?;
         let balance = changed(&row.balance, change).ok_or(Rejection::Overflow { account: row.id })?;
-        // What is only posted of what is held, or freed, takes no more than before.
-        if change.posted + change.held > change.freed {
-            accounts.check(row, &balance, change.side)?;
-        }
+        check(row, &balance, change)?;
         balances.push((row.id, balance));
     }
     Ok(balances)
 }
 
 #[inline]
-pub(super) fn changed(balance: &Balance, change: &Change) -> Option<Balance> {
+fn changed(balance: &Balance, change: &Change) -> Option<Balance> {
     let add = |sum: u128, more: u128| sum.checked_add(more).filter(|sum| *sum <= AMOUNT_MAX);
     let mut after = *balance;
     let (posted, held, posted_before, held_before) = match change.side {

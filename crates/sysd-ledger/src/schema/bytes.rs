@@ -1,10 +1,10 @@
 //! Numbers, ids and texts as bytes.
 
-use sysd_core::{DecodeError, StateMachine as _};
+use sysd_core::{DecodeError, StateMachine as _, Timestamp};
 
 use super::FORMAT;
 use crate::logic::Books;
-use crate::model::Currency;
+use crate::model::{Currency, Date, Side};
 
 /// What is wrong with bytes.
 pub(super) type What = &'static str;
@@ -49,6 +49,14 @@ pub(super) fn put_id(id: u128, out: &mut Vec<u8>) {
 
 pub(super) fn put_currency(currency: Currency, out: &mut Vec<u8>) {
     out.extend_from_slice(&currency.to_bits().to_be_bytes());
+}
+
+pub(super) fn put_side(side: Side, out: &mut Vec<u8>) {
+    out.push(u8::from(side == Side::Credit));
+}
+
+pub(super) fn put_day(day: Date, out: &mut Vec<u8>) {
+    out.extend_from_slice(&day.0.to_be_bytes());
 }
 
 pub(super) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
@@ -106,6 +114,27 @@ impl<'a> Reader<'a> {
         Currency::from_bits(u64::from_be_bytes(self.array()?)).ok_or("a currency that can't be")
     }
 
+    pub(super) fn side(&mut self) -> Result<Side, What> {
+        match self.byte()? {
+            0 => Ok(Side::Debit),
+            1 => Ok(Side::Credit),
+            _ => Err("a side that is neither"),
+        }
+    }
+
+    pub(super) fn day(&mut self) -> Result<Date, What> {
+        self.array().map(i32::from_be_bytes).map(Date)
+    }
+
+    pub(super) fn time(&mut self) -> Result<Timestamp, What> {
+        time(self.wide()?)
+    }
+
+    /// As [`put_optional`] writes it.
+    pub(super) fn optional_time(&mut self) -> Result<Option<Timestamp>, What> {
+        self.optional()?.map(time).transpose()
+    }
+
     pub(super) fn bytes(&mut self) -> Result<&'a [u8], What> {
         let len = self.number::<usize>()?;
         let (bytes, rest) = self.rest.split_at_checked(len).ok_or("it ends too early")?;
@@ -122,4 +151,9 @@ impl<'a> Reader<'a> {
         let count = self.number::<usize>()?;
         if count > self.rest.len() / bytes_min.max(1) { Err("it ends too early") } else { Ok(count) }
     }
+}
+
+fn time(micros: u128) -> Result<Timestamp, What> {
+    let micros = u64::try_from(micros).ok().and_then(|micros| Timestamp::from_micros(micros).ok());
+    micros.ok_or("a time beyond all times")
 }

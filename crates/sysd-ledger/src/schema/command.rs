@@ -4,15 +4,13 @@
 //! its effective day, its details. Two equal postings, a debit and a credit, are a currency, an amount and two accounts:
 //! 60 bytes or so.
 
-use bytes::Bytes;
-use sysd_core::Timestamp;
-
-use super::bytes::{Reader, What, put_bytes, put_currency, put_id, put_number, put_optional};
+use super::bytes::{Reader, What, put_bytes, put_currency, put_day, put_id, put_number, put_optional, put_side};
 use crate::logic::Command;
 use crate::model::{
-    Account, AccountId, AccountKind, AccountUpdate, Action, Date, Details, Funds, Posting, Postings, Rest, Side,
-    Transaction, TransactionId,
+    Account, AccountId, AccountKind, AccountUpdate, Action, Details, Funds, Posting, Postings, Rest, Side, Transaction,
+    TransactionId,
 };
+use bytes::Bytes;
 
 const OPEN: u8 = 0;
 const UPDATE: u8 = 1;
@@ -58,7 +56,7 @@ pub(super) fn encode(command: &Command, out: &mut Vec<u8>) {
         }
         Command::ClosePeriod(through) => {
             out.push(CLOSE_PERIOD);
-            out.extend_from_slice(&through.0.to_be_bytes());
+            put_day(*through, out);
         }
         Command::Tick => out.push(TICK),
     }
@@ -82,7 +80,7 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Command, What> {
             let count = reader.count(17)?;
             Command::Group((0..count).map(|_| transaction(reader)).collect::<Result<_, _>>()?)
         }
-        CLOSE_PERIOD => Command::ClosePeriod(day(reader)?),
+        CLOSE_PERIOD => Command::ClosePeriod(reader.day()?),
         TICK => Command::Tick,
         _ => return Err("a command that is unknown"),
     })
@@ -177,7 +175,7 @@ fn put_transaction(transaction: &Transaction, out: &mut Vec<u8>) {
     } else {
         put_number(postings.len() as u128, out);
         for posting in postings {
-            out.push(u8::from(posting.side == Side::Credit));
+            put_side(posting.side, out);
             put_currency(posting.currency, out);
             put_number(posting.amount, out);
             put_id(posting.account.0, out);
@@ -187,7 +185,7 @@ fn put_transaction(transaction: &Transaction, out: &mut Vec<u8>) {
         put_id(reverses.0, out);
     }
     if let Some(day) = effective {
-        out.extend_from_slice(&day.0.to_be_bytes());
+        put_day(*day, out);
     }
     if let Some(details) = details {
         put_bytes(details.memo().as_bytes(), out);
@@ -205,7 +203,7 @@ fn transaction(reader: &mut Reader<'_>) -> Result<Transaction, What> {
     let action = match flags & ACTION {
         0 if !has(MORE) => Action::Post,
         1 if !has(MORE) => Action::PostUpTo,
-        2 => Action::Hold { expires_at: has(MORE).then(|| time(reader)).transpose()? },
+        2 => Action::Hold { expires_at: has(MORE).then(|| reader.time()).transpose()? },
         3 => {
             let rest = if has(MORE) { Rest::Keep } else { Rest::Release };
             Action::PostHeld { hold: TransactionId(reader.id()?), rest }
@@ -215,7 +213,7 @@ fn transaction(reader: &mut Reader<'_>) -> Result<Transaction, What> {
     };
     let postings = if has(IS_PAIR) { pair(reader)? } else { postings(reader)? };
     let reverses = has(REVERSES).then(|| reader.id().map(TransactionId)).transpose()?;
-    let effective = has(EFFECTIVE).then(|| day(reader)).transpose()?;
+    let effective = has(EFFECTIVE).then(|| reader.day()).transpose()?;
     let details = has(DETAILS).then(|| details(reader)).transpose()?;
     Ok(Transaction { id, action, postings, reverses, effective, details })
 }
@@ -229,11 +227,7 @@ fn pair(reader: &mut Reader<'_>) -> Result<Postings, What> {
 fn postings(reader: &mut Reader<'_>) -> Result<Postings, What> {
     let count = reader.count(26)?;
     let posting = |_| {
-        let side = match reader.byte()? {
-            0 => Side::Debit,
-            1 => Side::Credit,
-            _ => return Err("a side that is neither"),
-        };
+        let side = reader.side()?;
         let (currency, amount) = (reader.currency()?, reader.wide()?);
         Ok(Posting { account: AccountId(reader.id()?), amount, currency, side })
     };
@@ -245,18 +239,6 @@ fn details(reader: &mut Reader<'_>) -> Result<Box<Details>, What> {
     let count = reader.count(2)?;
     let pairs = (0..count).map(|_| Ok((reader.text()?, reader.text()?))).collect::<Result<_, What>>()?;
     Details::new(memo, pairs).map(Box::new).map_err(|_| "details are too long")
-}
-
-pub(super) fn time(reader: &mut Reader<'_>) -> Result<Timestamp, What> {
-    Timestamp::from_micros(reader.number()?).map_err(|_| "a time beyond all times")
-}
-
-pub(super) fn day(reader: &mut Reader<'_>) -> Result<Date, What> {
-    let mut bytes = [0; 4];
-    for byte in &mut bytes {
-        *byte = reader.byte()?;
-    }
-    Ok(Date(i32::from_be_bytes(bytes)))
 }
 
 #[cfg(test)]

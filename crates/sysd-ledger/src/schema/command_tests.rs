@@ -1,10 +1,10 @@
 #![allow(clippy::unwrap_used)]
 use proptest::prelude::*;
-use sysd_core::StateMachine as _;
+use sysd_core::{StateMachine as _, Timestamp};
 
 use super::*;
 use crate::logic::Books;
-use crate::model::{Currency, Transaction};
+use crate::model::{Currency, Date, Transaction};
 
 fn id() -> impl Strategy<Value = u128> {
     prop_oneof![0..4_u128, any::<u128>()]

@@ -1,10 +1,10 @@
 //! All of the books, as a snapshot keeps them: accounts in the order in which they were opened, ids in that of their numbers,
 //! holds and reversals likewise, the last closed day.
 
-use super::bytes::{Reader, What, put_id, put_number, put_optional};
-use super::command::{account, day, put_account};
+use super::bytes::{Reader, What, put_day, put_id, put_number, put_optional, put_side};
+use super::command::{account, put_account};
 use crate::logic::{Books, Parts, StoredHold};
-use crate::model::{AccountState, AccountView, Balance, Side, TransactionId};
+use crate::model::{AccountState, AccountView, Balance, TransactionId};
 
 pub(super) fn encode(books: &Books, out: &mut Vec<u8>) {
     put_number(books.accounts_len() as u128, out);
@@ -32,7 +32,7 @@ pub(super) fn encode(books: &Books, out: &mut Vec<u8>) {
         put_number(legs.len() as u128, out);
         for (account, side, amount) in legs {
             put_number(account.into(), out);
-            out.push(u8::from(side == Side::Credit));
+            put_side(side, out);
             put_number(amount, out);
         }
     }
@@ -46,7 +46,7 @@ pub(super) fn encode(books: &Books, out: &mut Vec<u8>) {
         None => out.push(0),
         Some(through) => {
             out.push(1);
-            out.extend_from_slice(&through.0.to_be_bytes());
+            put_day(through, out);
         }
     }
 }
@@ -76,17 +76,11 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Books, What> {
     parts.add_ids(&ids, &unnamed)?;
     for _ in 0..reader.count(19)? {
         let (id, number) = (TransactionId(reader.id()?), reader.number()?);
-        let expires_at = reader.optional()?.map(|micros| u64::try_from(micros).map_err(|_| "a time beyond all times"));
-        let expires_at = expires_at.transpose()?.map(sysd_core::Timestamp::from_micros).transpose();
-        let expires_at = expires_at.map_err(|_| "a time beyond all times")?;
+        let expires_at = reader.optional_time()?;
         let count = reader.count(3)?;
         let leg = |_| {
             let account = reader.number()?;
-            let side = match reader.byte()? {
-                0 => Side::Debit,
-                1 => Side::Credit,
-                _ => return Err("a side that is neither"),
-            };
+            let side = reader.side()?;
             Ok((account, side, reader.wide()?))
         };
         let legs = (0..count).map(leg).collect::<Result<_, What>>()?;
@@ -97,7 +91,7 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Books, What> {
     }
     let closed_through = match reader.byte()? {
         0 => None,
-        1 => Some(day(reader)?),
+        1 => Some(reader.day()?),
         _ => return Err("a closed day that makes no sense"),
     };
     Ok(parts.finish(closed_through))

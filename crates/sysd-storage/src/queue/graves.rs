@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use sysd_core::queue::{DeadLetter, Depth};
-use sysd_core::{Effect, Error, Expect, Key, Outcome, Record, Result, Scan, Store, Timestamp, Write};
+use sysd_core::{Effect, Expect, Key, Outcome, Record, Result, Scan, Store, Timestamp, Write};
 
 use super::Shared;
 use super::config::Bug;
@@ -55,9 +55,16 @@ impl<S: Store> Shared<S> {
     /// First the dead letter says when its job is due again, so that whoever goes on writes the same row; then the mark, the row,
     /// and of the dead letter is left that it was put back.
     pub(super) async fn replay(&self, letter: &DeadLetter) -> Result<bool> {
+        let mut is_begun = false;
+        let replayed = self.put_back(letter, &mut is_begun).await;
+        // From its first write on, an error does not say that nothing happened.
+        replayed.map_err(|error| if is_begun { error.with_effect(Effect::Unknown) } else { error })
+    }
+
+    async fn put_back(&self, letter: &DeadLetter, is_begun: &mut bool) -> Result<bool> {
         let place = self.schema.grave(letter.at, &letter.id);
         let Some(record) = self.calls.get(place.key()).await? else { return Ok(false) };
-        let (mut version, mut is_begun) = (record.version, false);
+        let mut version = record.version;
         let Some(mut grave) = Grave::decode(place.key(), &record.value)? else { return Ok(false) };
         if grave.replay_at.is_none() {
             // Later than the row that it had, so that the two differ: it was buried when that was due, or later.
@@ -66,7 +73,7 @@ impl<S: Store> Shared<S> {
             let next = self.calls.mint();
             let write = Write::put(place.key(), grave.encode()).with_version(next).expect(Expect::Is(version));
             match self.calls.write(&write).await?.outcome {
-                Outcome::Applied => (version, is_begun) = (next, true),
+                Outcome::Applied => (version, *is_begun) = (next, true),
                 Outcome::Conflict { found: None } => return Ok(false),
                 Outcome::Conflict { found: Some(record) } => {
                     let Some(newer) = Grave::decode(place.key(), &record.value)? else { return Ok(false) };
@@ -76,17 +83,14 @@ impl<S: Store> Shared<S> {
         }
         let due = grave.replay_at.unwrap_or_else(|| self.calls.now());
         let ticket = Ticket { lane: grave.letter.lane, due, id: grave.letter.id.clone() };
-        // From the first of them on, an error does not say that nothing happened.
-        let may_have_begun = |error: Error| if is_begun { error.with_effect(Effect::Unknown) } else { error };
-        let is_ours = !grave.is_marked || self.reopen_mark(&ticket, letter.at).await.map_err(may_have_begun)?;
+        let is_ours = !grave.is_marked || self.reopen_mark(&ticket, letter.at).await?;
         if is_ours {
+            *is_begun |= grave.is_marked;
             let row = self.schema.row(self.schema.shard_of(&ticket.id), &ticket);
             let job = JobRow { attempts: 0, is_marked: grave.is_marked, payload: grave.letter.payload.clone() };
             let write = Write::put(row.key(), job.encode()).with_version(self.calls.mint());
-            let put = self.calls.write(&write.expect(Expect::Absent)).await;
-            put.map_err(
-                |error| if grave.is_marked { error.with_effect(Effect::Unknown) } else { may_have_begun(error) },
-            )?;
+            self.calls.write(&write.expect(Expect::Absent)).await?;
+            *is_begun = true;
         }
         let close = if self.config.has(Bug::ForgetReplay) {
             Write::delete(place.key())
@@ -95,8 +99,7 @@ impl<S: Store> Shared<S> {
             let until = self.calls.now().saturating_add(self.config.remember_for);
             Write::put(place.key(), Grave::REPLAYED).with_version(self.calls.mint()).expires_at(until)
         };
-        let closed = self.calls.write(&close.expect(Expect::Is(version))).await;
-        closed.map_err(|error| if is_ours { error.with_effect(Effect::Unknown) } else { may_have_begun(error) })?;
+        self.calls.write(&close.expect(Expect::Is(version))).await?;
         Ok(is_ours)
     }
 
