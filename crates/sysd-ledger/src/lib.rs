@@ -8,8 +8,8 @@ pub mod service;
 
 pub use logic::{Books, Command, GROUP_MAX, Inconsistency, TrialBalance};
 pub use model::{
-    Account, AccountId, AccountKind, AccountState, AccountUpdate, AccountView, Action, Balance, Currency,
-    CurrencyError, Date, Details, DetailsError, Funds, Posting, Postings, Receipt, Rejection, Reply, Rest, Side,
-    Transaction, TransactionId,
+    Account, AccountId, AccountKind, AccountState, AccountUpdate, AccountView, Action, Balance, Change, Currency,
+    CurrencyError, Date, Details, DetailsError, Event, Funds, JournalEntry, Posting, Postings, Receipt, Rejection,
+    Reply, Rest, Side, Transaction, TransactionId,
 };
 pub use service::Ledger;
