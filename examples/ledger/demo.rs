@@ -4,6 +4,7 @@ use futures::stream::{self, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
+use sysd::core::Store;
 use sysd::ledger::{
     Account, AccountId, AccountKind, Action, Books, Currency, Ledger, Posting, Reply, Rest, Side, Transaction,
     TransactionId,
@@ -27,13 +28,18 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, reply: &Reply) {
-        match reply {
-            Reply::Recorded(_) => self.recorded += 1,
-            Reply::GroupRecorded(receipts) => self.recorded += receipts.len() as u64,
-            Reply::Rejected(_) => self.rejected += 1,
-            Reply::Exists { .. } => self.known += 1,
-            Reply::Done => {}
+    /// The replies of a payment; what has a number up to `before`, or one that another has, was recorded before.
+    fn add(&mut self, replies: &[Reply], before: u64) {
+        let mut last = before;
+        for reply in replies {
+            match reply {
+                Reply::Recorded(receipt) if receipt.number <= last => self.known += 1,
+                Reply::Recorded(receipt) => {
+                    self.recorded += 1;
+                    last = receipt.number;
+                }
+                _ => self.rejected += 1,
+            }
         }
     }
 }
@@ -132,7 +138,11 @@ impl Platform<'_> {
 }
 
 /// Opens the accounts and makes the payments.
-pub(crate) async fn play(ledger: &Ledger<Replica<Books>>, shape: &Shape, shows: bool) -> Result<Counts, String> {
+pub(crate) async fn play<S: Store>(
+    ledger: &Ledger<Replica<Books>, S>,
+    shape: &Shape,
+    shows: bool,
+) -> Result<Counts, String> {
     let currencies =
         CURRENCIES.map(Currency::iso).into_iter().collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let platform = Platform { shape, currencies };
@@ -159,8 +169,9 @@ pub(crate) async fn play(ledger: &Ledger<Replica<Books>>, shape: &Shape, shows: 
     };
     let mut payments = stream::iter(0..shape.payments).map(pay).buffer_unordered(shape.callers);
     let mut counts = Counts::default();
+    let before = ledger.read(Books::journal_len).await.map_err(|error| error.to_string())?;
     while let Some(replies) = payments.next().await {
-        replies?.iter().for_each(|reply| counts.add(reply));
+        counts.add(&replies?, before);
         bar.inc(1);
     }
     bar.finish_and_clear();

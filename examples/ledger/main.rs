@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
-use sysd::ledger::{Books, Ledger};
+use sysd::ledger::{Books, JournalConfig, Ledger};
 use sysd::storage::{Replica, ReplicaConfig};
 
 /// Keeps the books of a made-up payment platform, and proves them: what is posted, what is refused, what it comes to.
@@ -64,11 +64,9 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let start = Instant::now();
     let counts = demo::play(&ledger, &shape, !json).await?;
     let seconds = start.elapsed().as_secs_f64();
-    let (books, accounts) = ledger
-        .read_latest(|books| (books.verify().map_err(|error| error.to_string()), books.accounts_len()))
-        .await
-        .map_err(|error| error.to_string())?;
-    let sums = books.as_ref().ok();
+    let accounts = ledger.read(Books::accounts_len).await.map_err(|error| error.to_string())?;
+    let audit = ledger.verify().await.map_err(|error| error.to_string());
+    let sums = audit.as_ref().ok().map(|audit| &audit.trial_balance);
     // Debits less credits: zero.
     let trial_balance = sums
         .into_iter()
@@ -83,7 +81,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
             "known": counts.known,
             "accounts": accounts,
             "transfers_per_second": per_second.round(),
-            "verified": books.is_ok(),
+            "verified": audit.is_ok(),
             "trial_balance": trial_balance.collect::<std::collections::BTreeMap<_, _>>(),
             "store": store.split(':').next(),
         });
@@ -103,9 +101,12 @@ async fn run(arguments: Arguments) -> Result<(), String> {
             );
         }
     }
+    // The writer holds the log too.
+    writer.abort();
+    let _ = writer.await;
     drop(ledger);
     driver.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    books.map(|_| ())
+    audit.map(|_| ())
 }
 
 fn main() -> ExitCode {

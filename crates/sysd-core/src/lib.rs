@@ -33,7 +33,7 @@ pub use ext::StoreExt;
 pub use id::{Snowflake, SnowflakeError, random_base62};
 pub use key::{Key, KeyBuf};
 pub use limits::{ClockAuthority, Durability, Limits};
-pub use machine::{DecodeError, Replicated, StateMachine};
+pub use machine::{DecodeError, Followed, Replicated, StateMachine};
 pub use procedure::{
     ArgumentBytes, ErasedProcedure, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Undecodable,
 };

@@ -63,21 +63,12 @@ pub trait StateMachine: Send + Sync + Sized + 'static {
     fn decode_snapshot(format: u16, bytes: &[u8]) -> Result<Self, DecodeError>;
 }
 
-/// A state machine that somebody keeps durable: what the shell of a domain asks, without knowing who that is. Clones share it.
+/// A state machine that somebody keeps up with its log: what a domain reads, without knowing who that is. Clones share it.
 ///
-/// The `Replica` of `sysd-storage` is one, on any store.
-pub trait Replicated<M: StateMachine>: Clone + Send + Sync + 'static {
+/// The `Replica` and the `Follower` of `sysd-storage` are such, on any store.
+pub trait Followed<M: StateMachine>: Clone + Send + Sync + 'static {
     /// What becomes of commands that were answered.
     fn durability(&self) -> Durability;
-
-    /// Makes a command durable, applies it, and answers the machine's reply.
-    ///
-    /// # Errors
-    /// Without effect it was not applied and never will be; with an unknown one it may be applied once, now or later, and never twice.
-    ///
-    /// # Cancel safety
-    /// The command may be applied all the same.
-    fn submit(&self, command: M::Command) -> impl Future<Output = CallResult<M::Reply>> + Send;
 
     /// Reads the state, with everything in it that was answered anywhere before this was called. Nothing is applied while `read`
     /// runs.
@@ -97,4 +88,18 @@ pub trait Replicated<M: StateMachine>: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if not, saying how long ago it was.
     fn read_within<R>(&self, staleness_max: Duration, read: impl FnOnce(&M) -> R) -> CallResult<R>;
+}
+
+/// A state machine that somebody keeps durable: what the shell of a domain asks, without knowing who that is.
+///
+/// The `Replica` of `sysd-storage` is one, on any store.
+pub trait Replicated<M: StateMachine>: Followed<M> {
+    /// Makes a command durable, applies it, and answers the machine's reply.
+    ///
+    /// # Errors
+    /// Without effect it was not applied and never will be; with an unknown one it may be applied once, now or later, and never twice.
+    ///
+    /// # Cancel safety
+    /// The command may be applied all the same.
+    fn submit(&self, command: M::Command) -> impl Future<Output = CallResult<M::Reply>> + Send;
 }

@@ -10,8 +10,13 @@ mod numbers;
 mod places;
 mod resolve;
 mod stored;
+mod tail;
 
+pub(crate) use accounts::StoredTrail;
 #[doc(hidden)]
 pub use books::Bug;
 pub use books::{Books, Command, GROUP_MAX, Inconsistency, TrialBalance};
+pub use numbers::Looked;
+pub(crate) use numbers::{Numbers, minted_at_us};
 pub(crate) use stored::{Parts, StoredHold};
+pub(crate) use tail::{Chunk, Tail};

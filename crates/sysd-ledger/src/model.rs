@@ -11,5 +11,5 @@ pub use account::{Account, AccountId, AccountKind, AccountState, AccountUpdate, 
 pub use amount::{Currency, CurrencyError, Side};
 pub use entry::{Change, Event, JournalEntry};
 pub use rejection::Rejection;
-pub use reply::{Balance, Receipt, Reply};
+pub use reply::{Balance, Conflict, Receipt, Reply};
 pub use transaction::{Action, Date, Details, DetailsError, Posting, Postings, Rest, Transaction, TransactionId};

@@ -2,6 +2,8 @@
 
 mod bytes;
 mod command;
+pub(crate) mod entry;
+pub(crate) mod journal;
 mod snapshot;
 
 use sysd_core::{DecodeError, StateMachine, Timestamp};

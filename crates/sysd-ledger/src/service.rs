@@ -1,23 +1,36 @@
 //! The ledger on a store.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sysd_core::{Durability, Effect, Error, ErrorKind, Replicated, Result};
+use futures::Stream;
+use futures::stream::{TryStreamExt as _, iter, try_unfold};
+use sysd_core::{Durability, Effect, Error, ErrorKind, Followed, Replicated, Result, Store};
 
-use crate::logic::{Books, Command};
-use crate::model::{Account, AccountId, AccountUpdate, AccountView, Date, Reply, Transaction};
+use crate::journal::{
+    AsOf, Audit, AuditError, Claim, End, Head, Journal, JournalConfig, JournalWriter, Page, StatementLine,
+};
+use crate::logic::{Books, Command, Looked};
+use crate::model::{
+    Account, AccountId, AccountUpdate, AccountView, Balance, Conflict, Date, JournalEntry, Reply, Transaction,
+    TransactionId,
+};
 
 /// A double-entry ledger, whose books are in memory and whose log is on a store. Clones share it.
 ///
 /// ```
-/// use sysd_ledger::{Account, AccountId, AccountKind, Books, Currency, Ledger, Reply, Side, Transaction, TransactionId};
+/// use sysd_ledger::{
+///     Account, AccountId, AccountKind, Books, Currency, JournalConfig, Ledger, Page, Reply, Side, Transaction, TransactionId,
+/// };
 /// use sysd_storage::{Memory, Replica, ReplicaConfig};
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// let (replica, driver) = Replica::<Books>::open(Memory::new(), "shop", ReplicaConfig::default()).await?;
+/// let store = Memory::new();
+/// let (replica, driver) = Replica::<Books>::open(store.clone(), "shop", ReplicaConfig::default()).await?;
 /// tokio::spawn(driver);
-/// // Memory is no place for real books; on a disk it would be `Ledger::new(replica)?`.
-/// let ledger = Ledger::that_may_forget(replica);
+/// // Memory is no place for real books; on a disk it would be `Ledger::new`.
+/// let (ledger, writer) = Ledger::that_may_forget(replica, store, "shop", JournalConfig::default())?;
+/// tokio::spawn(writer);
 ///
 /// let euro = Currency::iso("EUR")?;
 /// let (bank, ann) = (AccountId(1), AccountId(2));
@@ -29,13 +42,18 @@ use crate::model::{Account, AccountId, AccountUpdate, AccountView, Date, Reply, 
 /// ledger.transact(paid_in.clone()).await?;
 /// ledger.transact(Transaction::transfer(TransactionId(2), euro, 20_00, bank, ann)).await?;
 /// // The same again is the same.
-/// assert!(matches!(ledger.transact(paid_in).await?, Reply::Exists { number: 1, .. }));
+/// assert!(matches!(ledger.transact(paid_in).await?, Reply::Recorded(receipt) if receipt.number == 1));
 /// // More than is there is refused.
 /// let refused = ledger.transact(Transaction::transfer(TransactionId(3), euro, 40_00, bank, ann)).await?;
 /// assert!(matches!(refused, Reply::Rejected(_)));
 ///
 /// let view = ledger.account(ann).await?.ok_or("no account")?;
 /// assert_eq!(view.balance.posted(Side::Credit), 30_00);
+/// let statement = ledger.statement(ann, Page::Newest, 10).await?;
+/// let balances: Vec<_> = statement.iter().map(|line| line.change.balance.posted(Side::Credit)).collect();
+/// assert_eq!(balances, [30_00, 50_00]);
+/// // Every line, added up again.
+/// assert_eq!(ledger.verify().await?.entries, 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
@@ -45,21 +63,40 @@ use crate::model::{Account, AccountId, AccountUpdate, AccountView, Date, Reply, 
 /// - A transaction is recorded whole or not at all, and never twice under one id, whoever asks and however often.
 /// - In every currency debits equal credits, posted and held, after every step; see [`Books`].
 ///
+/// - The same id with the same content is given the first answer, for ever; with other content it is a [`Reply::Conflict`].
+///
 /// They hold as far as the store keeps what it acknowledged, and no further than that.
-#[derive(Clone, Debug)]
-pub struct Ledger<L> {
+#[derive(Debug)]
+pub struct Ledger<L, S> {
     log: L,
+    journal: Arc<Journal<S>>,
+    /// Reads see what was answered until so long ago; `None`: everything.
+    staleness_max: Option<Duration>,
 }
 
-impl<L: Replicated<Books>> Ledger<L> {
-    /// The ledger of a log: a replica of [`Books`].
+impl<L: Clone, S> Clone for Ledger<L, S> {
+    fn clone(&self) -> Self {
+        let Self { log, journal, staleness_max } = self;
+        Self { log: log.clone(), journal: Arc::clone(journal), staleness_max: *staleness_max }
+    }
+}
+
+/// So many times a transaction is asked again whose id may have left memory while it was looked up.
+const LOOKS_MAX: u32 = 16;
+/// So many entries of a journal are read at once.
+const ENTRIES_AT_ONCE: usize = 1_024;
+
+impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
+    /// The ledger of a log: a replica of [`Books`], on a store that is for its journal too, under a name (1 to 256 bytes) that is this
+    /// ledger's alone. Spawn the writer.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config) if the log's store may forget what it acknowledged.
-    pub fn new(log: L) -> Result<Self> {
-        let durability = log.durability();
+    /// [`Config`](ErrorKind::Config) if the log's store may forget what it acknowledged; [`Invalid`](ErrorKind::Invalid) or
+    /// [`TooLarge`](ErrorKind::TooLarge) naming `name` or `write_every`.
+    pub fn new(log: L, store: S, name: &str, config: JournalConfig) -> Result<(Self, JournalWriter)> {
+        let durability = log.durability().min(store.limits().durability);
         if durability == Durability::Durable {
-            return Ok(Self { log });
+            return Self::that_may_forget(log, store, name, config);
         }
         let message = format!(
             "the store's durability is {durability:?}, so it may forget postings that were answered; have it sync before it answers, \
@@ -71,23 +108,103 @@ impl<L: Replicated<Books>> Ledger<L> {
     /// The same on a store that may forget what it acknowledged, such as memory, or Redis that does not sync before it answers: for
     /// tests, and for those who can lose the last postings. After a loss the books still balance, and who was answered was told of
     /// what is no longer there.
-    pub fn that_may_forget(log: L) -> Self {
-        Self { log }
+    ///
+    /// # Errors
+    /// Those of the name and the configuration: see [`Ledger::new`].
+    pub fn that_may_forget(log: L, store: S, name: &str, config: JournalConfig) -> Result<(Self, JournalWriter)> {
+        let journal = Arc::new(Journal::new(store, name, config)?);
+        let writer = JournalWriter::new(log.clone(), Arc::clone(&journal));
+        Ok((Self { log, journal, staleness_max: None }, writer))
     }
 
     /// Asks the books. The other methods are this one with a command.
     ///
+    /// An id that was recorded before is answered as it was then, if the content is the same, or with [`Reply::Conflict`].
+    ///
     /// # Errors
     /// Those of [`Replicated::submit`]: with an effect of `None` nothing was changed; with `Unknown` ask again with the same command,
-    /// which is answered [`Reply::Exists`] if it was recorded.
+    /// which is answered as the first time if it was recorded. Those of reading the journal, for an id that was recorded before.
     ///
     /// # Cost
-    /// One conditional write for all that is asked while the last one was on its way.
+    /// One conditional write for all that is asked while the last one was on its way. A read or two of the store for an id that was
+    /// recorded before, or that may have been so long ago that it has left memory.
     ///
     /// # Cancel safety
     /// It may be recorded all the same.
     pub async fn ask(&self, command: Command) -> Result<Reply> {
-        self.log.submit(command).await
+        let asked = match &command {
+            Command::Transact(transaction) => vec![transaction.clone()],
+            Command::Group(transactions) | Command::Batch(transactions) => transactions.clone(),
+            _ => return self.log.submit(command).await,
+        };
+        let is_group = matches!(command, Command::Group(_));
+        let reply = match self.log.submit(command).await? {
+            Reply::LookUp { forgotten } => self.look_up(&asked, is_group, forgotten).await?,
+            reply => reply,
+        };
+        match reply {
+            Reply::Exists { number, .. } => self.again(asked, is_group, number).await,
+            Reply::Batch(replies) => self.batch(asked, replies).await.map(Reply::Batch),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Asks again with what the store says of ids that have left memory.
+    async fn look_up(&self, asked: &[Transaction], is_group: bool, mut forgotten: u64) -> Result<Reply> {
+        for _ in 0..LOOKS_MAX {
+            let mut found = Vec::new();
+            let reversed = asked.iter().filter_map(|transaction| transaction.reverses);
+            for id in asked.iter().map(|transaction| transaction.id).chain(reversed) {
+                let number = self.journal.number_on_store(id).await?;
+                found.extend(number.map(|number| (id, number)));
+            }
+            let command = match asked {
+                [transaction] if !is_group => Command::Transact(transaction.clone()),
+                _ => Command::Group(asked.to_vec()),
+            };
+            match self.log.submit(Command::Looked(Looked { forgotten, found }, Box::new(command))).await? {
+                Reply::LookUp { forgotten: more } => forgotten = more,
+                reply => return Ok(reply),
+            }
+        }
+        let message = "ids kept leaving memory while the store was asked for them; keep more of them in memory";
+        Err(Error::new(ErrorKind::Contention, Effect::None, message))
+    }
+
+    /// Answers what was recorded before.
+    async fn again(&self, asked: Vec<Transaction>, is_group: bool, first: u64) -> Result<Reply> {
+        // It was recorded, so it is there for who reads the latest.
+        let latest = Self { staleness_max: None, ..self.clone() };
+        let mut receipts = Vec::with_capacity(asked.len());
+        for transaction in asked {
+            let number = if receipts.is_empty() { Some(first) } else { latest.number(transaction.id).await? };
+            let recorded = match number {
+                Some(number) => latest.entry(number).await?,
+                None => None,
+            };
+            let lost = || Error::new(ErrorKind::Internal, Effect::None, "an id has a number, and the journal no entry");
+            let recorded = recorded.ok_or_else(lost)?;
+            if recorded.transaction() != Some(&transaction) {
+                return Ok(Reply::Conflict(Box::new(Conflict { recorded, asked: transaction })));
+            }
+            receipts.extend(recorded.receipt());
+        }
+        match receipts.pop() {
+            Some(receipt) if !is_group => Ok(Reply::Recorded(Box::new(receipt))),
+            last => Ok(Reply::GroupRecorded(receipts.into_iter().chain(last).collect())),
+        }
+    }
+
+    async fn batch(&self, asked: Vec<Transaction>, mut replies: Vec<Reply>) -> Result<Vec<Reply>> {
+        for (transaction, reply) in asked.into_iter().zip(&mut replies) {
+            if let Reply::LookUp { forgotten } = reply {
+                *reply = self.look_up(std::slice::from_ref(&transaction), false, *forgotten).await?;
+            }
+            if let Reply::Exists { number, .. } = reply {
+                *reply = self.again(vec![transaction], false, *number).await?;
+            }
+        }
+        Ok(replies)
     }
 
     /// Opens an account; one that was opened just so is [`Reply::Done`] too.
@@ -122,6 +239,18 @@ impl<L: Replicated<Books>> Ledger<L> {
         self.ask(Command::Group(transactions)).await
     }
 
+    /// Records these transactions, each for itself, in order, and answers each: the fastest way for many.
+    ///
+    /// # Errors
+    /// As [`Ledger::ask`], for all of them. They are one command of the log: [`TooLarge`](ErrorKind::TooLarge) if that is more than an
+    /// entry holds. A transfer is about 60 bytes.
+    pub async fn transact_each(&self, transactions: Vec<Transaction>) -> Result<Vec<Reply>> {
+        match self.ask(Command::Batch(transactions)).await? {
+            Reply::Batch(replies) => Ok(replies),
+            reply => Ok(vec![reply]),
+        }
+    }
+
     /// Closes the books through a day: nothing is effective then any more.
     ///
     /// # Errors
@@ -130,41 +259,181 @@ impl<L: Replicated<Books>> Ledger<L> {
         self.ask(Command::ClosePeriod(through)).await
     }
 
-    /// An account as it stands, everything counted that was answered anywhere before this was called.
+    /// Writes everything of the journal to the store that can be, now, instead of waiting for the writer: full chunks, and ids that
+    /// are to leave memory.
+    ///
+    /// # Errors
+    /// Those of writing to the store; nothing is lost by any.
+    ///
+    /// # Cancel safety
+    /// What was begun is done again by the writer.
+    pub async fn write_journal(&self) -> Result<()> {
+        while self.journal.write_behind(&self.log).await? {}
+        Ok(())
+    }
+}
+
+impl<L: Followed<Books>, S: Store> Ledger<L, S> {
+    /// A ledger that is only read: of a follower of its log.
+    ///
+    /// # Errors
+    /// Those of the name and the configuration: see [`Ledger::new`].
+    pub fn follow(log: L, store: S, name: &str, config: JournalConfig) -> Result<Self> {
+        Ok(Self { log, journal: Arc::new(Journal::new(store, name, config)?), staleness_max: None })
+    }
+
+    /// The same ledger, whose reads see the books as they are here, if everything is in them that was answered until `staleness_max`
+    /// ago, and without a look at the log. Its reads fail with [`Unavailable`](ErrorKind::Unavailable) if not, saying how long ago it was.
+    #[must_use]
+    pub fn within(&self, staleness_max: Duration) -> Self {
+        Self { staleness_max: Some(staleness_max), ..self.clone() }
+    }
+
+    /// Reads the books: with everything in them that was answered anywhere before this was called, or as [`within`](Self::within)
+    /// says. Nothing is recorded while `read` runs.
     ///
     /// # Errors
     /// Those of reading the store.
     ///
     /// # Cost
-    /// One `get` if nothing is being appended; calls at the same time share it.
+    /// One `get` if nothing is being appended, which calls at the same time share; none within a staleness.
     ///
     /// # Cancel safety
-    /// Dropping it changes nothing.
-    pub async fn account(&self, id: AccountId) -> Result<Option<AccountView>> {
-        self.log.read_latest(|books| books.account(id)).await
-    }
-
-    /// Reads the books, everything counted that was answered anywhere before this was called. Nothing is recorded while `read` runs.
-    ///
-    /// # Errors
-    /// As [`Ledger::account`].
-    pub async fn read_latest<R>(&self, read: impl FnOnce(&Books) -> R + Send) -> Result<R>
+    /// Dropping it changes nothing. So with all reads.
+    pub async fn read<R>(&self, read: impl FnOnce(&Books) -> R + Send) -> Result<R>
     where
         R: Send,
     {
-        self.log.read_latest(read).await
+        match self.staleness_max {
+            None => self.log.read_latest(read).await,
+            Some(staleness_max) => self.log.read_within(staleness_max, read),
+        }
     }
 
-    /// Reads the books as they are here, if they were seen to their end within `staleness_max`.
+    /// An account as it stands.
     ///
     /// # Errors
-    /// [`Unavailable`](ErrorKind::Unavailable) if they were not, saying how long ago it was.
-    pub fn read_within<R>(&self, staleness_max: Duration, read: impl FnOnce(&Books) -> R) -> Result<R> {
-        self.log.read_within(staleness_max, read)
+    /// As [`Ledger::read`].
+    pub async fn account(&self, id: AccountId) -> Result<Option<AccountView>> {
+        self.read(|books| books.account(id)).await
+    }
+
+    /// The sums of an account as they were; `None` if there is no such account.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`]; [`Corrupt`](ErrorKind::Corrupt) with the key of what can't be read of the journal.
+    ///
+    /// # Cost
+    /// As of a recorded time: reads of chunks of the journal, in the logarithm of how often the account was changed since. As of a day: also
+    /// what was posted in the account for other days than those on which it was recorded, all of it.
+    pub async fn balance(&self, id: AccountId, as_of: AsOf) -> Result<Option<Balance>> {
+        let Some(head) = self.read(|books| Head::of(books, id)).await? else { return Ok(None) };
+        let balance = match as_of {
+            AsOf::Recorded(at) => self.journal.balance_recorded(id, head, at).await?,
+            AsOf::Effective(day) => self.journal.balance_effective(id, head, day).await?,
+        };
+        Ok(Some(balance))
+    }
+
+    /// Changes of an account, with the balance after each, as many as `limit`; `None` if there is no such account.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    ///
+    /// # Cost
+    /// A read for each chunk of the journal that the lines are in.
+    pub async fn statement(&self, id: AccountId, page: Page, limit: usize) -> Result<Vec<StatementLine>> {
+        match self.read(|books| Head::of(books, id)).await? {
+            Some(head) => self.journal.statement(id, head, page, limit).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The number under which a transaction was recorded.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    pub async fn number(&self, id: TransactionId) -> Result<Option<u64>> {
+        let (number, forgotten) = self.read(|books| (books.number(id), books.ids_forgotten())).await?;
+        match number {
+            None if forgotten > 0 => self.journal.number_on_store(id).await,
+            number => Ok(number),
+        }
+    }
+
+    /// What was recorded under an id.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    pub async fn transaction(&self, id: TransactionId) -> Result<Option<JournalEntry>> {
+        match self.number(id).await? {
+            Some(number) => self.entry(number).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The entry of a number.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    pub async fn entry(&self, number: u64) -> Result<Option<JournalEntry>> {
+        let end = self.read(End::of).await?;
+        self.journal.entry(end, number).await
+    }
+
+    /// Transactions whose details have that key with that value, by their numbers, after one of them, as many as `limit`.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    pub async fn find_by_metadata(
+        &self,
+        key: &str,
+        value: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<JournalEntry>> {
+        let end = self.read(End::of).await?;
+        self.journal.find_by_metadata(end, key, value, after, limit).await
+    }
+
+    /// Entries after a number, as many as `limit`; fewer if there are no more yet.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    pub async fn entries(&self, after: u64, limit: usize) -> Result<Vec<JournalEntry>> {
+        let end = self.read(End::of).await?;
+        self.journal.entries(end, after, limit).await
+    }
+
+    /// All entries after a number, to the end as it is when that is reached. After one, go on behind it at any time.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`]; the stream ends after one.
+    pub fn journal(&self, after: u64) -> impl Stream<Item = Result<JournalEntry>> + Send {
+        let pages = try_unfold((self.clone(), after), |(ledger, after)| async move {
+            let entries = ledger.entries(after, ENTRIES_AT_ONCE).await?;
+            let last = entries.last().map(|entry| entry.number);
+            Ok::<_, Error>(last.map(|last| (iter(entries.into_iter().map(Ok)), (ledger, last))))
+        });
+        pages.try_flatten()
+    }
+
+    /// Reads the whole journal, adds everything up again, and compares it with the books: every entry balances in every currency,
+    /// follows the one before it, and leaves its accounts as it says; every chunk's hash is that of what is in it and before it; and
+    /// all of it comes to what the books say.
+    ///
+    /// # Errors
+    /// [`AuditError`]: the first entry that is wrong.
+    ///
+    /// # Cost
+    /// All of the journal once, in parts; about 200 bytes of memory an account.
+    pub async fn verify(&self) -> Result<Audit, AuditError> {
+        let claim = self.read(Claim::of).await?;
+        self.journal.verify(claim).await
     }
 
     /// Where the books are kept: for snapshots, fencing and the like.
-    pub fn log(&self) -> &L {
+    pub const fn log(&self) -> &L {
         &self.log
     }
 }

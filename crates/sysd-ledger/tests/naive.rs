@@ -417,6 +417,7 @@ fn history(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
             Reply::Exists { number, .. } => vec![Answer::Exists(*number)],
             Reply::Rejected(_) => vec![Answer::No],
             Reply::Recorded(_) | Reply::GroupRecorded(_) => receipts.iter().map(answer).collect(),
+            Reply::Batch(_) | Reply::LookUp { .. } | Reply::Conflict(_) => return differs("nobody asked for that"),
         };
         let expected = match &command {
             Command::Transact(transaction) => vec![naive.transact(now, transaction)],
@@ -434,6 +435,7 @@ fn history(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
                 Vec::new()
             }
             Command::Tick => Vec::new(),
+            other => return Err(format!("{other:?} is not made here")),
         };
         if answers != expected {
             return differs(&format!("expected {expected:?}"));

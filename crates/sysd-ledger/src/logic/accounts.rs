@@ -8,23 +8,48 @@ use super::blocks::Blocks;
 use super::places::Places;
 use crate::model::account::AccountView;
 use crate::model::{Account, AccountId, AccountKind, AccountState, Balance, Currency, Funds, Rejection, Side};
+use crate::schema::entry::{TRAIL_MAX, Trail};
 
 /// Which account, in the order in which they were opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Index(pub(super) u32);
 
-/// What every transaction looks at, in 96 bytes.
+/// Nowhere.
+const NONE: u32 = u32::MAX;
+
+/// What every transaction looks at, in 128 bytes.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) id: AccountId,
     pub(super) balance: Balance,
     pub(super) currency: Currency,
+    /// How often it was changed, and by which number last.
+    pub(super) changes: u64,
+    pub(super) last: u64,
     /// Where its bounds are, if it has any.
     bounds: u32,
+    /// Where its marks are, if it has any.
+    marks: u32,
     pub(super) kind: AccountKind,
     pub(super) state: AccountState,
-    /// Whether anything bounds it.
-    is_bounded: bool,
+}
+
+/// The numbers of the last changes whose ordinals are multiples of 8, 64, 512, …
+pub(crate) type Marks = [u64; TRAIL_MAX - 1];
+
+/// Where an account's changes are: how many there were, the number of the last, and its marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct StoredTrail {
+    pub(crate) changes: u64,
+    pub(crate) last: u64,
+    pub(crate) marks: Marks,
+}
+
+impl StoredTrail {
+    /// How many marks there are.
+    pub(crate) fn steps(&self) -> usize {
+        if self.changes == 0 { 0 } else { (TRAIL_MAX - 1).min(self.changes.ilog2() as usize / 3) }
+    }
 }
 
 /// What bounds an account.
@@ -39,6 +64,8 @@ struct Bounds {
 pub(super) struct Accounts {
     rows: Blocks<Row, { 1 << 12 }>,
     bounds: Vec<Bounds>,
+    /// Of accounts that were changed eight times.
+    marks: Blocks<Marks, { 1 << 12 }>,
     metadata: HashMap<u32, Bytes, RandomState>,
     places: Places,
 }
@@ -76,7 +103,7 @@ impl Accounts {
     pub(super) fn push(&mut self, account: &Account) -> Option<Index> {
         let at = u32::try_from(self.len()).ok()?;
         let is_bounded = account.funds != Funds::Unlimited || account.balance_max.is_some();
-        let bounds = u32::try_from(self.bounds.len()).ok()?;
+        let bounds = if is_bounded { u32::try_from(self.bounds.len()).ok()? } else { NONE };
         if is_bounded {
             self.bounds.push(Bounds { funds: account.funds, balance_max: account.balance_max });
         }
@@ -87,10 +114,12 @@ impl Accounts {
             id: account.id,
             balance: Balance::default(),
             currency: account.currency,
+            changes: 0,
+            last: 0,
             bounds,
+            marks: NONE,
             kind: account.kind,
             state: AccountState::Open,
-            is_bounded,
         };
         self.rows.push(row);
         self.places.insert(self.places.hash(account.id.0), at);
@@ -98,8 +127,57 @@ impl Accounts {
     }
 
     fn bounds(&self, row: &Row) -> Bounds {
-        let bounds = row.is_bounded.then(|| self.bounds.get(row.bounds as usize).copied()).flatten();
-        bounds.unwrap_or_default()
+        self.bounds.get(row.bounds as usize).copied().unwrap_or_default()
+    }
+
+    /// One more change of an account, by that number: where its earlier ones are.
+    #[inline]
+    pub(super) fn step(&mut self, index: Index, number: u64) -> Trail {
+        let Some(trail) = self.next_trail(index) else { return Trail::default() };
+        let Some(row) = self.rows.get_mut(index.0) else { return trail };
+        (row.changes, row.last) = (trail.ordinal, number);
+        if row.changes % 8 == 0 {
+            if row.marks == NONE
+                && let Ok(at) = u32::try_from(self.marks.len())
+            {
+                self.marks.push(Marks::default());
+                row.marks = at;
+            }
+            if let Some(marks) = self.marks.get_mut(row.marks) {
+                let steps = (row.changes.trailing_zeros() / 3) as usize;
+                marks.iter_mut().take(steps).for_each(|mark| *mark = number);
+            }
+        }
+        trail
+    }
+
+    /// Where the changes of an account are, as the next one will say it.
+    #[inline]
+    pub(super) fn next_trail(&self, index: Index) -> Option<Trail> {
+        let row = self.row(index)?;
+        let mut trail = Trail { ordinal: row.changes + 1, ..Trail::default() };
+        trail.back[0] = row.last;
+        if let Some(marks) = self.marks.get(row.marks) {
+            trail.back[1..].copy_from_slice(marks);
+        }
+        Some(trail)
+    }
+
+    pub(super) fn trail(&self, index: Index) -> Option<StoredTrail> {
+        let row = self.row(index)?;
+        let marks = self.marks.get(row.marks).copied().unwrap_or_default();
+        Some(StoredTrail { changes: row.changes, last: row.last, marks })
+    }
+
+    /// As [`trail`](Self::trail) said.
+    pub(super) fn set_trail(&mut self, index: Index, trail: StoredTrail) {
+        let at = u32::try_from(self.marks.len()).unwrap_or(NONE);
+        let Some(row) = self.rows.get_mut(index.0) else { return };
+        (row.changes, row.last) = (trail.changes, trail.last);
+        if trail.changes >= 8 {
+            row.marks = at;
+            self.marks.push(trail.marks);
+        }
     }
 
     /// How much may still be taken from an account by that side; `None`: any amount.
@@ -114,7 +192,7 @@ impl Accounts {
     /// [`Rejection::InsufficientFunds`], [`Rejection::BalanceMax`].
     #[inline]
     pub(super) fn check(&self, row: &Row, after: &Balance, side: Side) -> Result<(), Rejection> {
-        if !row.is_bounded {
+        if row.bounds == NONE {
             return Ok(());
         }
         let bounds = self.bounds(row);

@@ -40,15 +40,6 @@ impl<T, const N: usize> Blocks<T, N> {
         }
     }
 
-    /// Takes the last one back.
-    pub(super) fn pop(&mut self) -> Option<T> {
-        let value = self.0.last_mut().and_then(Vec::pop);
-        if self.0.last().is_some_and(Vec::is_empty) {
-            self.0.pop();
-        }
-        value
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().flatten()
     }

@@ -8,17 +8,25 @@ use sysd_core::Timestamp;
 
 use super::accounts::{Accounts, Index};
 use super::holds::{Hold, Holds};
-use super::numbers::Numbers;
-use super::resolve::{Balances, Resolved, after, frees, resolve};
+use super::numbers::{Found, Looked, Numbers};
+use super::resolve::{Balances, Change, Changes, Resolved, after, frees, resolve};
+use super::tail::{Recorded, Tail};
 use crate::model::account::AccountView;
 use crate::model::amount::AMOUNT_MAX;
 use crate::model::{
     Account, AccountId, AccountState, AccountUpdate, Action, Balance, Currency, Date, Funds, Receipt, Rejection, Reply,
     Side, Transaction, TransactionId,
 };
+use crate::schema::entry::Trail;
+use crate::schema::journal::ChunkHash;
 
 /// The most transactions of a group.
 pub const GROUP_MAX: usize = 1_000;
+
+/// So many bytes of the journal may wait for the store.
+const TAIL_BYTES_MAX: usize = 64 << 20;
+/// So many transactions of a batch are looked up together.
+const WARM: usize = 16;
 
 /// What is asked of the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +43,22 @@ pub enum Command {
     ClosePeriod(Date),
     /// Nothing but that time passes: holds end.
     Tick,
+    /// Several transactions, each for itself, in one command.
+    Batch(Vec<Transaction>),
+    /// The store has the journal through that number, the last of a chunk of that hash.
+    Wrote {
+        /// The last number of a chunk.
+        through: u64,
+        /// Its hash.
+        hash: ChunkHash,
+    },
+    /// The store has the ids through that number: whole blocks of them leave memory.
+    Forget {
+        /// The last number of a block of ids.
+        through: u64,
+    },
+    /// Transactions, and what the store said of ids that are no longer in memory.
+    Looked(Looked, Box<Self>),
 }
 
 /// The sums of all accounts of a currency. Debits equal credits, always.
@@ -82,6 +106,7 @@ pub struct Books {
     /// Which transactions were taken back, and by which number.
     pub(super) reversed: HashMap<TransactionId, u64, RandomState>,
     pub(super) closed_through: Option<Date>,
+    pub(super) tail: Tail,
     /// What a group has done so far, if one is under way.
     undo: Option<Vec<Undo>>,
     /// A deliberate mistake.
@@ -108,6 +133,8 @@ pub enum Bug {
     ForgetDeadlines,
     /// Reverses as often as it is asked to.
     ReverseAgain,
+    /// Takes an id that has left memory for a new one, without a look at the store.
+    ForgetOldIds,
     /// Frees the rest of a hold of which a part is posted, though it should stay.
     FreeRest,
 }
@@ -127,6 +154,8 @@ pub(super) type Plan = (Resolved, Balances);
 /// Why a transaction was not recorded.
 enum Refusal {
     Exists(u64),
+    /// Whether it exists is not known here.
+    Forgotten,
     Rejected(Rejection),
 }
 
@@ -142,17 +171,45 @@ impl From<Rejection> for Reply {
     }
 }
 
+/// A transaction that was recorded, and what it changed.
+struct Done {
+    number: u64,
+    changes: Changes,
+    balances: Balances,
+    moved: u128,
+}
+
+impl Done {
+    fn receipt(self, id: TransactionId, now: Timestamp) -> Receipt {
+        let Self { number, balances, moved, .. } = self;
+        Receipt { id, number, recorded_at: now, moved, balances }
+    }
+}
+
 impl Books {
     /// Does what is asked. `now` never goes back.
     pub fn apply(&mut self, now: Timestamp, command: &Command) -> Reply {
         self.end_holds(now);
+        self.do_command(now, command, None)
+    }
+
+    fn do_command(&mut self, now: Timestamp, command: &Command, looked: Option<&Looked>) -> Reply {
         match command {
-            Command::Transact(transaction) => match self.transact(now, transaction) {
-                Ok(receipt) => Reply::Recorded(receipt),
-                Err(Refusal::Exists(number)) => Reply::Exists { id: transaction.id, number },
-                Err(Refusal::Rejected(rejection)) => rejection.into(),
-            },
-            Command::Group(transactions) => self.transact_all(now, transactions).unwrap_or_else(Reply::from),
+            Command::Transact(transaction) => self.record(now, transaction, looked),
+            Command::Batch(transactions) => {
+                let mut replies = Vec::with_capacity(transactions.len());
+                for some in transactions.chunks(WARM) {
+                    self.warm(some);
+                    replies.extend(some.iter().map(|transaction| self.record(now, transaction, looked)));
+                }
+                Reply::Batch(replies)
+            }
+            Command::Group(transactions) => {
+                self.transact_all(now, transactions, looked).unwrap_or_else(|refusal| match refusal {
+                    Refusal::Rejected(rejection) => rejection.into(),
+                    _ => self.look_up(),
+                })
+            }
             Command::Open(account) => self.open(account).map_or_else(Reply::from, |()| Reply::Done),
             Command::Update(id, update) => self.update(*id, *update).map_or_else(Reply::from, |()| Reply::Done),
             Command::ClosePeriod(through) => {
@@ -160,6 +217,59 @@ impl Books {
                 Reply::Done
             }
             Command::Tick => Reply::Done,
+            Command::Wrote { through, hash } => {
+                self.tail.wrote(*through, *hash);
+                Reply::Done
+            }
+            Command::Forget { through } => {
+                self.numbers.forget((*through).min(self.tail.written));
+                Reply::Done
+            }
+            // One within another is not made, and would say nothing new.
+            Command::Looked(_, inner) if matches!(**inner, Command::Looked(..)) => Reply::Done,
+            Command::Looked(looked, inner) => self.do_command(now, inner, Some(looked)),
+        }
+    }
+
+    fn look_up(&self) -> Reply {
+        Reply::LookUp { forgotten: self.numbers.forgotten() }
+    }
+
+    /// Records one transaction, and answers.
+    #[inline]
+    fn record(&mut self, now: Timestamp, transaction: &Transaction, looked: Option<&Looked>) -> Reply {
+        match self.transact(now, transaction, looked) {
+            Ok(done) => {
+                self.write(now, Recorded::Transaction(transaction), &done.changes, &done.balances);
+                Reply::Recorded(Box::new(done.receipt(transaction.id, now)))
+            }
+            Err(Refusal::Exists(number)) => Reply::Exists { id: transaction.id, number },
+            Err(Refusal::Forgotten) => self.look_up(),
+            Err(Refusal::Rejected(rejection)) => rejection.into(),
+        }
+    }
+
+    /// Writes the next number into the journal.
+    #[inline]
+    fn write(&mut self, now: Timestamp, recorded: Recorded<'_>, changes: &[Change], balances: &Balances) {
+        let is_whole = self.tail.begin(now, recorded, changes.len().min(balances.len()));
+        let number = self.tail.last;
+        for (change, (_, balance)) in changes.iter().zip(balances) {
+            let trail = self.accounts.step(change.account, number);
+            if let Some(row) = self.accounts.row(change.account) {
+                self.tail.put_change(is_whole, change, row, balance, &trail);
+            }
+        }
+        self.tail.end();
+    }
+
+    /// Looks up what these will look up: the looks wait for memory together instead of one after the other.
+    fn warm(&self, transactions: &[Transaction]) {
+        for transaction in transactions {
+            std::hint::black_box(self.numbers.is_there(transaction.id));
+        }
+        for posting in transactions.iter().flat_map(|transaction| &transaction.postings) {
+            std::hint::black_box(self.accounts.find(posting.account));
         }
     }
 
@@ -220,40 +330,54 @@ impl Books {
             return;
         }
         while let Some(id) = self.holds.next_ended(now) {
+            let (mut changes, mut balances) = (Changes::new(), Balances::new());
             if let Some(hold) = self.holds.set(id, None) {
-                for change in frees(&hold) {
+                changes = frees(&hold);
+                for change in &changes {
                     if let Some(row) = self.accounts.row_mut(change.account) {
                         let held = match change.side {
                             Side::Debit => &mut row.balance.debits_held,
                             Side::Credit => &mut row.balance.credits_held,
                         };
                         *held -= change.freed;
+                        balances.push((row.id, row.balance));
                     }
                 }
             }
-            self.numbers.push_unnamed(id);
+            self.numbers.push_unnamed(id, now);
+            self.write(now, Recorded::HoldEnded(id), &changes, &balances);
         }
     }
 
     #[inline]
-    fn transact(&mut self, now: Timestamp, transaction: &Transaction) -> Result<Box<Receipt>, Refusal> {
-        let hash = match self.numbers.find(transaction.id) {
-            Ok(number) if !self.has(Bug::ForgetIds) => return Err(Refusal::Exists(number)),
-            Ok(_) => self.numbers.hash(transaction.id),
-            Err(hash) => hash,
+    fn transact(
+        &mut self,
+        now: Timestamp,
+        transaction: &Transaction,
+        looked: Option<&Looked>,
+    ) -> Result<Done, Refusal> {
+        let hash = match self.numbers.find(transaction.id, looked) {
+            Found::New(hash) => hash,
+            Found::Number(_) if self.has(Bug::ForgetIds) => self.numbers.hash(transaction.id),
+            Found::Number(number) => return Err(Refusal::Exists(number)),
+            Found::Forgotten(hash) if self.has(Bug::ForgetOldIds) => hash,
+            Found::Forgotten(_) => return Err(Refusal::Forgotten),
         };
+        if self.tail.bytes() > TAIL_BYTES_MAX {
+            return Err(Rejection::JournalBehind { bytes: self.tail.bytes() }.into());
+        }
         if let Some(through) = self.closed_through
             && transaction.effective.unwrap_or_else(|| Date::of(now)) <= through
         {
             return Err(Rejection::PeriodClosed { through }.into());
         }
         if let Some(reverses) = transaction.reverses {
-            self.reversible(transaction.action, reverses)?;
+            self.reversible(transaction.action, reverses, looked)?;
         }
         let (Resolved { changes, hold, moved }, balances) = self.plan(now, transaction)?;
 
         // Nothing was changed until here, and nothing can fail behind it.
-        let number = self.numbers.push(transaction.id, hash).ok_or(Rejection::Full)?;
+        let number = self.numbers.push(transaction.id, hash, now).ok_or(Rejection::Full)?;
         self.note(|| Undo::Number);
         for (change, (_, balance)) in changes.iter().zip(&balances) {
             if let Some(row) = self.accounts.row_mut(change.account) {
@@ -270,7 +394,7 @@ impl Books {
             self.reversed.insert(reverses, number);
             self.note(|| Undo::Reversed(reverses));
         }
-        Ok(Box::new(Receipt { id: transaction.id, number, recorded_at: now, moved, balances }))
+        Ok(Done { number, changes, balances, moved })
     }
 
     /// What a transaction would do, and how the accounts will be; nothing is changed.
@@ -286,47 +410,65 @@ impl Books {
         Ok((resolved, after))
     }
 
-    fn reversible(&self, action: Action, reverses: TransactionId) -> Result<(), Rejection> {
+    fn reversible(&self, action: Action, reverses: TransactionId, looked: Option<&Looked>) -> Result<(), Refusal> {
         if action != Action::Post {
-            return Err(Rejection::ReversalShape);
+            return Err(Rejection::ReversalShape.into());
         }
         if let Some(by) = self.reversed.get(&reverses)
             && !self.has(Bug::ReverseAgain)
         {
-            return Err(Rejection::AlreadyReversed { reverses, by: *by });
+            return Err(Rejection::AlreadyReversed { reverses, by: *by }.into());
         }
-        self.numbers.find(reverses).map(|_| ()).map_err(|_| Rejection::UnknownTransaction { reverses })
+        match self.numbers.find(reverses, looked) {
+            Found::Number(_) => Ok(()),
+            Found::New(_) => Err(Rejection::UnknownTransaction { reverses }.into()),
+            Found::Forgotten(_) => Err(Refusal::Forgotten),
+        }
     }
 
-    fn transact_all(&mut self, now: Timestamp, transactions: &[Transaction]) -> Result<Reply, Rejection> {
+    fn transact_all(
+        &mut self,
+        now: Timestamp,
+        transactions: &[Transaction],
+        looked: Option<&Looked>,
+    ) -> Result<Reply, Refusal> {
         let count = transactions.len();
         if !(1..=GROUP_MAX).contains(&count) {
-            return Err(Rejection::GroupCount { count, max: GROUP_MAX });
+            return Err(Rejection::GroupCount { count, max: GROUP_MAX }.into());
         }
-        let known = |transaction: &Transaction| self.numbers.find(transaction.id).ok();
-        if let Some(first) = transactions.first()
-            && let Some(number) = known(first)
-            && transactions.iter().all(|transaction| known(transaction).is_some())
+        let known = |transaction: &Transaction| match self.numbers.find(transaction.id, looked) {
+            Found::Number(number) => Ok(Some(number)),
+            Found::New(_) => Ok(None),
+            Found::Forgotten(_) => Err(Refusal::Forgotten),
+        };
+        let numbers = transactions.iter().map(known).collect::<Result<Option<Vec<_>>, _>>()?;
+        if let (Some(first), Some(numbers)) = (transactions.first(), numbers)
+            && let Some(number) = numbers.first()
         {
-            return Ok(Reply::Exists { id: first.id, number });
+            return Ok(Reply::Exists { id: first.id, number: *number });
         }
         self.undo = Some(Vec::with_capacity(4 * count));
-        let mut receipts = Vec::with_capacity(count);
+        let mut all = Vec::with_capacity(count);
         for (index, transaction) in transactions.iter().enumerate() {
-            match self.transact(now, transaction) {
-                Ok(receipt) => receipts.push(*receipt),
+            match self.transact(now, transaction, looked) {
+                Ok(done) => all.push(done),
                 Err(refusal) => {
                     self.take_back();
                     let cause = Box::new(match refusal {
                         Refusal::Exists(number) => Rejection::Exists { id: transaction.id, number },
                         Refusal::Rejected(rejection) => rejection,
+                        Refusal::Forgotten => return Err(refusal),
                     });
-                    return Err(Rejection::InGroup { index, cause });
+                    return Err(Rejection::InGroup { index, cause }.into());
                 }
             }
         }
         self.undo = None;
-        Ok(Reply::GroupRecorded(receipts))
+        for (transaction, done) in transactions.iter().zip(&all) {
+            self.write(now, Recorded::Transaction(transaction), &done.changes, &done.balances);
+        }
+        let receipts = transactions.iter().zip(all).map(|(transaction, done)| done.receipt(transaction.id, now));
+        Ok(Reply::GroupRecorded(receipts.collect()))
     }
 
     fn note(&mut self, undo: impl FnOnce() -> Undo) {
@@ -372,14 +514,43 @@ impl Books {
         self.accounts.known(id).ok().map(|(_, row)| self.accounts.available(row, side))
     }
 
-    /// The number of a transaction in the journal, if it was recorded.
+    /// The number of a transaction in the journal, if it was recorded and its id is still in memory.
     pub fn number(&self, id: TransactionId) -> Option<u64> {
-        self.numbers.find(id).ok()
+        match self.numbers.find(id, None) {
+            Found::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// How many ids have left memory: those of the numbers through this one. See [`Command::Forget`].
+    pub fn ids_forgotten(&self) -> u64 {
+        self.numbers.forgotten()
+    }
+
+    /// Through which number the store has the journal, and the hash of the chunk that ends there: see [`Command::Wrote`].
+    pub fn journal_written(&self) -> (u64, ChunkHash) {
+        (self.tail.written, self.tail.hash)
+    }
+
+    /// How often an account was changed: the ordinal of its last change.
+    pub fn changes_of(&self, id: AccountId) -> Option<u64> {
+        self.accounts.known(id).ok().map(|(_, row)| row.changes)
     }
 
     /// How many numbers the journal has.
     pub fn journal_len(&self) -> u64 {
         self.numbers.count()
+    }
+
+    /// Where the changes of an account are, as if of one that comes next.
+    pub(crate) fn trail_of(&self, id: AccountId) -> Option<Trail> {
+        self.accounts.find(id).and_then(|index| self.accounts.next_trail(index))
+    }
+
+    /// Some of the oldest ids, with the number through which they go: those that are more than `ids_max`, and that the store may
+    /// be given because it has their entries.
+    pub(crate) fn ids_to_forget(&self, ids_max: u64, blocks_max: usize) -> Vec<(u64, Vec<(TransactionId, u64)>)> {
+        self.numbers.oldest(ids_max, self.tail.written, blocks_max)
     }
 
     /// How many accounts there are.

@@ -1,33 +1,145 @@
 //! Which transactions were recorded, by id and by number.
 
-use super::blocks::Blocks;
+use std::collections::VecDeque;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use sysd_core::Timestamp;
+
 use super::places::{Hash, Places};
 use crate::model::TransactionId;
 
-/// The ids of the journal, in the order of their numbers, and a way back from an id.
+/// So many ids leave memory at once.
+pub(crate) const BLOCK_IDS: u64 = 1 << 13;
+
+/// How far the clock of who minted an id may be ahead of the log's.
+const AHEAD_MAX_US: u64 = 5 * 60 * 1_000_000;
+
+/// When an id says that it was minted, in microseconds since 1970: a UUID of version 7 (RFC 9562) does.
+pub(crate) fn minted_at_us(id: TransactionId) -> Option<u64> {
+    let (version, variant) = ((id.0 >> 76) & 0xF, (id.0 >> 62) & 0b11);
+    let ms = u64::try_from(id.0 >> 80).ok()?;
+    (version == 7 && variant == 0b10).then(|| ms.saturating_mul(1_000))
+}
+
+/// Ids of numbers that follow one another.
+#[derive(Debug)]
+struct Block {
+    ids: Vec<TransactionId>,
+    /// When the last of them was recorded.
+    ended_at: Timestamp,
+}
+
+/// Whether an id was recorded.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Found {
+    /// Under this number.
+    Number(u64),
+    /// It was not; and its hash.
+    New(Hash),
+    /// That is no longer known here; and its hash.
+    Forgotten(Hash),
+}
+
+/// What the store said of ids that are no longer in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Looked {
+    /// How many numbers had left memory when it was looked at, or fewer.
+    pub forgotten: u64,
+    /// The ids that it has, with their numbers.
+    pub found: Vec<(TransactionId, u64)>,
+}
+
+impl Looked {
+    fn find(&self, id: TransactionId) -> Option<u64> {
+        self.found.iter().find(|(found, _)| *found == id).map(|(_, number)| *number)
+    }
+}
+
+/// The ids of the journal, in the order of their numbers, and a way back from an id. The oldest leave memory once the store has them.
 ///
 /// 16 bytes an id in order, and 10 to 20 for the way back.
+///
+/// An id that is not here was never recorded, if nothing was forgotten, or if it says that it was minted after everything that was
+/// forgotten was recorded: an id that said so then, of the future, was kept.
 #[derive(Debug, Default)]
-pub(super) struct Numbers {
-    ids: Blocks<TransactionId, { 1 << 16 }>,
+pub(crate) struct Numbers {
+    blocks: VecDeque<Block>,
+    /// How many have left.
+    forgotten: u64,
+    count: u64,
     places: Places,
     /// The numbers whose ids are not their own, in order.
-    unnamed: Vec<u64>,
+    unnamed: VecDeque<u64>,
+    /// When the last one that has left was recorded.
+    horizon: Timestamp,
+    /// Those that have left and say that they were minted after it.
+    kept: HashMap<TransactionId, u64, RandomState>,
 }
 
 impl Numbers {
     /// How many there are; the next number is one more.
     #[inline]
-    pub(super) fn count(&self) -> u64 {
-        self.ids.len() as u64
+    pub(crate) const fn count(&self) -> u64 {
+        self.count
     }
 
-    /// The number of an id, or its hash for [`push`](Self::push).
+    /// How many have left memory: the numbers through this one.
+    pub(crate) const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// When the last one that has left was recorded.
+    pub(crate) const fn horizon(&self) -> Timestamp {
+        self.horizon
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "what is in memory is told apart by its lowest 32 bits")]
+    const fn place(number: u64) -> u32 {
+        number as u32
+    }
+
+    /// The number that lies at a place.
+    fn number_at(&self, place: u32) -> u64 {
+        let first = self.forgotten + 1;
+        first + u64::from(place.wrapping_sub(Self::place(first)))
+    }
+
     #[inline]
-    pub(super) fn find(&self, id: TransactionId) -> Result<u64, Hash> {
+    fn id_of(&self, number: u64) -> Option<TransactionId> {
+        let at = number.checked_sub(self.forgotten + 1)?;
+        let block = self.blocks.get(usize::try_from(at / BLOCK_IDS).ok()?)?;
+        block.ids.get(usize::try_from(at % BLOCK_IDS).ok()?).copied()
+    }
+
+    /// Whether an id was recorded, as far as it is known here and by what the store said.
+    #[inline]
+    pub(super) fn find(&self, id: TransactionId, looked: Option<&Looked>) -> Found {
         let hash = self.hash(id);
-        let found = self.places.find(hash, |at| self.ids.get(at) == Some(&id));
-        found.map(|at| u64::from(at) + 1).ok_or(hash)
+        let found = self.places.find(hash, |at| self.id_of(self.number_at(at)) == Some(id));
+        if let Some(at) = found {
+            return Found::Number(self.number_at(at));
+        }
+        if self.forgotten == 0 { Found::New(hash) } else { self.find_forgotten(id, hash, looked) }
+    }
+
+    /// Whether an id is in memory.
+    #[inline]
+    pub(super) fn is_there(&self, id: TransactionId) -> bool {
+        self.places.find(self.hash(id), |at| self.id_of(self.number_at(at)) == Some(id)).is_some()
+    }
+
+    fn find_forgotten(&self, id: TransactionId, hash: Hash, looked: Option<&Looked>) -> Found {
+        if let Some(number) = self.kept.get(&id) {
+            return Found::Number(*number);
+        }
+        if minted_at_us(id).is_some_and(|at| at > self.horizon.as_micros() + AHEAD_MAX_US) {
+            return Found::New(hash);
+        }
+        match looked.filter(|looked| looked.forgotten >= self.forgotten) {
+            None => Found::Forgotten(hash),
+            Some(looked) => looked.find(id).map_or(Found::New(hash), Found::Number),
+        }
     }
 
     pub(super) fn hash(&self, id: TransactionId) -> Hash {
@@ -36,69 +148,125 @@ impl Numbers {
 
     /// Adds the next id, which is not there yet. Answers its number; `None` if there is no room for another.
     #[inline]
-    pub(super) fn push(&mut self, id: TransactionId, hash: Hash) -> Option<u64> {
-        let at = u32::try_from(self.ids.len()).ok()?;
-        self.ids.push(id);
-        self.places.insert(hash, at);
-        Some(u64::from(at) + 1)
+    pub(super) fn push(&mut self, id: TransactionId, hash: Hash, now: Timestamp) -> Option<u64> {
+        if self.count - self.forgotten >= u64::from(u32::MAX) {
+            return None;
+        }
+        self.push_id(id, now);
+        self.places.insert(hash, Self::place(self.count));
+        Some(self.count)
+    }
+
+    #[inline]
+    fn push_id(&mut self, id: TransactionId, now: Timestamp) {
+        self.count += 1;
+        match self.blocks.back_mut() {
+            Some(block) if (block.ids.len() as u64) < BLOCK_IDS => {
+                block.ids.push(id);
+                block.ended_at = now;
+            }
+            _ => {
+                let mut ids = Vec::with_capacity(1 << 13);
+                ids.push(id);
+                self.blocks.push_back(Block { ids, ended_at: now });
+            }
+        }
     }
 
     /// Uses up a number for what is no transaction of its own, such as the end of a hold of that id.
-    pub(super) fn push_unnamed(&mut self, of: TransactionId) -> u64 {
-        self.ids.push(of);
-        self.unnamed.push(self.count());
-        self.count()
+    pub(super) fn push_unnamed(&mut self, of: TransactionId, now: Timestamp) -> u64 {
+        self.push_id(of, now);
+        self.unnamed.push_back(self.count);
+        self.count
     }
 
-    /// The numbers that [`push_unnamed`](Self::push_unnamed) used up.
-    pub(super) fn unnamed(&self) -> &[u64] {
-        &self.unnamed
+    /// The numbers that [`push_unnamed`](Self::push_unnamed) used up, of those that are in memory.
+    pub(crate) fn unnamed(&self) -> impl ExactSizeIterator<Item = u64> {
+        self.unnamed.iter().copied()
     }
 
-    /// In the order of their numbers.
-    pub(super) fn ids(&self) -> impl Iterator<Item = TransactionId> {
-        self.ids.iter().copied()
+    /// Those that are in memory, in the order of their numbers.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = TransactionId> {
+        self.blocks.iter().flat_map(|block| block.ids.iter().copied())
+    }
+
+    /// Those that have left but are known, by their numbers.
+    pub(crate) fn kept(&self) -> Vec<(TransactionId, u64)> {
+        let mut kept: Vec<_> = self.kept.iter().map(|(id, number)| (*id, *number)).collect();
+        kept.sort_unstable_by_key(|(_, number)| *number);
+        kept
+    }
+
+    /// When the blocks in memory ended.
+    pub(crate) fn block_ends(&self) -> impl ExactSizeIterator<Item = Timestamp> {
+        self.blocks.iter().map(|block| block.ended_at)
     }
 
     /// Takes the last one back.
     pub(super) fn pop(&mut self) {
-        let number = self.count();
-        let Some(id) = self.ids.pop() else { return };
-        if self.unnamed.last() == Some(&number) {
-            self.unnamed.pop();
+        let number = self.count;
+        let Some(id) = self.blocks.back_mut().and_then(|block| block.ids.pop()) else { return };
+        if self.blocks.back().is_some_and(|block| block.ids.is_empty()) {
+            self.blocks.pop_back();
         }
-        if let Ok(at) = u32::try_from(self.ids.len()) {
-            self.places.remove(self.hash(id), at);
+        if self.unnamed.back() == Some(&number) {
+            self.unnamed.pop_back();
         }
+        self.places.remove(self.hash(id), Self::place(number));
+        self.count -= 1;
+    }
+
+    /// Some of the oldest blocks of ids with their numbers, and the numbers through which they go: of what is more than `ids_max`,
+    /// and not behind `through_max`.
+    pub(super) fn oldest(
+        &self,
+        ids_max: u64,
+        through_max: u64,
+        blocks_max: usize,
+    ) -> Vec<(u64, Vec<(TransactionId, u64)>)> {
+        let through_max = through_max.min(self.count.saturating_sub(ids_max));
+        let blocks = (0..).map(|at| self.forgotten + at * BLOCK_IDS).zip(&self.blocks).take(blocks_max);
+        let whole = blocks.take_while(|(before, _)| before + BLOCK_IDS <= through_max);
+        whole.map(|(before, block)| (before + BLOCK_IDS, self.named(before, block))).collect()
+    }
+
+    /// The ids of a block behind that number that are their numbers' own.
+    fn named(&self, before: u64, block: &Block) -> Vec<(TransactionId, u64)> {
+        let from = self.unnamed.partition_point(|number| *number <= before);
+        let mut unnamed = self.unnamed.range(from..).peekable();
+        let named = (before + 1..).zip(&block.ids).filter(|(number, _)| unnamed.next_if_eq(&number).is_none());
+        named.map(|(number, id)| (*id, number)).collect()
+    }
+
+    /// Lets ids through that number leave memory, which only whole blocks do; the store has them.
+    pub(super) fn forget(&mut self, through: u64) {
+        while self.forgotten + BLOCK_IDS <= through.min(self.count)
+            && let Some(block) = self.blocks.pop_front()
+        {
+            let ids = self.named(self.forgotten, &block);
+            self.horizon = block.ended_at;
+            let known_from = self.horizon.as_micros() + AHEAD_MAX_US;
+            let is_ahead = |id: TransactionId| minted_at_us(id).is_some_and(|at| at > known_from);
+            self.kept.retain(|id, _| is_ahead(*id));
+            for (id, number) in ids {
+                self.places.remove(self.hash(id), Self::place(number));
+                if is_ahead(id) {
+                    self.kept.insert(id, number);
+                }
+            }
+            self.forgotten += BLOCK_IDS;
+            while self.unnamed.front().is_some_and(|number| *number <= self.forgotten) {
+                self.unnamed.pop_front();
+            }
+        }
+    }
+
+    /// Numbers that were put away: what had left, and what of that was known all the same.
+    pub(super) fn restore(forgotten: u64, horizon: Timestamp, kept: Vec<(TransactionId, u64)>) -> Self {
+        Self { forgotten, count: forgotten, horizon, kept: kept.into_iter().collect(), ..Self::default() }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn ids_have_numbers_until_they_are_taken_back() {
-        let mut numbers = Numbers::default();
-        let ids = (0..200_000_u128).map(|at| TransactionId(at * at * at));
-        for id in ids.clone() {
-            let hash = numbers.find(id).unwrap_err();
-            assert_eq!(numbers.push(id, hash), Some(numbers.count()));
-        }
-        for (number, id) in (1..).zip(ids.clone()) {
-            assert_eq!(numbers.find(id).ok(), Some(number));
-        }
-        for _ in 0..150_000 {
-            numbers.pop();
-        }
-        for (at, id) in ids.clone().enumerate() {
-            assert_eq!(numbers.find(id).is_ok(), at < 50_000);
-        }
-        assert_eq!(numbers.push_unnamed(TransactionId(0)), 50_001);
-        assert_eq!(numbers.find(TransactionId(0)).ok(), Some(1));
-        numbers.pop();
-        assert_eq!(numbers.find(TransactionId(0)).ok(), Some(1));
-        assert_eq!(numbers.count(), 50_000);
-    }
-}
+#[path = "numbers_tests.rs"]
+mod tests;

@@ -2,9 +2,11 @@
 
 use sysd_core::Timestamp;
 
-use super::accounts::Index;
+use super::accounts::{Index, StoredTrail};
 use super::books::Books;
 use super::holds::{Hold, Leg};
+use super::numbers::{BLOCK_IDS, Numbers};
+use super::tail::Tail;
 use crate::model::amount::AMOUNT_MAX;
 use crate::model::{AccountView, Date, Side, TransactionId};
 
@@ -18,14 +20,17 @@ pub(crate) struct StoredHold {
 }
 
 impl Books {
-    /// In the order of their numbers.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = TransactionId> {
-        self.numbers.ids()
+    pub(crate) const fn numbers(&self) -> &Numbers {
+        &self.numbers
     }
 
-    /// The numbers that are of no transaction of their own.
-    pub(crate) fn unnamed(&self) -> &[u64] {
-        self.numbers.unnamed()
+    pub(crate) const fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// Where the changes of accounts are, in the order in which they were opened.
+    pub(crate) fn trails(&self) -> impl Iterator<Item = StoredTrail> {
+        (0..self.accounts.len()).filter_map(|at| self.accounts.trail(Index(u32::try_from(at).ok()?)))
     }
 
     /// By their numbers.
@@ -50,7 +55,7 @@ impl Books {
 pub(crate) struct Parts(Books);
 
 impl Parts {
-    pub(crate) fn add_account(&mut self, view: &AccountView) -> Result<(), &'static str> {
+    pub(crate) fn add_account(&mut self, view: &AccountView, trail: StoredTrail) -> Result<(), &'static str> {
         let accounts = &mut self.0.accounts;
         if accounts.find(view.account.id).is_some() {
             return Err("an account is there twice");
@@ -64,21 +69,66 @@ impl Parts {
         if let Some(row) = accounts.row_mut(index) {
             (row.state, row.balance) = (view.state, view.balance);
         }
+        self.0.accounts.set_trail(index, trail);
         Ok(())
     }
 
-    /// All ids, in order, and which numbers are of no transaction of their own.
-    pub(crate) fn add_ids(&mut self, ids: &[TransactionId], unnamed: &[u64]) -> Result<(), &'static str> {
+    /// What had left memory; comes before [`add_ids`](Self::add_ids).
+    pub(crate) fn set_forgotten(
+        &mut self,
+        forgotten: u64,
+        horizon: Timestamp,
+        kept: Vec<(TransactionId, u64)>,
+    ) -> Result<(), &'static str> {
+        if forgotten % BLOCK_IDS != 0 || forgotten > u64::MAX >> 1 {
+            return Err("a part of a block of ids has left memory");
+        }
+        self.0.numbers = Numbers::restore(forgotten, horizon, kept);
+        Ok(())
+    }
+
+    /// All ids in memory, in order, when their blocks ended, and which numbers are of no transaction of their own.
+    pub(crate) fn add_ids(
+        &mut self,
+        ids: &[TransactionId],
+        block_ends: &[Timestamp],
+        unnamed: &[u64],
+    ) -> Result<(), &'static str> {
         let (numbers, mut unnamed) = (&mut self.0.numbers, unnamed.iter().peekable());
-        for id in ids {
-            if unnamed.next_if(|number| **number == numbers.count() + 1).is_some() {
-                numbers.push_unnamed(*id);
-                continue;
+        let blocks = ids.chunks(usize::try_from(BLOCK_IDS).unwrap_or(usize::MAX));
+        if blocks.len() != block_ends.len() {
+            return Err("a block of ids without its end");
+        }
+        for (ids, ended_at) in blocks.zip(block_ends) {
+            for id in ids {
+                if unnamed.next_if(|number| **number == numbers.count() + 1).is_some() {
+                    numbers.push_unnamed(*id, *ended_at);
+                    continue;
+                }
+                if numbers.is_there(*id) {
+                    return Err("an id is there twice");
+                }
+                numbers.push(*id, numbers.hash(*id), *ended_at).ok_or("there are too many ids")?;
             }
-            let hash = numbers.find(*id).err().ok_or("an id is there twice")?;
-            numbers.push(*id, hash).ok_or("there are too many ids")?;
         }
         if unnamed.next().is_some() { Err("a number without an id") } else { Ok(()) }
+    }
+
+    /// The end of the journal; comes after the ids.
+    pub(crate) fn set_tail(&mut self, tail: Tail) -> Result<(), &'static str> {
+        let mut last = tail.written;
+        for chunk in &tail.full {
+            if chunk.first != last.saturating_add(1) || chunk.last < chunk.first {
+                return Err("a gap in the journal");
+            }
+            last = chunk.last;
+        }
+        let is_whole = if tail.open.is_empty() { tail.last == last } else { tail.open_first == last.saturating_add(1) };
+        if !is_whole || tail.last != self.0.numbers.count() || self.0.numbers.forgotten() > tail.written {
+            return Err("the journal does not end with the last number");
+        }
+        self.0.tail = tail;
+        Ok(())
     }
 
     pub(crate) fn add_hold(&mut self, hold: StoredHold) -> Result<(), &'static str> {

@@ -174,7 +174,13 @@ pub enum Rejection {
         /// How many there were.
         bytes: usize,
     },
+    /// The store does not keep up with the journal.
+    #[error("{bytes} bytes of the journal wait for the store; run the journal's writer, or ask for less at once")]
+    JournalBehind {
+        /// How many wait.
+        bytes: usize,
+    },
     /// No more accounts or transactions fit.
-    #[error("the books are full: 4,294,967,295 accounts or transactions are the most")]
+    #[error("the books are full: 4,294,967,295 accounts, or ids in memory, are the most")]
     Full,
 }

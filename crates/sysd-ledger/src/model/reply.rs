@@ -5,8 +5,9 @@ use sysd_core::Timestamp;
 
 use super::account::AccountId;
 use super::amount::Side;
+use super::entry::JournalEntry;
 use super::rejection::Rejection;
-use super::transaction::TransactionId;
+use super::transaction::{Transaction, TransactionId};
 
 /// The sums of an account, in minor units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -66,4 +67,23 @@ pub enum Reply {
     },
     /// It can't be done.
     Rejected(Box<Rejection>),
+    /// Of a batch, one for each transaction, in order.
+    Batch(Vec<Self>),
+    /// Whether it was recorded before is not known in memory any more, and nothing was done: the store is to be asked for its ids,
+    /// and then the books again, with [`Command::Looked`](crate::Command::Looked). `Ledger` does that.
+    LookUp {
+        /// How many ids have left memory.
+        forgotten: u64,
+    },
+    /// The id was recorded before, with other content. Nothing was done. Only `Ledger` says so.
+    Conflict(Box<Conflict>),
+}
+
+/// A transaction, and another that was recorded under its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// What was recorded.
+    pub recorded: JournalEntry,
+    /// What was asked now.
+    pub asked: Transaction,
 }

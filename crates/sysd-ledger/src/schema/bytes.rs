@@ -19,12 +19,37 @@ pub(super) fn read<T>(
     if format != FORMAT {
         return Err(error("the format is unknown; was it written by a newer version?"));
     }
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader::new(bytes);
     let decoded = decode(&mut reader).map_err(error)?;
-    if reader.rest.is_empty() { Ok(decoded) } else { Err(error("bytes behind the end")) }
+    if reader.is_empty() { Ok(decoded) } else { Err(error("bytes behind the end")) }
 }
 
-pub(super) fn put_number(mut number: u128, out: &mut Vec<u8>) {
+#[inline]
+pub(super) fn put_number(number: u128, out: &mut Vec<u8>) {
+    match u64::try_from(number) {
+        Ok(small) => put_small(small, out),
+        Err(_) => put_great(number, out),
+    }
+}
+
+#[inline]
+pub(super) fn put_small(mut number: u64, out: &mut Vec<u8>) {
+    let (mut bytes, mut len) = ([0_u8; 10], 0);
+    while number > 0x7F && len < 9 {
+        #[allow(clippy::cast_possible_truncation, reason = "the lowest seven bits")]
+        let low = number as u8 | 0x80;
+        bytes[len] = low;
+        number >>= 7;
+        len += 1;
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "seven bits at most are left")]
+    let last = number as u8;
+    bytes[len] = last;
+    out.extend_from_slice(&bytes[..=len]);
+}
+
+#[cold]
+fn put_great(mut number: u128, out: &mut Vec<u8>) {
     loop {
         #[allow(clippy::cast_possible_truncation, reason = "the lowest seven bits")]
         let low = number as u8 & 0x7F;
@@ -69,13 +94,31 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// The next byte, if there is one; it stays.
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.rest.first().copied()
+    }
+
+    /// A number of 8 bytes, big-endian.
+    pub(super) fn fixed(&mut self) -> Result<u64, What> {
+        self.array().map(u64::from_be_bytes)
+    }
+
     pub(super) fn byte(&mut self) -> Result<u8, What> {
         let (byte, rest) = self.rest.split_first().ok_or("it ends too early")?;
         self.rest = rest;
         Ok(*byte)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], What> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], What> {
         let (array, rest) = self.rest.split_first_chunk().ok_or("it ends too early")?;
         self.rest = rest;
         Ok(*array)
@@ -112,6 +155,14 @@ impl<'a> Reader<'a> {
 
     pub(super) fn currency(&mut self) -> Result<Currency, What> {
         Currency::from_bits(u64::from_be_bytes(self.array()?)).ok_or("a currency that can't be")
+    }
+
+    pub(super) fn flag(&mut self) -> Result<bool, What> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err("a flag that is neither set nor not"),
+        }
     }
 
     pub(super) fn side(&mut self) -> Result<Side, What> {

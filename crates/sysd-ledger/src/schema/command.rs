@@ -4,8 +4,11 @@
 //! its effective day, its details. Two equal postings, a debit and a credit, are a currency, an amount and two accounts:
 //! 60 bytes or so.
 
-use super::bytes::{Reader, What, put_bytes, put_currency, put_day, put_id, put_number, put_optional, put_side};
-use crate::logic::Command;
+use super::bytes::{
+    Reader, What, put_bytes, put_currency, put_day, put_id, put_number, put_optional, put_side, put_small,
+};
+use super::journal::ChunkHash;
+use crate::logic::{Command, Looked};
 use crate::model::{
     Account, AccountId, AccountKind, AccountUpdate, Action, Details, Funds, Posting, Postings, Rest, Side, Transaction,
     TransactionId,
@@ -18,6 +21,10 @@ const TRANSACT: u8 = 2;
 const GROUP: u8 = 3;
 const CLOSE_PERIOD: u8 = 4;
 const TICK: u8 = 5;
+const BATCH: u8 = 6;
+const WROTE: u8 = 7;
+const FORGET: u8 = 8;
+const LOOKED: u8 = 9;
 
 const ACTION: u8 = 0b111;
 /// Two postings of one amount, the debit first.
@@ -49,10 +56,30 @@ pub(super) fn encode(command: &Command, out: &mut Vec<u8>) {
         }
         Command::Group(transactions) => {
             out.push(GROUP);
-            put_number(transactions.len() as u128, out);
-            for transaction in transactions {
-                put_transaction(transaction, out);
+            put_transactions(transactions, out);
+        }
+        Command::Batch(transactions) => {
+            out.push(BATCH);
+            put_transactions(transactions, out);
+        }
+        Command::Wrote { through, hash } => {
+            out.push(WROTE);
+            put_small(*through, out);
+            out.extend_from_slice(&hash.0);
+        }
+        Command::Forget { through } => {
+            out.push(FORGET);
+            put_small(*through, out);
+        }
+        Command::Looked(looked, inner) => {
+            out.push(LOOKED);
+            put_small(looked.forgotten, out);
+            put_small(looked.found.len() as u64, out);
+            for (id, number) in &looked.found {
+                put_id(id.0, out);
+                put_small(*number, out);
             }
+            encode(inner, out);
         }
         Command::ClosePeriod(through) => {
             out.push(CLOSE_PERIOD);
@@ -76,14 +103,37 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Command, What> {
             Command::Update(id, update)
         }
         TRANSACT => Command::Transact(transaction(reader)?),
-        GROUP => {
-            let count = reader.count(17)?;
-            Command::Group((0..count).map(|_| transaction(reader)).collect::<Result<_, _>>()?)
-        }
+        GROUP => Command::Group(transactions(reader)?),
+        BATCH => Command::Batch(transactions(reader)?),
         CLOSE_PERIOD => Command::ClosePeriod(reader.day()?),
         TICK => Command::Tick,
+        WROTE => Command::Wrote { through: reader.number()?, hash: ChunkHash(reader.array()?) },
+        FORGET => Command::Forget { through: reader.number()? },
+        LOOKED => {
+            let forgotten = reader.number()?;
+            let count = reader.count(17)?;
+            let id = |_| Ok((TransactionId(reader.id()?), reader.number()?));
+            let found = (0..count).map(id).collect::<Result<_, What>>()?;
+            // One within another is not made; reading one would go as deep as its bytes say.
+            if reader.peek() == Some(LOOKED) {
+                return Err("a look at the store within another");
+            }
+            Command::Looked(Looked { forgotten, found }, Box::new(decode(reader)?))
+        }
         _ => return Err("a command that is unknown"),
     })
+}
+
+fn put_transactions(transactions: &[Transaction], out: &mut Vec<u8>) {
+    put_small(transactions.len() as u64, out);
+    for transaction in transactions {
+        put_transaction(transaction, out);
+    }
+}
+
+fn transactions(reader: &mut Reader<'_>) -> Result<Vec<Transaction>, What> {
+    let count = reader.count(17)?;
+    (0..count).map(|_| transaction(reader)).collect()
 }
 
 const fn kind_code(kind: AccountKind) -> u8 {
@@ -143,7 +193,7 @@ fn is_pair(postings: &[Posting]) -> bool {
         && debit.currency == credit.currency)
 }
 
-fn put_transaction(transaction: &Transaction, out: &mut Vec<u8>) {
+pub(super) fn put_transaction(transaction: &Transaction, out: &mut Vec<u8>) {
     let Transaction { id, action, postings, reverses, effective, details } = transaction;
     let (code, has_more) = match action {
         Action::Post => (0, false),
@@ -197,7 +247,7 @@ fn put_transaction(transaction: &Transaction, out: &mut Vec<u8>) {
     }
 }
 
-fn transaction(reader: &mut Reader<'_>) -> Result<Transaction, What> {
+pub(super) fn transaction(reader: &mut Reader<'_>) -> Result<Transaction, What> {
     let flags = reader.byte()?;
     let (has, id) = (|bit| flags & bit != 0, TransactionId(reader.id()?));
     let action = match flags & ACTION {

@@ -1,14 +1,18 @@
-//! All of the books, as a snapshot keeps them: accounts in the order in which they were opened, ids in that of their numbers,
-//! holds and reversals likewise, the last closed day.
+//! All of the books, as a snapshot keeps them: accounts in the order in which they were opened, ids in that of their numbers, the end
+//! of the journal, holds and reversals by their numbers, the last closed day.
 
-use super::bytes::{Reader, What, put_day, put_id, put_number, put_optional, put_side};
+use bytes::Bytes;
+use sysd_core::Timestamp;
+
+use super::bytes::{Reader, What, put_bytes, put_day, put_id, put_number, put_optional, put_side, put_small};
 use super::command::{account, put_account};
-use crate::logic::{Books, Parts, StoredHold};
+use super::journal::ChunkHash;
+use crate::logic::{Books, Chunk, Numbers, Parts, StoredHold, StoredTrail, Tail};
 use crate::model::{AccountState, AccountView, Balance, TransactionId};
 
 pub(super) fn encode(books: &Books, out: &mut Vec<u8>) {
     put_number(books.accounts_len() as u128, out);
-    for AccountView { account, state, balance } in books.accounts() {
+    for (AccountView { account, state, balance }, trail) in books.accounts().zip(books.trails()) {
         put_account(&account, out);
         out.push(match state {
             AccountState::Open => 0,
@@ -19,11 +23,10 @@ pub(super) fn encode(books: &Books, out: &mut Vec<u8>) {
         for sum in [debits_posted, credits_posted, debits_held, credits_held] {
             put_number(sum, out);
         }
+        put_trail(&trail, out);
     }
-    put_number(books.journal_len().into(), out);
-    books.ids().for_each(|id| put_id(id.0, out));
-    put_number(books.unnamed().len() as u128, out);
-    books.unnamed().iter().for_each(|number| put_number((*number).into(), out));
+    put_numbers(books.numbers(), out);
+    put_tail(books.tail(), out);
     put_number(books.holds_len() as u128, out);
     for StoredHold { id, number, expires_at, legs } in books.stored_holds() {
         put_id(id.0, out);
@@ -51,9 +54,78 @@ pub(super) fn encode(books: &Books, out: &mut Vec<u8>) {
     }
 }
 
+fn put_trail(trail: &StoredTrail, out: &mut Vec<u8>) {
+    put_small(trail.changes, out);
+    if trail.changes > 0 {
+        put_small(trail.last, out);
+    }
+    trail.marks.iter().take(trail.steps()).for_each(|mark| put_small(*mark, out));
+}
+
+fn trail(reader: &mut Reader<'_>) -> Result<StoredTrail, What> {
+    let mut trail = StoredTrail { changes: reader.number()?, ..StoredTrail::default() };
+    if trail.changes > 0 {
+        trail.last = reader.number()?;
+    }
+    for at in 0..trail.steps() {
+        trail.marks[at] = reader.number()?;
+    }
+    Ok(trail)
+}
+
+fn put_time(time: Timestamp, out: &mut Vec<u8>) {
+    put_small(time.as_micros(), out);
+}
+
+fn put_numbers(numbers: &Numbers, out: &mut Vec<u8>) {
+    put_small(numbers.forgotten(), out);
+    put_time(numbers.horizon(), out);
+    let kept = numbers.kept();
+    put_small(kept.len() as u64, out);
+    for (id, number) in kept {
+        put_id(id.0, out);
+        put_small(number, out);
+    }
+    put_small(numbers.count() - numbers.forgotten(), out);
+    numbers.ids().for_each(|id| put_id(id.0, out));
+    put_small(numbers.block_ends().len() as u64, out);
+    numbers.block_ends().for_each(|end| put_time(end, out));
+    put_small(numbers.unnamed().len() as u64, out);
+    numbers.unnamed().for_each(|number| put_small(number, out));
+}
+
+fn put_tail(tail: &Tail, out: &mut Vec<u8>) {
+    put_small(tail.written, out);
+    out.extend_from_slice(&tail.hash.0);
+    put_small(tail.full.len() as u64, out);
+    for Chunk { first, last, is_indexed, body } in &tail.full {
+        put_small(*first, out);
+        put_small(*last, out);
+        out.push(u8::from(*is_indexed));
+        put_bytes(body, out);
+    }
+    out.push(u8::from(tail.is_open_indexed));
+    put_small(tail.open_first, out);
+    put_small(tail.last, out);
+    put_time(tail.last_at, out);
+    put_bytes(&tail.open, out);
+}
+
+fn tail(reader: &mut Reader<'_>) -> Result<Tail, What> {
+    let mut tail = Tail::after(reader.number()?, ChunkHash(reader.array()?));
+    for _ in 0..reader.count(19)? {
+        let (first, last, is_indexed) = (reader.number()?, reader.number()?, reader.flag()?);
+        tail.push_full(Chunk { first, last, is_indexed, body: Bytes::copy_from_slice(reader.bytes()?) });
+    }
+    tail.is_open_indexed = reader.flag()?;
+    (tail.open_first, tail.last, tail.last_at) = (reader.number()?, reader.number()?, reader.time()?);
+    tail.open = reader.bytes()?.to_vec();
+    Ok(tail)
+}
+
 pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Books, What> {
     let mut parts = Parts::default();
-    for _ in 0..reader.count(32)? {
+    for _ in 0..reader.count(33)? {
         let account = account(reader)?;
         let state = match reader.byte()? {
             0 => AccountState::Open,
@@ -67,13 +139,21 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Books, What> {
             debits_held: reader.wide()?,
             credits_held: reader.wide()?,
         };
-        parts.add_account(&AccountView { account, state, balance })?;
+        parts.add_account(&AccountView { account, state, balance }, trail(reader)?)?;
     }
+    let (forgotten, horizon) = (reader.number()?, reader.time()?);
+    let count = reader.count(17)?;
+    let kept = (0..count).map(|_| Ok((TransactionId(reader.id()?), reader.number()?)));
+    let kept = kept.collect::<Result<Vec<_>, What>>()?;
+    parts.set_forgotten(forgotten, horizon, kept)?;
     let count = reader.count(16)?;
     let ids = (0..count).map(|_| reader.id().map(TransactionId)).collect::<Result<Vec<_>, _>>()?;
     let count = reader.count(1)?;
+    let block_ends = (0..count).map(|_| reader.time()).collect::<Result<Vec<_>, _>>()?;
+    let count = reader.count(1)?;
     let unnamed = (0..count).map(|_| reader.number()).collect::<Result<Vec<u64>, _>>()?;
-    parts.add_ids(&ids, &unnamed)?;
+    parts.add_ids(&ids, &block_ends, &unnamed)?;
+    parts.set_tail(tail(reader)?)?;
     for _ in 0..reader.count(19)? {
         let (id, number) = (TransactionId(reader.id()?), reader.number()?);
         let expires_at = reader.optional_time()?;

@@ -11,7 +11,8 @@ use futures::channel::oneshot;
 use futures::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 use sysd_core::{
-    Clock as _, Durability, Effect, Error, ErrorKind, Outcome, Replicated, Result, StateMachine, Store, Version, Write,
+    Clock as _, Durability, Effect, Error, ErrorKind, Followed, Outcome, Replicated, Result, StateMachine, Store,
+    Version, Write,
 };
 
 use super::calls::Calls;
@@ -295,6 +296,25 @@ macro_rules! handle {
             }
         }
 
+        impl<M: StateMachine> Followed<M> for $name<M> {
+            /// The store's.
+            fn durability(&self) -> Durability {
+                self.shared.durability
+            }
+
+            async fn read_latest<R, F>(&self, read: F) -> Result<R>
+            where
+                R: Send,
+                F: FnOnce(&M) -> R + Send,
+            {
+                self.shared.read_latest(read).await
+            }
+
+            fn read_within<R>(&self, staleness_max: Duration, read: impl FnOnce(&M) -> R) -> Result<R> {
+                self.shared.read_within(staleness_max, read)
+            }
+        }
+
         impl<M: StateMachine> Clone for $name<M> {
             fn clone(&self) -> Self {
                 self.shared.queue.add_handle();
@@ -339,25 +359,8 @@ impl<M: StateMachine + Default> Replica<M> {
 }
 
 impl<M: StateMachine> Replicated<M> for Replica<M> {
-    /// The store's.
-    fn durability(&self) -> Durability {
-        self.shared.durability
-    }
-
     async fn submit(&self, command: M::Command) -> Result<M::Reply> {
         Self::submit(self, command).await
-    }
-
-    async fn read_latest<R, F>(&self, read: F) -> Result<R>
-    where
-        R: Send,
-        F: FnOnce(&M) -> R + Send,
-    {
-        self.shared.read_latest(read).await
-    }
-
-    fn read_within<R>(&self, staleness_max: Duration, read: impl FnOnce(&M) -> R) -> Result<R> {
-        self.shared.read_within(staleness_max, read)
     }
 }
 

@@ -1,0 +1,97 @@
+//! The journal on the store: written behind the books, read beside them.
+//!
+//! The books answer from memory; what they recorded goes to the store in chunks, which a future of the caller's writes. Until then it is
+//! part of the books, so of the log and its snapshots, and is read there: a read sees everything, wherever it is.
+//!
+//! Cut off after any step, the writer's work is done again by whoever comes next, with the same bytes: it says to the log that a
+//! chunk is on the store, or that ids are, only once they are.
+
+mod audit;
+mod calls;
+mod reads;
+mod view;
+mod writer;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use audit::Claim;
+pub use audit::{Audit, AuditError};
+pub(crate) use reads::Head;
+pub use reads::{AsOf, Page, StatementLine};
+use sysd_core::{Clock, Entropy, Error, Result, RetryPolicy, Store, SystemClock, SystemEntropy};
+pub use writer::JournalWriter;
+
+use self::calls::Calls;
+pub(crate) use self::view::End;
+use self::view::{Cache, View};
+use crate::schema::journal::Schema;
+
+/// How the journal is written and read. Start from the default.
+#[derive(Clone)]
+pub struct JournalConfig {
+    /// How many ids of transactions stay in memory, about 30 bytes each; older ones are asked of the store. A transaction under an
+    /// id that might be so old costs one read; UUIDs of version 7 say that they are not.
+    pub ids_in_memory: u64,
+    /// How often the writer looks for what is to be written.
+    pub write_every: Duration,
+    /// How many chunks, of 32 KiB or a little more, reads keep in memory.
+    pub chunks_cached: usize,
+    /// How long one storage call may take.
+    pub call_wait_max: Duration,
+    /// When calls of the store are tried again.
+    pub retry: RetryPolicy,
+    /// The time, of deadlines and waits.
+    pub clock: Arc<dyn Clock>,
+    /// Chance, for waits.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Default for JournalConfig {
+    /// Four million ids, a look every 20 ms, 256 chunks, calls of 2 s, by the system's clock.
+    fn default() -> Self {
+        Self {
+            ids_in_memory: 4 << 20,
+            write_every: Duration::from_millis(20),
+            chunks_cached: 256,
+            call_wait_max: Duration::from_secs(2),
+            retry: RetryPolicy::default(),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+        }
+    }
+}
+
+impl fmt::Debug for JournalConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JournalConfig")
+            .field("ids_in_memory", &self.ids_in_memory)
+            .field("write_every", &self.write_every)
+            .field("chunks_cached", &self.chunks_cached)
+            .field("call_wait_max", &self.call_wait_max)
+            .field("retry", &self.retry)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A ledger's journal on its store.
+#[derive(Debug)]
+pub(crate) struct Journal<S> {
+    calls: Calls<S>,
+    schema: Schema,
+    cache: Cache,
+}
+
+impl<S: Store> Journal<S> {
+    pub(crate) fn new(store: S, name: &str, config: JournalConfig) -> Result<Self> {
+        if config.write_every.is_zero() {
+            return Err(Error::invalid("write_every", "it is more than zero"));
+        }
+        Ok(Self { calls: Calls::new(store, config), schema: Schema::new(name)?, cache: Cache::default() })
+    }
+
+    fn view(&self, end: End) -> View<'_, S> {
+        View { calls: &self.calls, schema: &self.schema, cache: &self.cache, end }
+    }
+}

@@ -1,0 +1,69 @@
+//! Calls of the store: each with a deadline, and tried again where that is safe, which it always is here.
+
+use std::future::Future;
+
+use sysd_core::{
+    Effect, Error, ErrorKind, Idempotence, Outcome, Page, Result, RetryBudget, Scan, Store, Write, retry, timeout,
+};
+
+use super::JournalConfig;
+use crate::schema::journal::Place;
+
+/// Storage calls.
+#[derive(Debug)]
+pub(super) struct Calls<S> {
+    pub(super) store: S,
+    pub(super) config: JournalConfig,
+    budget: RetryBudget,
+}
+
+impl<S: Store> Calls<S> {
+    pub(super) fn new(store: S, config: JournalConfig) -> Self {
+        Self { store, config, budget: RetryBudget::default() }
+    }
+
+    async fn within<T: Send>(&self, effect: Effect, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let answer = timeout(&self.config.clock, self.config.call_wait_max, call).await;
+        answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, effect, "the store gave no answer in time")))
+    }
+
+    async fn again<T, Fut>(&self, call: impl FnMut() -> Fut + Send) -> Result<T>
+    where
+        T: Send,
+        Fut: Future<Output = Result<T>> + Send,
+    {
+        let JournalConfig { retry: policy, clock, entropy, .. } = &self.config;
+        retry(policy, &self.budget, clock, entropy, Idempotence::Idempotent, call).await
+    }
+
+    pub(super) async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
+        self.again(|| self.within(Effect::None, self.store.scan(scan))).await
+    }
+
+    /// Writes records that are the same whoever writes them.
+    ///
+    /// # Errors
+    /// Some may have been written.
+    pub(super) async fn put_all(&self, records: &[(Place, bytes::Bytes)]) -> Result<()> {
+        let batch = self.store.limits().batch_records_max.clamp(1, BATCH_RECORDS_MAX);
+        for records in records.chunks(batch) {
+            let writes: Vec<_> = records.iter().map(|(place, value)| Write::put(place.key(), value.clone())).collect();
+            self.again(|| self.within(Effect::Unknown, self.put_once(&writes))).await?;
+        }
+        Ok(())
+    }
+
+    async fn put_once(&self, writes: &[Write<'_>]) -> Result<()> {
+        for outcome in self.store.write_many(writes).await {
+            if let Outcome::Conflict { .. } = outcome? {
+                let message =
+                    "the store answered a write without a condition with a conflict; certify it with sysd-testkit";
+                return Err(Error::new(ErrorKind::Internal, Effect::Unknown, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// So many records are written at once.
+const BATCH_RECORDS_MAX: usize = 256;

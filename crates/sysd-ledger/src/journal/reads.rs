@@ -1,0 +1,266 @@
+//! What can be read of the books beside the books themselves: how they were, and what happened.
+
+use std::ops::Bound;
+
+use sysd_core::{Error, Result, Scan, Store, Timestamp};
+
+use super::view::{End, Line, View};
+use super::{Journal, writer};
+use crate::logic::Books;
+use crate::model::{AccountId, Balance, Change, Date, JournalEntry, Side, TransactionId};
+use crate::schema::entry::{Entries, Trail};
+use crate::schema::journal::{self, Dated, Place};
+
+/// As of when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsOf {
+    /// By what was recorded until then, that moment included.
+    Recorded(Timestamp),
+    /// By what counts for that day or one before it, as far as it is known now. Nothing is held as of a day.
+    Effective(Date),
+}
+
+/// Which part of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// The newest first.
+    Newest,
+    /// The newest before that ordinal first.
+    Before(u64),
+    /// The oldest after that ordinal first; after zero: from the beginning.
+    After(u64),
+}
+
+/// A change of an account, with what it is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatementLine {
+    /// What was changed, with the balance just after it, and its ordinal, which the next [`Page`] names.
+    pub change: Change,
+    /// What changed it.
+    pub entry: JournalEntry,
+}
+
+impl From<Line> for StatementLine {
+    fn from(line: Line) -> Self {
+        Self { change: line.change, entry: line.entry }
+    }
+}
+
+/// What reads of an account begin with.
+pub(crate) struct Head {
+    end: End,
+    /// As if of a change that comes next.
+    trail: Trail,
+}
+
+impl Head {
+    pub(crate) fn of(books: &Books, account: AccountId) -> Option<Self> {
+        Some(Self { end: End::of(books), trail: books.trail_of(account)? })
+    }
+}
+
+impl<S: Store> Journal<S> {
+    /// The sums of an account as of a recorded time.
+    pub(crate) async fn balance_recorded(&self, account: AccountId, head: Head, at: Timestamp) -> Result<Balance> {
+        let view = self.view(head.end);
+        let line = view.last_line(account, head.trail, |entry| entry.recorded_at <= at).await?;
+        Ok(line.map_or_else(Balance::default, |line| line.change.balance))
+    }
+
+    /// What was posted in an account that counts for a day or one before it.
+    pub(crate) async fn balance_effective(&self, account: AccountId, head: Head, day: Date) -> Result<Balance> {
+        let view = self.view(head.end);
+        let by_then = |entry: &JournalEntry| Date::of(entry.recorded_at) <= day;
+        let line = view.last_line(account, head.trail, by_then).await?;
+        let recorded = line.map_or_else(Balance::default, |line| line.change.balance);
+        let mut sums = [recorded.debits_posted, recorded.credits_posted];
+        let mut count = |dated: &Dated| {
+            let sum = &mut sums[usize::from(dated.side == Side::Credit)];
+            match (dated.recorded_on <= day, dated.effective <= day) {
+                (false, true) => *sum = sum.saturating_add(dated.posted),
+                (true, false) => *sum = sum.saturating_sub(dated.posted),
+                _ => {}
+            }
+        };
+        view.dated(account, &mut count).await?;
+        let [debits_posted, credits_posted] = sums;
+        Ok(Balance { debits_posted, credits_posted, ..Balance::default() })
+    }
+
+    /// Changes of an account.
+    pub(crate) async fn statement(
+        &self,
+        account: AccountId,
+        head: Head,
+        page: Page,
+        limit: usize,
+    ) -> Result<Vec<StatementLine>> {
+        let view = self.view(head.end);
+        let newest = head.trail.ordinal.saturating_sub(1);
+        let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+        let (first, last) = match page {
+            Page::Newest => (newest.saturating_sub(limit) + 1, newest),
+            Page::Before(ordinal) => {
+                let last = newest.min(ordinal.saturating_sub(1));
+                (last.saturating_sub(limit) + 1, last)
+            }
+            Page::After(ordinal) => (ordinal.saturating_add(1), newest.min(ordinal.saturating_add(limit))),
+        };
+        let mut lines = Vec::new();
+        if first > last || limit == 0 {
+            return Ok(lines);
+        }
+        let mut line = view.line_at(account, head.trail, last).await?;
+        loop {
+            let (ordinal, before) = (line.trail.ordinal, line.trail.back[0]);
+            lines.push(StatementLine::from(line));
+            if ordinal <= first {
+                break;
+            }
+            line = view.line(account, before).await?;
+            if line.trail.ordinal != ordinal - 1 {
+                return Err(view.astray(before));
+            }
+        }
+        if matches!(page, Page::After(_)) {
+            lines.reverse();
+        }
+        Ok(lines)
+    }
+
+    /// Entries after a number, some of them; none if there are no more.
+    pub(crate) async fn entries(&self, end: End, after: u64, limit: usize) -> Result<Vec<JournalEntry>> {
+        let view = self.view(end);
+        let (first, mut found) = (after.saturating_add(1), Vec::new());
+        if first > view.end.last || limit == 0 {
+            return Ok(found);
+        }
+        // The chunk that it is in, then those behind it.
+        let mut next = first;
+        while found.len() < limit && next <= view.end.last {
+            let body = view.body_with(next).await?;
+            let corrupt = |what| Error::corrupt(view.schema.chunk(next).key(), what);
+            let mut entries = Entries::of(&body).map_err(corrupt)?;
+            while entries.next_number() < next && entries.skip().map_err(corrupt)?.is_some() {}
+            while found.len() < limit
+                && let Some(read) = entries.next().map_err(corrupt)?
+            {
+                found.push(read.entry);
+            }
+            next = entries.next_number();
+        }
+        Ok(found)
+    }
+
+    /// The entry of a number.
+    pub(crate) async fn entry(&self, end: End, number: u64) -> Result<Option<JournalEntry>> {
+        if number == 0 || number > end.last {
+            return Ok(None);
+        }
+        self.view(end).entry(number).await.map(|read| Some(read.entry))
+    }
+
+    /// Transactions with that metadata, after a number, by their numbers.
+    pub(crate) async fn find_by_metadata(
+        &self,
+        end: End,
+        key: &str,
+        value: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<JournalEntry>> {
+        let view = self.view(end);
+        let (mut found, mut after) = (Vec::new(), after);
+        while found.len() < limit && after < view.end.written {
+            let (from, to) = (self.schema.tag(key, value, after), self.schema.tag(key, value, view.end.written));
+            let scan = Scan::partition(journal::SPACE, &from.partition, (limit - found.len()).min(TAGS_AT_ONCE))
+                .range(Bound::Excluded(&from.sort), Bound::Included(&to.sort));
+            let page = self.calls.scan(scan).await?;
+            for row in &page.rows {
+                let number = journal::number_of(&row.sort);
+                after = number.ok_or_else(|| Error::corrupt(from.key(), "an entry by metadata without a number"))?;
+                found.push(view.entry(after).await?.entry);
+            }
+            match page.next.as_deref().map(journal::number_of) {
+                Some(next) => after = next.unwrap_or(after).max(after),
+                None => break,
+            }
+        }
+        let is_it = |entry: &JournalEntry| {
+            let details = entry.transaction().and_then(|transaction| transaction.details.as_ref());
+            details.is_some_and(|details| details.metadata().iter().any(|(k, v)| (&**k, &**v) == (key, value)))
+        };
+        view.in_memory(|entry| {
+            if found.len() < limit && entry.number > after && is_it(entry) {
+                found.push(entry.clone());
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// The number of an id that has left memory.
+    pub(crate) async fn number_on_store(&self, id: TransactionId) -> Result<Option<u64>> {
+        let place = self.schema.ids(id, 0);
+        let mut start = Bound::Unbounded;
+        loop {
+            let bound = start.as_ref().map(Vec::as_slice);
+            let scan = Scan::partition(journal::SPACE, &place.partition, PAGES_AT_ONCE).range(bound, Bound::Unbounded);
+            let page = self.calls.scan(scan).await?;
+            for row in &page.rows {
+                let first = journal::number_of(&row.sort).unwrap_or(0);
+                let key = Place { partition: place.partition.clone(), sort: row.sort.as_ref().into() };
+                if let Some(number) = journal::find_in_page(key.key(), first, &row.record.value, id)? {
+                    return Ok(Some(number));
+                }
+            }
+            match page.next {
+                Some(next) => start = Bound::Excluded(next.to_vec()),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+const TAGS_AT_ONCE: usize = 256;
+const PAGES_AT_ONCE: usize = 256;
+const DAYS_AT_ONCE: usize = 1_024;
+
+impl<S: Store> View<'_, S> {
+    /// All that was posted in an account for another day than that on which it was recorded.
+    async fn dated(&self, account: AccountId, count: &mut (impl FnMut(&Dated) + Send)) -> Result<()> {
+        let place = self.schema.day(account, Date(0), 0);
+        let mut start = Bound::Unbounded;
+        loop {
+            let bound = start.as_ref().map(Vec::as_slice);
+            let scan = Scan::partition(journal::SPACE, &place.partition, DAYS_AT_ONCE).range(bound, Bound::Unbounded);
+            let page = self.calls.scan(scan).await?;
+            for row in &page.rows {
+                let place = Place { partition: place.partition.clone(), sort: row.sort.as_ref().into() };
+                let (number, dated) = journal::decode_dated(place.key(), &row.record.value)?;
+                // What was written meanwhile is read in memory.
+                if number <= self.end.written {
+                    count(&dated);
+                }
+            }
+            match page.next {
+                Some(next) => start = Bound::Excluded(next.to_vec()),
+                None => break,
+            }
+        }
+        self.in_memory(|entry| {
+            writer::dated(entry).filter(|(of, _)| *of == account).for_each(|(_, dated)| count(&dated));
+        })
+    }
+
+    /// All entries that were in memory, in order.
+    fn in_memory(&self, mut each: impl FnMut(&JournalEntry)) -> Result<()> {
+        for chunk in self.end.chunks() {
+            let corrupt = |what| Error::corrupt(self.schema.chunk(chunk.first).key(), what);
+            let mut entries = Entries::of(&chunk.body).map_err(corrupt)?;
+            while let Some(read) = entries.next().map_err(corrupt)? {
+                each(&read.entry);
+            }
+        }
+        Ok(())
+    }
+}

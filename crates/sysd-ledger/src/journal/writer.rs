@@ -1,0 +1,146 @@
+//! The future that brings the journal to the store.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sysd_core::{Clock as _, Error, Replicated, Result, Store};
+
+use super::Journal;
+use crate::logic::{Books, Chunk, Command};
+use crate::model::{Date, Event};
+use crate::schema::entry::Entries;
+use crate::schema::journal::{self, ChunkHash, Dated, Place};
+
+/// So many chunks are written at once.
+const CHUNKS_AT_ONCE: usize = 64;
+/// So many blocks of ids.
+const BLOCKS_AT_ONCE: usize = 4;
+
+/// Brings what the books recorded to the store, and lets old ids leave memory: spawn it, in one process or in several. It never ends.
+/// Without one, a ledger stops when 64 MiB of its journal wait.
+///
+/// # Cancel safety
+/// It may be dropped at any time, and another made: what it had done is done again, with the same bytes.
+#[must_use = "nothing is written until it is spawned"]
+pub struct JournalWriter {
+    future: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Future for JournalWriter {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.future.as_mut().poll(context)
+    }
+}
+
+impl std::fmt::Debug for JournalWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JournalWriter").finish_non_exhaustive()
+    }
+}
+
+impl JournalWriter {
+    pub(crate) fn new<L: Replicated<Books>, S: Store>(log: L, journal: Arc<Journal<S>>) -> Self {
+        Self { future: Box::pin(run(log, journal)) }
+    }
+}
+
+async fn run<L: Replicated<Books>, S: Store>(log: L, journal: Arc<Journal<S>>) {
+    loop {
+        // Once more at once as long as there is something to do.
+        match journal.write_behind(&log).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the journal could not be written; it waits in memory"),
+        }
+        let config = &journal.calls.config;
+        config.clock.sleep_until(config.clock.now().saturating_add(config.write_every)).await;
+    }
+}
+
+/// Ids of one block, which are to leave memory.
+type Block = (u64, Vec<(crate::model::TransactionId, u64)>);
+
+impl<S: Store> Journal<S> {
+    /// Writes what waits, some of it; answers whether there may be more.
+    ///
+    /// # Errors
+    /// Nothing is lost by any.
+    pub(crate) async fn write_behind<L: Replicated<Books>>(&self, log: &L) -> Result<bool> {
+        let ids_max = self.calls.config.ids_in_memory;
+        let (before, chunks, blocks) = log.read_within(Duration::MAX, |books| {
+            let tail = books.tail();
+            let chunks: Vec<_> = tail.full.iter().take(CHUNKS_AT_ONCE).cloned().collect();
+            (tail.hash, chunks, books.ids_to_forget(ids_max, BLOCKS_AT_ONCE))
+        })?;
+        // What was written may let ids leave.
+        let is_more = !chunks.is_empty() || !blocks.is_empty();
+        self.write_chunks(log, before, &chunks).await?;
+        self.write_ids(log, blocks).await?;
+        Ok(is_more)
+    }
+
+    async fn write_chunks<L: Replicated<Books>>(&self, log: &L, before: ChunkHash, chunks: &[Chunk]) -> Result<()> {
+        let Some(last) = chunks.last() else { return Ok(()) };
+        let (mut hash, mut records) = (before, Vec::with_capacity(chunks.len()));
+        for chunk in chunks {
+            let value;
+            (value, hash) = journal::seal(hash, &chunk.body);
+            records.push((self.schema.chunk(chunk.first), value));
+            if chunk.is_indexed {
+                self.index(chunk, &mut records)?;
+            }
+        }
+        self.calls.put_all(&records).await?;
+        log.submit(Command::Wrote { through: last.last, hash }).await.map(drop)
+    }
+
+    /// What finds entries by their day or their metadata.
+    fn index(&self, chunk: &Chunk, records: &mut Vec<(Place, Bytes)>) -> Result<()> {
+        let corrupt = |what| Error::corrupt(self.schema.chunk(chunk.first).key(), what);
+        let mut entries = Entries::of(&chunk.body).map_err(corrupt)?;
+        while let Some(read) = entries.next().map_err(corrupt)? {
+            let entry = read.entry;
+            let Event::Transaction(transaction) = &entry.event else { continue };
+            for (change, dated) in dated(&entry) {
+                let place = self.schema.day(change, dated.effective, entry.number);
+                records.push((place, journal::encode_dated(&dated)));
+            }
+            for (key, value) in transaction.details.iter().flat_map(|details| details.metadata()) {
+                records.push((self.schema.tag(key, value, entry.number), Bytes::new()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_ids<L: Replicated<Books>>(&self, log: &L, blocks: Vec<Block>) -> Result<()> {
+        for (through, ids) in blocks {
+            let first = ids.first().map_or(through, |(_, number)| *number);
+            let mut pages = BTreeMap::<Place, Vec<_>>::new();
+            for (id, number) in ids {
+                pages.entry(self.schema.ids(id, first)).or_default().push((id, number));
+            }
+            let pages: Vec<_> =
+                pages.into_iter().map(|(place, ids)| (place, journal::encode_ids(first, &ids))).collect();
+            self.calls.put_all(&pages).await?;
+            log.submit(Command::Forget { through }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What an entry posted for another day than its own.
+pub(super) fn dated(
+    entry: &crate::model::JournalEntry,
+) -> impl Iterator<Item = (crate::model::AccountId, Dated)> + use<'_> {
+    let (recorded_on, effective) = (Date::of(entry.recorded_at), entry.effective());
+    let changes = entry.changes.iter().filter(move |change| recorded_on != effective && change.posted > 0);
+    changes
+        .map(move |change| (change.account, Dated { recorded_on, effective, side: change.side, posted: change.posted }))
+}

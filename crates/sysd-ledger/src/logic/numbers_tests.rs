@@ -1,0 +1,109 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_micros(1_800_000_000_000_000 + seconds * 1_000_000).unwrap()
+}
+
+fn find(numbers: &Numbers, id: TransactionId) -> Option<u64> {
+    match numbers.find(id, None) {
+        Found::Number(number) => Some(number),
+        _ => None,
+    }
+}
+
+fn push(numbers: &mut Numbers, id: TransactionId, now: Timestamp) -> u64 {
+    let Found::New(hash) = numbers.find(id, None) else { unreachable!("{id} is new") };
+    numbers.push(id, hash, now).unwrap()
+}
+
+/// A UUID of version 7.
+fn v7(minted_at: Timestamp, rest: u64) -> TransactionId {
+    TransactionId(u128::from(minted_at.as_micros() / 1_000) << 80 | 7 << 76 | 0b10 << 62 | u128::from(rest))
+}
+
+#[test]
+fn ids_have_numbers_until_they_are_taken_back() {
+    let mut numbers = Numbers::default();
+    let ids = (0..200_000_u128).map(|at| TransactionId(at * at * at));
+    for id in ids.clone() {
+        let number = push(&mut numbers, id, at(0));
+        assert_eq!(number, numbers.count());
+    }
+    for (number, id) in (1..).zip(ids.clone()) {
+        assert_eq!(find(&numbers, id), Some(number));
+    }
+    for _ in 0..150_000 {
+        numbers.pop();
+    }
+    for (at, id) in ids.clone().enumerate() {
+        assert_eq!(find(&numbers, id).is_some(), at < 50_000);
+    }
+    assert_eq!(numbers.push_unnamed(TransactionId(0), at(0)), 50_001);
+    assert_eq!(find(&numbers, TransactionId(0)), Some(1));
+    numbers.pop();
+    assert_eq!(find(&numbers, TransactionId(0)), Some(1));
+    assert_eq!(numbers.count(), 50_000);
+}
+
+#[test]
+fn what_left_memory_is_known_only_by_what_the_store_said() {
+    let mut numbers = Numbers::default();
+    for id in 0..3 * u128::from(BLOCK_IDS) {
+        push(&mut numbers, TransactionId(id), at(0));
+    }
+    // A part of a block stays.
+    numbers.forget(2 * BLOCK_IDS - 1);
+    assert_eq!(numbers.forgotten(), BLOCK_IDS);
+    assert_eq!(find(&numbers, TransactionId(u128::from(BLOCK_IDS))), Some(BLOCK_IDS + 1));
+
+    let old = TransactionId(5);
+    assert!(matches!(numbers.find(old, None), Found::Forgotten(_)));
+    let looked = |forgotten, found| Looked { forgotten, found };
+    let says = |looked: &Looked| numbers.find(old, Some(looked));
+    assert!(matches!(says(&looked(BLOCK_IDS, vec![(old, 6)])), Found::Number(6)));
+    assert!(matches!(says(&looked(BLOCK_IDS, vec![])), Found::New(_)));
+    // The store was looked at before the block left: it may be in there.
+    assert!(matches!(says(&looked(BLOCK_IDS - 1, vec![])), Found::Forgotten(_)));
+}
+
+#[test]
+fn an_id_that_says_when_it_was_minted_needs_no_look_at_the_store() {
+    let mut numbers = Numbers::default();
+    let ahead = v7(at(100_000), 9);
+    push(&mut numbers, ahead, at(0));
+    for rest in 1..2 * BLOCK_IDS {
+        push(&mut numbers, v7(at(0), rest), at(0));
+    }
+    numbers.forget(BLOCK_IDS);
+    assert!(matches!(numbers.find(v7(at(0), 1), None), Found::Forgotten(_)));
+    assert!(matches!(numbers.find(v7(at(299), 0), None), Found::Forgotten(_)), "within what clocks may be ahead");
+    assert!(matches!(numbers.find(v7(at(301), 0), None), Found::New(_)));
+    // What was recorded before its own time stays until that has come.
+    assert_eq!(find(&numbers, ahead), Some(1));
+    assert_eq!(numbers.kept(), [(ahead, 1)]);
+    let mut id = 0;
+    while numbers.count() < 3 * BLOCK_IDS {
+        id += 1;
+        push(&mut numbers, v7(at(200_000), id), at(200_000));
+    }
+    numbers.forget(3 * BLOCK_IDS);
+    assert!(numbers.kept().is_empty());
+    assert!(matches!(numbers.find(ahead, None), Found::Forgotten(_)));
+}
+
+#[test]
+fn ends_of_holds_leave_with_the_ids_around_them() {
+    let mut numbers = Numbers::default();
+    push(&mut numbers, TransactionId(1), at(0));
+    numbers.push_unnamed(TransactionId(1), at(0));
+    for id in 2..u128::from(BLOCK_IDS) {
+        push(&mut numbers, TransactionId(id), at(0));
+    }
+    assert!(numbers.oldest(1, BLOCK_IDS, 1).is_empty() && numbers.oldest(0, BLOCK_IDS - 1, 1).is_empty());
+    let (through, ids) = numbers.oldest(0, BLOCK_IDS, 1).remove(0);
+    assert_eq!((through, ids.len() as u64), (BLOCK_IDS, BLOCK_IDS - 1));
+    assert_eq!((ids[0], ids[1]), ((TransactionId(1), 1), (TransactionId(2), 3)));
+    numbers.forget(through);
+    assert_eq!((numbers.unnamed().len(), numbers.ids().count()), (0, 0));
+}

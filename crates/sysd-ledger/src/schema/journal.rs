@@ -1,0 +1,226 @@
+//! Where the journal lies on the store, besides the log: the only place that builds its keys.
+//!
+//! In the space `ledger_journal`, of each ledger by its name:
+//! - chunks of the journal, rows by the number of their first entry, 65,536 numbers to a partition: see [`seal`];
+//! - pages of ids, in partitions by when an id was minted or by its bits, rows by the number of their first;
+//! - what counts for another day than that on which it was recorded, a partition an account, rows by day and number;
+//! - numbers by the metadata of their transactions, a partition for each key and value.
+//!
+//! All of it follows from the log and is written once, always with the same bytes, whoever writes it and however often.
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use sysd_core::{Error, Key, KeyBytes, Result, Space, tuple};
+
+use super::bytes::{Reader, put_day, put_id, put_number, put_side};
+use crate::model::{AccountId, Date, Side, TransactionId};
+
+/// The family of all ledgers' records.
+pub(crate) const SPACE: Space = Space::conditional("ledger_journal");
+
+/// A chunk is full when it has so many bytes. Part of the format: never change it.
+pub(crate) const CHUNK_BYTES: usize = 32 << 10;
+/// A chunk is full before a multiple of this, and so is its partition. Part of the format: never change it.
+pub(crate) const SEGMENT_NUMBERS: u64 = 1 << 16;
+
+const NAME_BYTES_MAX: usize = 256;
+const CHUNK: u8 = 0;
+const IDS: u8 = 1;
+const DAYS: u8 = 2;
+const TAGS: u8 = 3;
+
+const FORMAT: u8 = 1;
+const HASH_BYTES: usize = 32;
+
+/// The hash of a chunk, and with it of every chunk before: SHA-256. Zeros before the first.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChunkHash(pub [u8; HASH_BYTES]);
+
+impl std::fmt::Debug for ChunkHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::fmt::Display for ChunkHash {
+    /// As hexadecimal digits.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A chunk as it is stored: format 1 (1 byte), the hash of the chunk before (32), the body, the SHA-256 of all that (32).
+pub(crate) fn seal(before: ChunkHash, body: &[u8]) -> (Bytes, ChunkHash) {
+    let mut out = Vec::with_capacity(1 + 2 * HASH_BYTES + body.len());
+    out.push(FORMAT);
+    out.extend_from_slice(&before.0);
+    out.extend_from_slice(body);
+    let hash = ChunkHash(Sha256::digest(&out).into());
+    out.extend_from_slice(&hash.0);
+    (out.into(), hash)
+}
+
+/// The body of a stored chunk, the hash of the one before it, and its own.
+///
+/// # Errors
+/// [`Corrupt`](sysd_core::ErrorKind::Corrupt) with the key if it is not what was written.
+pub(crate) fn unseal(key: Key<'_>, value: &Bytes) -> Result<(Bytes, ChunkHash, ChunkHash)> {
+    let corrupt = |what| Error::corrupt(key, what);
+    let Some((rest, hash)) = value.split_last_chunk::<HASH_BYTES>() else {
+        return Err(corrupt("a chunk of the journal is cut short"));
+    };
+    let Some((head, _)) = rest.split_first_chunk::<{ 1 + HASH_BYTES }>() else {
+        return Err(corrupt("a chunk of the journal is cut short"));
+    };
+    if head[0] != FORMAT {
+        return Err(corrupt("a chunk of the journal has an unknown format; was it written by a newer version?"));
+    }
+    if Sha256::digest(rest).as_slice() != hash {
+        return Err(corrupt("a chunk of the journal was changed: its hash is another"));
+    }
+    let mut before = ChunkHash::default();
+    before.0.copy_from_slice(&head[1..]);
+    Ok((value.slice(head.len()..rest.len()), before, ChunkHash(*hash)))
+}
+
+/// A ledger's name, and with it the keys of its records.
+#[derive(Clone, Debug)]
+pub(crate) struct Schema {
+    name: String,
+}
+
+/// The bytes of a key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) partition: KeyBytes,
+    pub(crate) sort: KeyBytes,
+}
+
+impl Place {
+    pub(crate) fn key(&self) -> Key<'_> {
+        Key::row(SPACE, &self.partition, &self.sort)
+    }
+}
+
+fn by_number(number: u64) -> KeyBytes {
+    tuple::encode(&(number,))
+}
+
+/// The number of a row that lies by it.
+pub(crate) fn number_of(sort: &[u8]) -> Option<u64> {
+    tuple::decode::<(u64,)>(sort).ok().map(|(number,)| number)
+}
+
+/// Ids minted within a second share sixteen partitions; those that don't say when are spread over a million.
+fn page_of(id: TransactionId) -> (u64, u64) {
+    #[allow(clippy::cast_possible_truncation, reason = "bits are picked")]
+    let bits = (id.0 ^ (id.0 >> 64)) as u64;
+    match crate::logic::minted_at_us(id) {
+        Some(at) => (1 + at / 1_000_000, bits & 0xF),
+        // Numbers that are counted up differ in their lowest bits, random ones in all.
+        None => (0, (bits ^ (bits >> 20) ^ (bits >> 40)) & 0xF_FFFF),
+    }
+}
+
+impl Schema {
+    /// # Errors
+    /// [`Invalid`](sysd_core::ErrorKind::Invalid) or [`TooLarge`](sysd_core::ErrorKind::TooLarge) naming `name`.
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        match name.len() {
+            0 => Err(Error::invalid("name", "a ledger's name has at least one byte")),
+            size if size > NAME_BYTES_MAX => Err(Error::too_large("name", size, NAME_BYTES_MAX)),
+            _ => Ok(Self { name: name.to_owned() }),
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn chunk(&self, first: u64) -> Place {
+        let partition = tuple::encode(&(self.name(), CHUNK, first.saturating_sub(1) / SEGMENT_NUMBERS));
+        Place { partition, sort: by_number(first) }
+    }
+
+    /// Where an id's page is: rows by the number of the first id of each block.
+    pub(crate) fn ids(&self, id: TransactionId, first: u64) -> Place {
+        let (when, which) = page_of(id);
+        Place { partition: tuple::encode(&(self.name(), IDS, when, which)), sort: by_number(first) }
+    }
+
+    /// What counts for a day in an account.
+    pub(crate) fn day(&self, account: AccountId, day: Date, number: u64) -> Place {
+        let partition = tuple::encode(&(self.name(), DAYS, account.0));
+        Place { partition, sort: tuple::encode(&(i64::from(day.0), number)) }
+    }
+
+    /// Transactions with a key and value.
+    pub(crate) fn tag(&self, key: &str, value: &str, number: u64) -> Place {
+        // Both may be as long as metadata may be, a key may not.
+        let hash = Sha256::new().chain_update((key.len() as u64).to_be_bytes()).chain_update(key).chain_update(value);
+        let partition = tuple::encode(&(self.name(), TAGS, hash.finalize().as_slice()));
+        Place { partition, sort: by_number(number) }
+    }
+}
+
+/// The ids of a page: 16 bytes each, and how much greater its number is than that of the row.
+pub(crate) fn encode_ids(first: u64, ids: &[(TransactionId, u64)]) -> Bytes {
+    let mut out = vec![FORMAT];
+    for (id, number) in ids {
+        put_id(id.0, &mut out);
+        put_number(number.saturating_sub(first).into(), &mut out);
+    }
+    out.into()
+}
+
+/// # Errors
+/// [`Corrupt`](sysd_core::ErrorKind::Corrupt) with the key.
+pub(crate) fn find_in_page(key: Key<'_>, first: u64, page: &[u8], id: TransactionId) -> Result<Option<u64>> {
+    let corrupt = |what| Error::corrupt(key, what);
+    let mut reader = Reader::new(page);
+    if reader.byte() != Ok(FORMAT) {
+        return Err(corrupt("a page of ids has an unknown format; was it written by a newer version?"));
+    }
+    while !reader.is_empty() {
+        let found = reader.id().map_err(corrupt)?;
+        let number = first.checked_add(reader.number().map_err(corrupt)?);
+        if found == id.0 {
+            return number.map(Some).ok_or_else(|| corrupt("a page of ids has a number beyond all numbers"));
+        }
+    }
+    Ok(None)
+}
+
+/// What was posted for another day than that on which it was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Dated {
+    pub(crate) recorded_on: Date,
+    pub(crate) effective: Date,
+    pub(crate) side: Side,
+    pub(crate) posted: u128,
+}
+
+pub(crate) fn encode_dated(dated: &Dated) -> Bytes {
+    let mut out = vec![FORMAT];
+    put_day(dated.recorded_on, &mut out);
+    put_side(dated.side, &mut out);
+    put_number(dated.posted, &mut out);
+    out.into()
+}
+
+/// # Errors
+/// [`Corrupt`](sysd_core::ErrorKind::Corrupt) with the key.
+pub(crate) fn decode_dated(key: Key<'_>, value: &[u8]) -> Result<(u64, Dated)> {
+    let corrupt = |what| Error::corrupt(key, what);
+    let (day, number) = tuple::decode::<(i64, u64)>(key.sort()).map_err(|_| corrupt("the key of a dated posting"))?;
+    let effective = Date(i32::try_from(day).map_err(|_| corrupt("a day beyond all days"))?);
+    let mut reader = Reader::new(value);
+    let mut read = || {
+        if reader.byte()? != FORMAT {
+            return Err("a dated posting has an unknown format; was it written by a newer version?");
+        }
+        let (recorded_on, side) = (reader.day()?, reader.side()?);
+        Ok((number, Dated { recorded_on, effective, side, posted: reader.wide()? }))
+    };
+    read().map_err(corrupt)
+}

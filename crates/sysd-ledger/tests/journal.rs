@@ -1,0 +1,397 @@
+//! The journal on the store: statements, balances as of a time, what was recorded under an id, proofs.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_pcg::Pcg64Mcg;
+use sysd_core::{Clock as _, ErrorKind, Key, ManualClock, Scan, Space, StoreExt as _, Timestamp, tuple};
+use sysd_ledger::{
+    Account, AccountId, AccountKind, AsOf, AuditError, Balance, Books, Change, Command, Currency, Date, Details,
+    JournalConfig, JournalEntry, Ledger, Page, Reply, Side, Transaction, TransactionId,
+};
+use sysd_storage::{Follower, Memory, Replica, ReplicaConfig};
+
+const ACCOUNTS: u128 = 6;
+const DAY: Duration = Duration::from_secs(86_400);
+
+type OnMemory = Ledger<Replica<Books>, Memory>;
+
+fn euro() -> Currency {
+    Currency::iso("EUR").unwrap()
+}
+
+fn transfer(id: u128, amount: u128, credit: u128, debit: u128) -> Transaction {
+    Transaction::transfer(TransactionId(id), euro(), amount, AccountId(credit), AccountId(debit))
+}
+
+fn config(clock: &Arc<ManualClock>) -> JournalConfig {
+    JournalConfig { clock: Arc::clone(clock) as Arc<_>, ids_in_memory: 0, chunks_cached: 2, ..JournalConfig::default() }
+}
+
+/// A ledger whose journal is written when a test says so.
+async fn open(store: &Memory, clock: &Arc<ManualClock>) -> OnMemory {
+    let replica_config = ReplicaConfig { clock: Arc::clone(clock) as Arc<_>, ..ReplicaConfig::default() };
+    let (replica, driver) = Replica::open(store.clone(), "books", replica_config).await.unwrap();
+    tokio::spawn(driver);
+    Ledger::that_may_forget(replica, store.clone(), "books", config(clock)).unwrap().0
+}
+
+fn start() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(Timestamp::from_micros(1_795_000_000_000_000).unwrap()))
+}
+
+async fn with_accounts(store: &Memory, clock: &Arc<ManualClock>) -> OnMemory {
+    let ledger = open(store, clock).await;
+    for id in 0..ACCOUNTS {
+        ledger.open_account(Account::new(AccountId(id), euro(), AccountKind::Liability)).await.unwrap();
+    }
+    ledger
+}
+
+/// Days of transfers, holds that end, late and early ones, the journal written in between now and then.
+async fn history(ledger: &OnMemory, clock: &ManualClock, seed: u64, count: u128) -> Vec<JournalEntry> {
+    let mut random = Pcg64Mcg::seed_from_u64(seed);
+    for id in 1..=count {
+        clock.advance(DAY.mul_f64(random.random_range(0.0..0.01)));
+        let mut one = random.random_range(0..ACCOUNTS);
+        // One of them is in nearly every transaction, another hardly in any.
+        if random.random_range(0..3) > 0 {
+            one = 0;
+        }
+        let rare = u128::from(random.random_range(0..40) == 0);
+        let mut other = random.random_range(1..ACCOUNTS - 1 + rare);
+        if other == one {
+            other = 0;
+        }
+        let mut transaction = transfer(id, random.random_range(1..1_000), one, other);
+        match random.random_range(0..20) {
+            0 => {
+                let expires_at = clock.now().saturating_add(DAY.mul_f64(random.random_range(0.01..0.05)));
+                transaction = transaction.held_until(Some(expires_at));
+            }
+            1..4 => transaction.effective = Some(Date(Date::of(clock.now()).0 + random.random_range(-3..3))),
+            4 => {
+                let metadata = vec![("order".to_owned(), random.random_range(0..9).to_string())];
+                transaction.details = Some(Box::new(Details::new("for it", metadata).unwrap()));
+            }
+            _ => {}
+        }
+        assert!(matches!(ledger.transact(transaction).await.unwrap(), Reply::Recorded(_)));
+        if random.random_range(0..700) == 0 {
+            ledger.write_journal().await.unwrap();
+        }
+    }
+    ledger.journal(0).try_collect().await.unwrap()
+}
+
+fn changes_of(entries: &[JournalEntry], account: u128) -> Vec<(&JournalEntry, Change)> {
+    let of =
+        |entry: &'_ JournalEntry| entry.changes.iter().find(|change| change.account == AccountId(account)).copied();
+    entries.iter().filter_map(|entry| of(entry).map(|change| (entry, change))).collect()
+}
+
+#[tokio::test]
+async fn what_is_read_is_what_was_recorded() {
+    for seed in 0..3 {
+        let (store, clock) = (Memory::new(), start());
+        let ledger = with_accounts(&store, &clock).await;
+        let entries = history(&ledger, &clock, seed, 2_500).await;
+        if seed > 0 {
+            ledger.write_journal().await.unwrap();
+        }
+        let (written, _) = ledger.read(Books::journal_written).await.unwrap();
+        assert!(written > 1_000 || seed < 1, "only {written} are on the store");
+        assert!(entries.len() > 2_550, "holds ended");
+        for (number, entry) in (1..).zip(&entries) {
+            assert_eq!(entry.number, number);
+        }
+        let mut random = Pcg64Mcg::seed_from_u64(seed);
+        for account in 0..ACCOUNTS {
+            let lines = changes_of(&entries, account);
+            let count = lines.len() as u64;
+            let ordinals = |page| {
+                let ledger = &ledger;
+                async move {
+                    let statement = ledger.statement(AccountId(account), page, 7).await.unwrap();
+                    statement.into_iter().map(|line| (line.entry.number, line.change)).collect::<Vec<_>>()
+                }
+            };
+            let expected = |ordinals: Vec<u64>| {
+                let line = |ordinal: u64| &lines[usize::try_from(ordinal - 1).unwrap()];
+                ordinals.into_iter().map(|ordinal| (line(ordinal).0.number, line(ordinal).1)).collect::<Vec<_>>()
+            };
+            let downwards = |from: u64| (from.saturating_sub(7) + 1..=from).rev().collect::<Vec<_>>();
+            assert_eq!(ordinals(Page::Newest).await, expected(downwards(count)));
+            for _ in 0..30 {
+                let at = random.random_range(0..count + 3);
+                assert_eq!(ordinals(Page::After(at)).await, expected((at + 1..=count.min(at + 7)).collect()), "{at}");
+                assert_eq!(
+                    ordinals(Page::Before(at)).await,
+                    expected(downwards(count.min(at.saturating_sub(1)))),
+                    "{at}"
+                );
+            }
+            for _ in 0..30 {
+                let at = entries[random.random_range(0..entries.len())].recorded_at;
+                let earlier = lines.iter().filter(|(entry, _)| entry.recorded_at <= at);
+                let balance = ledger.balance(AccountId(account), AsOf::Recorded(at)).await.unwrap().unwrap();
+                assert_eq!(balance, earlier.last().map_or_else(Balance::default, |(_, change)| change.balance));
+                let day = Date(Date::of(at).0 + random.random_range(-1..2));
+                let of = |side| {
+                    let lines = lines.iter().filter(|(entry, change)| entry.effective() <= day && change.side == side);
+                    lines.map(|(_, change)| change.posted).sum::<u128>()
+                };
+                let balance = ledger.balance(AccountId(account), AsOf::Effective(day)).await.unwrap().unwrap();
+                assert_eq!(
+                    (balance.debits_posted, balance.credits_posted),
+                    (of(Side::Debit), of(Side::Credit)),
+                    "{day:?}"
+                );
+            }
+        }
+        for _ in 0..50 {
+            let entry = &entries[random.random_range(0..entries.len())];
+            let after = entry.number;
+            assert_eq!(ledger.entry(after).await.unwrap().as_ref(), Some(entry));
+            if let Some(transaction) = entry.transaction() {
+                assert_eq!(ledger.transaction(transaction.id).await.unwrap().as_ref(), Some(entry));
+            }
+            let order = random.random_range(0..9).to_string();
+            let has = |entry: &&JournalEntry| {
+                let details = entry.transaction().and_then(|transaction| transaction.details.as_ref());
+                entry.number > after && details.is_some_and(|details| details.metadata()[0].1 == order)
+            };
+            let expected: Vec<_> = entries.iter().filter(has).take(5).cloned().collect();
+            assert_eq!(ledger.find_by_metadata("order", &order, after, 5).await.unwrap(), expected);
+        }
+        assert_eq!(ledger.verify().await.unwrap().entries, entries.len() as u64);
+        let last = entries.len() as u64;
+        assert!(ledger.entries(last, 9).await.unwrap().is_empty() && ledger.entry(last + 1).await.unwrap().is_none());
+        assert!(ledger.balance(AccountId(99), AsOf::Effective(Date(0))).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn who_opens_the_books_next_reads_the_same_journal_and_goes_on_with_it() {
+    let (store, clock) = (Memory::new(), start());
+    let ledger = with_accounts(&store, &clock).await;
+    let entries = history(&ledger, &clock, 7, 900).await;
+    ledger.write_journal().await.unwrap();
+    ledger.log().snapshot().await.unwrap();
+    drop(ledger);
+    let ledger = open(&store, &clock).await;
+    assert_eq!(ledger.journal(0).try_collect::<Vec<_>>().await.unwrap(), entries);
+    for id in 10_000..12_000 {
+        ledger.transact(transfer(id, 1, 1, 2)).await.unwrap();
+    }
+    ledger.write_journal().await.unwrap();
+    assert_eq!(ledger.verify().await.unwrap().entries, entries.len() as u64 + 2_000);
+
+    // Whoever only follows reads it too.
+    let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
+    let (follower, driver) = Follower::open(store.clone(), "books", replica_config).await.unwrap();
+    tokio::spawn(driver);
+    let follower = Ledger::follow(follower, store, "books", config(&clock)).unwrap().within(Duration::from_secs(60));
+    assert_eq!(follower.entries(0, 900).await.unwrap(), entries[..900]);
+    let statement = follower.statement(AccountId(1), Page::Newest, 2_100).await.unwrap();
+    assert_eq!(statement, ledger.statement(AccountId(1), Page::Newest, 2_100).await.unwrap());
+    clock.advance(Duration::from_secs(61));
+    let stale = follower.account(AccountId(1)).await.unwrap_err();
+    assert_eq!(stale.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn an_id_again_is_given_its_first_answer_or_shown_what_it_was() {
+    let (store, clock) = (Memory::new(), start());
+    let ledger = with_accounts(&store, &clock).await;
+    let mut first = transfer(1, 5, 0, 1);
+    first.details = Some(Box::new(Details::new("rent", vec![]).unwrap()));
+    let group = vec![transfer(2, 7, 0, 1), transfer(3, 7, 1, 0)];
+    let answers = (ledger.transact(first.clone()).await.unwrap(), ledger.transact_all(group.clone()).await.unwrap());
+    let Reply::Recorded(receipt) = &answers.0 else { panic!("it is new") };
+    // Other things happen; then everything leaves memory.
+    for id in 100..9_000 {
+        ledger.transact(transfer(id, 1, 0, 1)).await.unwrap();
+    }
+    for writes in [false, true] {
+        if writes {
+            ledger.write_journal().await.unwrap();
+            assert_eq!(ledger.read(Books::ids_forgotten).await.unwrap(), 8_192);
+        }
+        assert_eq!(ledger.transact(first.clone()).await.unwrap(), answers.0);
+        assert_eq!(ledger.transact_all(group.clone()).await.unwrap(), answers.1);
+        let mut other = first.clone();
+        other.postings[0].amount = 6;
+        other.postings[1].amount = 6;
+        let Reply::Conflict(conflict) = ledger.transact(other.clone()).await.unwrap() else { panic!("it is another") };
+        assert_eq!((conflict.recorded.receipt().as_ref(), &conflict.asked), (Some(&**receipt), &other));
+        let mut changed = group.clone();
+        changed[1].effective = Some(Date(1));
+        assert!(matches!(ledger.transact_all(changed).await.unwrap(), Reply::Conflict(_)));
+        let batch = vec![first.clone(), transfer(20_000 + u128::from(writes), 1, 0, 1), other];
+        let replies = ledger.transact_each(batch).await.unwrap();
+        assert_eq!(replies[0], answers.0);
+        assert!(matches!((&replies[1], &replies[2]), (Reply::Recorded(_), Reply::Conflict(_))), "{replies:?}");
+    }
+    // What has left memory can be taken back once, and no more.
+    let mut reversal = transfer(30_000, 5, 1, 0);
+    reversal.reverses = Some(TransactionId(1));
+    assert!(matches!(ledger.transact(reversal.clone()).await.unwrap(), Reply::Recorded(_)));
+    reversal.id = TransactionId(30_001);
+    assert!(matches!(ledger.transact(reversal.clone()).await.unwrap(), Reply::Rejected(_)));
+    reversal.reverses = Some(TransactionId(99));
+    assert!(matches!(ledger.transact(reversal).await.unwrap(), Reply::Rejected(_)));
+    ledger.verify().await.unwrap();
+}
+
+/// The books alone: with and without the mistake.
+#[test]
+fn an_id_that_left_memory_is_not_taken_for_a_new_one() {
+    use sysd_ledger::logic::Bug;
+    for bug in [None, Some(Bug::ForgetOldIds)] {
+        let mut books = Books::default();
+        let now = Timestamp::from_micros(1_795_000_000_000_000).unwrap();
+        for id in 0..2 {
+            books.apply(now, &Command::Open(Box::new(Account::new(AccountId(id), euro(), AccountKind::Asset))));
+        }
+        for id in 0..10_000 {
+            books.apply(now, &Command::Transact(transfer(id, 1, 0, 1)));
+        }
+        // The store says that it has all of it.
+        while books.journal_written().0 < 8_192 {
+            let next = (books.journal_written().0 + 1..).find(|through| {
+                books.apply(now, &Command::Wrote { through: *through, hash: Default::default() });
+                books.journal_written().0 == *through
+            });
+            assert!(next.is_some());
+        }
+        books.apply(now, &Command::Forget { through: 8_192 });
+        books.bug = bug;
+        let again = books.apply(now, &Command::Transact(transfer(5, 1, 0, 1)));
+        assert_eq!(matches!(again, Reply::LookUp { forgotten: 8_192 }), bug.is_none(), "{again:?}");
+    }
+}
+
+const JOURNAL: Space = Space::conditional("ledger_journal");
+
+fn segment() -> tuple::KeyBytes {
+    tuple::encode(&("books", 0_u8, 0_u64))
+}
+
+async fn chunks(store: &Memory) -> BTreeMap<Vec<u8>, Bytes> {
+    let rows = store.scan_rows(Scan::partition(JOURNAL, &segment(), 1_000)).await.unwrap();
+    rows.into_iter().map(|row| (row.sort.to_vec(), row.record.value)).collect()
+}
+
+/// A chunk again, with the hashes that its bytes should have.
+fn sealed(before: &[u8], body: &[u8]) -> Vec<u8> {
+    use sha2::Digest as _;
+    let mut out = [&[1], before, body].concat();
+    let hash = sha2::Sha256::digest(&out);
+    out.extend_from_slice(&hash);
+    out
+}
+
+#[tokio::test]
+async fn what_was_changed_behind_the_books_is_named() {
+    let (store, clock) = (Memory::new(), start());
+    let ledger = with_accounts(&store, &clock).await;
+    history(&ledger, &clock, 3, 1_500).await;
+    ledger.write_journal().await.unwrap();
+    let before = chunks(&store).await;
+    assert!(before.len() > 3);
+    let (first, whole) = before.iter().nth(1).unwrap();
+    let put = |sort: &Vec<u8>, value: Vec<u8>| {
+        let (store, partition, sort) = (store.clone(), segment(), sort.clone());
+        async move { store.put(Key::row(JOURNAL, &partition, &sort), value).await.unwrap() }
+    };
+    // A bit.
+    for at in [0, 5, 40, whole.len() / 2, whole.len() - 1] {
+        let mut bytes = whole.to_vec();
+        bytes[at] ^= 4;
+        put(first, bytes).await;
+        let error = ledger.verify().await.unwrap_err();
+        assert!(matches!(&error, AuditError::Store(error) if error.kind() == ErrorKind::Corrupt), "{at}: {error}");
+    }
+    // Another's place, a part, nothing.
+    for value in [before.values().next().unwrap().to_vec(), whole[..40].to_vec(), Vec::new()] {
+        put(first, value).await;
+        assert!(matches!(ledger.verify().await.unwrap_err(), AuditError::Store(_)));
+    }
+    store.delete(Key::row(JOURNAL, &segment(), first)).await.unwrap();
+    let error = ledger.verify().await.unwrap_err();
+    assert!(matches!(&error, AuditError::Store(error) if error.kind() == ErrorKind::Corrupt), "{error}");
+    // With its own hash right, and the next one's too: the books know the last.
+    put(first, sealed(&[7; 32], &whole[33..whole.len() - 32])).await;
+    assert!(matches!(ledger.verify().await.unwrap_err(), AuditError::Chain { .. }));
+    put(first, whole.to_vec()).await;
+    ledger.verify().await.unwrap();
+
+    // Somebody who can write to the store, and knows how, changes an amount and all hashes behind it. Each byte of the chunk is tried
+    // until one is an amount: every one of them is found.
+    let mut kinds = BTreeMap::<&str, u32>::new();
+    for at in (33..whole.len() - 32).step_by(467) {
+        let mut body = whole[33..whole.len() - 32].to_vec();
+        body[at - 33] ^= 1;
+        let mut hash = whole[1..33].to_vec();
+        for (sort, value) in before.range(first.clone()..) {
+            let body = if sort == first { &body[..] } else { &value[33..value.len() - 32] };
+            let value = sealed(&hash, body);
+            hash = value[value.len() - 32..].to_vec();
+            put(sort, value).await;
+        }
+        let kind = match ledger.verify().await.unwrap_err() {
+            AuditError::Entry { number, .. } => {
+                assert!(number > 1, "the first chunk is right");
+                "entry"
+            }
+            AuditError::Chain { .. } => "chain",
+            AuditError::Store(_) => "store",
+            other => panic!("{other}"),
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    assert!(kinds["entry"] > 4 && kinds["chain"] > 4, "{kinds:?}");
+}
+
+#[tokio::test]
+async fn the_writer_writes_by_itself_and_the_books_stop_without_it() {
+    let (store, clock) = (Memory::new(), start());
+    let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
+    let (replica, driver) = Replica::<Books>::open(store.clone(), "books", replica_config).await.unwrap();
+    tokio::spawn(driver);
+    let (ledger, writer) = Ledger::that_may_forget(replica, store.clone(), "books", config(&clock)).unwrap();
+    for id in 0..2 {
+        ledger.open_account(Account::new(AccountId(id), euro(), AccountKind::Liability)).await.unwrap();
+    }
+    // 16 KiB of memo each: some thousands are too many.
+    let memo = "x".repeat(16 << 10);
+    let fat = |id| {
+        let mut transaction = transfer(id, 1, 0, 1);
+        transaction.details = Some(Box::new(Details::new(memo.clone(), vec![]).unwrap()));
+        transaction
+    };
+    let mut id = 0;
+    let why = loop {
+        id += 1;
+        match ledger.transact(fat(id)).await.unwrap() {
+            Reply::Recorded(_) => {}
+            Reply::Rejected(why) => break why,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!((3_900..4_200).contains(&id) && why.to_string().contains("writer"), "{id}: {why}");
+    let writer = tokio::spawn(writer);
+    while ledger.read(Books::journal_written).await.unwrap().0 < u64::try_from(id).unwrap() - 4 {
+        clock.advance(Duration::from_millis(20));
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(ledger.transact(fat(id)).await.unwrap(), Reply::Recorded(_)));
+    writer.abort();
+    assert_eq!(ledger.verify().await.unwrap().entries, u64::try_from(id).unwrap());
+}
