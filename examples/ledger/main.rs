@@ -55,11 +55,17 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let opened = sysd::storage::open(&store).await.map_err(|error| error.to_string())?;
     // Nobody expects memory to remember.
     let may_forget = may_forget || store.starts_with("memory:");
-    let opened = Replica::<Books>::open(opened, &name, ReplicaConfig::default()).await;
-    let (replica, driver) = opened.map_err(|error| error.to_string())?;
+    let replica = Replica::<Books>::open(opened.clone(), &name, ReplicaConfig::default()).await;
+    let (replica, driver) = replica.map_err(|error| error.to_string())?;
     let driver = tokio::spawn(driver);
-    let made = if may_forget { Ok(Ledger::that_may_forget(replica)) } else { Ledger::new(replica) };
-    let ledger = made.map_err(|error| format!("{error} (--may-forget)"))?;
+    let config = JournalConfig::default();
+    let made = if may_forget {
+        Ledger::that_may_forget(replica, opened, &name, config)
+    } else {
+        Ledger::new(replica, opened, &name, config)
+    };
+    let (ledger, writer) = made.map_err(|error| format!("{error} (--may-forget)"))?;
+    let writer = tokio::spawn(writer);
     let shape = demo::Shape { payments, customers: customers.max(1), callers: callers.max(1), seed };
     let start = Instant::now();
     let counts = demo::play(&ledger, &shape, !json).await?;

@@ -136,7 +136,7 @@ impl Accounts {
         let Some(trail) = self.next_trail(index) else { return Trail::default() };
         let Some(row) = self.rows.get_mut(index.0) else { return trail };
         (row.changes, row.last) = (trail.ordinal, number);
-        if row.changes % 8 == 0 {
+        if row.changes.is_multiple_of(8) {
             if row.marks == NONE
                 && let Ok(at) = u32::try_from(self.marks.len())
             {

@@ -80,7 +80,7 @@ impl Parts {
         horizon: Timestamp,
         kept: Vec<(TransactionId, u64)>,
     ) -> Result<(), &'static str> {
-        if forgotten % BLOCK_IDS != 0 || forgotten > u64::MAX >> 1 {
+        if !forgotten.is_multiple_of(BLOCK_IDS) || forgotten > u64::MAX >> 1 {
             return Err("a part of a block of ids has left memory");
         }
         self.0.numbers = Numbers::restore(forgotten, horizon, kept);

@@ -116,7 +116,7 @@ impl Tail {
     #[inline]
     pub(super) fn end(&mut self) {
         entry::put_sized(&self.line, &mut self.open);
-        if self.open.len() >= CHUNK_BYTES || self.last % SEGMENT_NUMBERS == 0 {
+        if self.open.len() >= CHUNK_BYTES || self.last.is_multiple_of(SEGMENT_NUMBERS) {
             self.close();
         }
     }

@@ -88,6 +88,15 @@ fn command() -> impl Strategy<Value = Command> {
         proptest::collection::vec(transaction(), 0..4).prop_map(Command::Group),
         any::<i32>().prop_map(|through| Command::ClosePeriod(Date(through))),
         Just(Command::Tick),
+        proptest::collection::vec(transaction(), 0..4).prop_map(Command::Batch),
+        (any::<u64>(), any::<[u8; 32]>()).prop_map(|(through, hash)| Command::Wrote { through, hash: ChunkHash(hash) }),
+        any::<u64>().prop_map(|through| Command::Forget { through }),
+        (any::<u64>(), proptest::collection::vec((id(), any::<u64>()), 0..3), transaction()).prop_map(
+            |(forgotten, found, transaction)| {
+                let found = found.into_iter().map(|(id, number)| (TransactionId(id), number)).collect();
+                Command::Looked(Looked { forgotten, found }, Box::new(Command::Transact(transaction)))
+            }
+        ),
     ]
 }
 
@@ -129,6 +138,13 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+#[test]
+fn a_look_within_another_is_refused() {
+    let inner = Box::new(Command::Looked(Looked::default(), Box::new(Command::Tick)));
+    let bytes = encoded(&Command::Looked(Looked::default(), inner));
+    assert!(Books::decode_command(1, &bytes).is_err());
+}
+
 /// What is stored once is read for ever.
 #[test]
 fn the_format_is_pinned() {
@@ -162,6 +178,16 @@ fn the_format_is_pinned() {
         (Command::Update(AccountId(7), AccountUpdate::Close), format!("01{}02", of("07"))),
         (Command::ClosePeriod(Date(20_000)), "0400004e20".to_owned()),
         (Command::Tick, "05".to_owned()),
+        (Command::Batch(Vec::new()), "0600".to_owned()),
+        (Command::Wrote { through: 300, hash: ChunkHash([0xAB; 32]) }, format!("07ac02{}", "ab".repeat(32))),
+        (Command::Forget { through: 8_192 }, "088040".to_owned()),
+        (
+            Command::Looked(
+                Looked { forgotten: 8_192, found: vec![(TransactionId(0xA1), 300)] },
+                Box::new(Command::Tick),
+            ),
+            format!("09804001{}ac0205", of("a1")),
+        ),
     ];
     for (command, bytes) in pinned {
         assert_eq!(hex(&encoded(&command)), bytes, "{command:?}");

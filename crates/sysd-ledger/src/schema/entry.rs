@@ -227,3 +227,97 @@ impl<'a> Entries<'a> {
         Ok(Some(ReadEntry { entry, trails }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+    use sysd_core::StateMachine as _;
+
+    use super::*;
+    use crate::logic::{Books, Command};
+    use crate::model::{Account, AccountKind};
+
+    fn bodies() -> Vec<Vec<u8>> {
+        let (mut books, euro) = (Books::default(), Currency::iso("EUR").unwrap());
+        let at = |s: u64| Timestamp::from_micros(1_795_000_000_000_000 + s * 1_000_000).unwrap();
+        for id in 1..4 {
+            let account = Account::new(AccountId(id), euro, AccountKind::Asset);
+            books.apply(at(0), &Command::Open(Box::new(account)));
+        }
+        let transfer = |id| Transaction::transfer(TransactionId(id), euro, 300, AccountId(1), AccountId(2));
+        let hold =
+            Transaction::transfer(TransactionId(2), euro, 70, AccountId(2), AccountId(3)).held_until(Some(at(9)));
+        for (s, transaction) in [(1, transfer(1)), (2, hold), (3, transfer(3)), (11, transfer(4))] {
+            books.apply(at(s), &Command::Transact(transaction));
+        }
+        let mut snapshot = Vec::new();
+        books.encode_snapshot(&mut snapshot);
+        books.tail().chunks().map(|chunk| chunk.body.to_vec()).collect()
+    }
+
+    fn read(body: &[u8]) -> Result<Vec<JournalEntry>, What> {
+        let (mut entries, mut all) = (Entries::of(body)?, Vec::new());
+        while let Some(read) = entries.next()? {
+            all.push(read.entry);
+        }
+        Ok(all)
+    }
+
+    /// What is stored once is read for ever.
+    #[test]
+    fn the_format_is_pinned() {
+        let body = &bodies()[0];
+        let entries = read(body).unwrap();
+        let numbers: Vec<_> = entries.iter().map(|entry| (entry.number, entry.changes.len())).collect();
+        assert_eq!(numbers, [(1, 2), (2, 2), (3, 2), (4, 2), (5, 2)]);
+        assert_eq!(entries[3].event, Event::HoldEnded { hold: TransactionId(2) });
+        let ordinals: Vec<_> = entries.iter().map(|entry| entry.changes[0].ordinal).collect();
+        assert_eq!(ordinals, [1, 1, 3, 2, 5]);
+        let hex = body.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        assert_eq!(hex, PINNED);
+    }
+
+    const PINNED: &str = concat!(
+        "00000000000000010006608b016e724049000008000000000000000000000000000000014555520000000002ac0200000000",
+        "00000000000000000000000200000000000000000000000000000001ac020000000100ac020000015200c0843d8a00000000",
+        "000000000000000000000002c088a28fb0919803455552000000000246000000000000000000000000000000030000000000",
+        "00000000000000000000020000460001ac0200004602014d00c0843d08000000000000000000000000000000034555520000",
+        "000002ac020000000000000000000000000000000200000000000000000000000000000001d804000046030100d804000002",
+        "025b0280a4e80300000000000000000000000000000002020000000000000000000000000000000345555200000000020000",
+        "004600000000020200000000000000000000000000000002455552000000000201000046d80400000004014b000008000000",
+        "000000000000000000000000044555520000000002ac02000000000000000000000000000000020000000000000000000000",
+        "00000000018407000000050100840700000302",
+    );
+
+    #[test]
+    fn a_part_of_a_body_is_none_or_fewer_entries() {
+        let body = &bodies()[0];
+        let whole = read(body).unwrap();
+        for end in 0..body.len() {
+            if let Ok(part) = read(&body[..end]) {
+                assert_eq!(part, whole[..part.len()]);
+                assert!(part.len() < whole.len());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), at in 0..400_usize, with: u8) {
+            let _ = read(&bytes);
+            let mut body = bodies().remove(0);
+            let at = at % body.len();
+            body[at] = with;
+            let _ = read(&body);
+        }
+    }
+
+    #[test]
+    fn steps_back_reach_as_far_as_they_say() {
+        let steps = |ordinal| Trail { ordinal, back: [0; TRAIL_MAX] }.steps();
+        for (ordinal, count) in [(1, 0), (2, 1), (8, 1), (9, 2), (64, 2), (65, 3), (513, 4), (u64::MAX, TRAIL_MAX)] {
+            assert_eq!(steps(ordinal), count, "{ordinal}");
+        }
+    }
+}
