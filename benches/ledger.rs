@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 use sysd_core::Timestamp;
-use sysd_ledger::{Account, AccountId, AccountKind, Books, Command, Currency, Reply, Transaction, TransactionId};
+use sysd_ledger::{
+    Account, AccountId, AccountKind, Books, ChunkHash, Command, Currency, Reply, Transaction, TransactionId,
+};
 
 const ROUNDS: usize = 11;
 const TRANSFERS: usize = 1 << 19;
@@ -60,7 +62,7 @@ fn summary(mut rates: Vec<f64>) -> (f64, f64) {
     (rates[0], rates[rates.len() / 2])
 }
 
-fn machine(name: &str, accounts: u64, hot: u64) {
+fn machine(name: &str, accounts: u64, hot: u64, batched: bool) {
     if !is_wanted(name) {
         return;
     }
@@ -84,18 +86,26 @@ fn machine(name: &str, accounts: u64, hot: u64) {
         for _ in 0..TRANSFERS / BATCH {
             // As they are where they come from: just decoded.
             let picked: Vec<_> = (0..BATCH).map(|_| traffic.next()).collect();
-            let commands: Vec<_> = picked
+            let transactions = picked
                 .iter()
-                .map(|(from, to, id)| {
-                    Command::Transact(Transaction::transfer(TransactionId(*id), euro, 7, account(*to), account(*from)))
-                })
-                .collect();
+                .map(|(from, to, id)| Transaction::transfer(TransactionId(*id), euro, 7, account(*to), account(*from)));
+            let commands: Vec<_> = if batched {
+                vec![Command::Batch(transactions.collect())]
+            } else {
+                transactions.map(Command::Transact).collect()
+            };
             let start = Instant::now();
             for command in &commands {
-                let reply = black_box(books.apply(now, command));
-                assert!(matches!(reply, Reply::Recorded(_)));
+                match black_box(books.apply(now, command)) {
+                    Reply::Recorded(_) => {}
+                    Reply::Batch(replies) => assert!(replies.iter().all(|reply| matches!(reply, Reply::Recorded(_)))),
+                    other => panic!("{other:?}"),
+                }
             }
             our_time += start.elapsed();
+            // As if the store had it.
+            let wrote = Command::Wrote { through: books.journal_full(), hash: ChunkHash::default() };
+            books.apply(now, &wrote);
             let start = Instant::now();
             for (from, to, id) in &picked {
                 assert!(sketch.0.insert(*id));
@@ -138,13 +148,16 @@ fn ids() {
         let (from, to, id) = traffic.next();
         let transfer = Transaction::transfer(TransactionId(id), euro, 7, account(to), account(from));
         assert!(matches!(books.apply(now, &Command::Transact(transfer)), Reply::Recorded(_)));
+        let wrote = Command::Wrote { through: books.journal_full(), hash: ChunkHash::default() };
+        books.apply(now, &wrote);
     }
     println!("ids                      {:.0} bytes each of {count}", (resident() - before) / count as f64);
 }
 
 fn main() {
     ids();
-    machine("machine_10k", 10_000, 10_000);
-    machine("machine_10k_hot_10", 10_000, 10);
-    machine("machine_10m", 10_000_000, 10_000_000);
+    machine("machine_10k", 10_000, 10_000, true);
+    machine("machine_10k_one_by_one", 10_000, 10_000, false);
+    machine("machine_10k_hot_10", 10_000, 10, true);
+    machine("machine_10m", 10_000_000, 10_000_000, true);
 }

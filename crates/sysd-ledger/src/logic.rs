@@ -7,6 +7,7 @@ mod books;
 mod bugs;
 mod holds;
 mod numbers;
+mod pair;
 mod places;
 mod resolve;
 mod stored;

@@ -19,6 +19,7 @@ const NONE: u32 = u32::MAX;
 
 /// What every transaction looks at, in 128 bytes.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Row {
     pub(super) id: AccountId,
     pub(super) balance: Balance,
@@ -79,6 +80,24 @@ impl Accounts {
     pub(super) fn find(&self, id: AccountId) -> Option<Index> {
         let is_it = |at| self.rows.get(at).is_some_and(|row| row.id == id);
         self.places.find(self.places.hash(id.0), is_it).map(Index)
+    }
+
+    /// Which account it most likely is; and a look at what [`find`](Self::find) looks at.
+    #[inline]
+    pub(super) fn likely(&self, id: AccountId) -> u32 {
+        self.places.likely(self.places.hash(id.0))
+    }
+
+    /// A look at an account's row; answers where its marks are.
+    #[inline]
+    pub(super) fn touch(&self, at: u32) -> u32 {
+        self.rows.get(at).map_or(NONE, |row| std::hint::black_box(row.id.0 as u32 & 0) | row.marks)
+    }
+
+    /// A look at marks.
+    #[inline]
+    pub(super) fn touch_marks(&self, at: u32) -> u64 {
+        self.marks.get(at).map_or(0, |marks| marks[0])
     }
 
     /// # Errors

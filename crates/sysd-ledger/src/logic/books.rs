@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 use sysd_core::Timestamp;
 
 use super::accounts::{Accounts, Index};
 use super::holds::{Hold, Holds};
 use super::numbers::{Found, Looked, Numbers};
+use super::pair::{Pair, pair};
 use super::resolve::{Balances, Change, Changes, Resolved, after, frees, resolve};
 use super::tail::{Recorded, Tail};
 use crate::model::account::AccountView;
@@ -238,6 +240,9 @@ impl Books {
     /// Records one transaction, and answers.
     #[inline]
     fn record(&mut self, now: Timestamp, transaction: &Transaction, looked: Option<&Looked>) -> Reply {
+        if let Some(receipt) = self.record_pair(now, transaction) {
+            return Reply::Recorded(receipt);
+        }
         match self.transact(now, transaction, looked) {
             Ok(done) => {
                 self.write(now, Recorded::Transaction(transaction), &done.changes, &done.balances);
@@ -247,6 +252,31 @@ impl Books {
             Err(Refusal::Forgotten) => self.look_up(),
             Err(Refusal::Rejected(rejection)) => rejection.into(),
         }
+    }
+
+    /// Records a transfer between two accounts. `None`, and nothing was done, if it is anything else, or something speaks against it.
+    #[inline]
+    fn record_pair(&mut self, now: Timestamp, transaction: &Transaction) -> Option<Box<Receipt>> {
+        let [a, b] = transaction.postings.as_slice() else { return None };
+        let is_plain = transaction.action == Action::Post && transaction.reverses.is_none();
+        if !is_plain || self.closed_through.is_some() || self.tail.bytes() > TAIL_BYTES_MAX || self.has_any_bug() {
+            return None;
+        }
+        let Found::New(hash) = self.numbers.find(transaction.id, None) else { return None };
+        let Pair { indexes, balances } = pair(&self.accounts, a, b)?;
+        let number = self.numbers.push(transaction.id, hash, now)?;
+        let is_whole = self.tail.begin(now, Recorded::Transaction(transaction), 2);
+        debug_assert!(!is_whole, "what posts at once is what was asked");
+        for (index, balance) in indexes.iter().zip(&balances) {
+            let trail = self.accounts.step(*index, number);
+            if let Some(row) = self.accounts.row_mut(*index) {
+                row.balance = *balance;
+            }
+            self.tail.put_after(balance, &trail);
+        }
+        self.tail.end();
+        let balances = SmallVec::from_buf([(a.account, balances[0]), (b.account, balances[1])]);
+        Some(Box::new(Receipt { id: transaction.id, number, recorded_at: now, moved: 0, balances }))
     }
 
     /// Writes the next number into the journal.
@@ -263,13 +293,16 @@ impl Books {
         self.tail.end();
     }
 
-    /// Looks up what these will look up: the looks wait for memory together instead of one after the other.
+    /// Looks at what these will look at: so the waits for memory come together instead of one after the other.
     fn warm(&self, transactions: &[Transaction]) {
+        let mut rows = SmallVec::<[u32; 2 * WARM]>::new();
         for transaction in transactions {
-            std::hint::black_box(self.numbers.is_there(transaction.id));
+            std::hint::black_box(self.numbers.likely(transaction.id));
+            rows.extend(transaction.postings.iter().take(2).map(|posting| self.accounts.likely(posting.account)));
         }
-        for posting in transactions.iter().flat_map(|transaction| &transaction.postings) {
-            std::hint::black_box(self.accounts.find(posting.account));
+        let marks: SmallVec<[u32; 2 * WARM]> = rows.into_iter().map(|at| self.accounts.touch(at)).collect();
+        for at in marks {
+            std::hint::black_box(self.accounts.touch_marks(at));
         }
     }
 
@@ -322,6 +355,17 @@ impl Books {
     #[cfg(not(feature = "seeded-bugs"))]
     #[expect(clippy::unused_self, reason = "as above, without the field")]
     const fn has(&self, _: Bug) -> bool {
+        false
+    }
+
+    #[cfg(feature = "seeded-bugs")]
+    fn has_any_bug(&self) -> bool {
+        self.bug.is_some()
+    }
+
+    #[cfg(not(feature = "seeded-bugs"))]
+    #[expect(clippy::unused_self, reason = "as above, without the field")]
+    const fn has_any_bug(&self) -> bool {
         false
     }
 
@@ -530,6 +574,11 @@ impl Books {
     /// Through which number the store has the journal, and the hash of the chunk that ends there: see [`Command::Wrote`].
     pub fn journal_written(&self) -> (u64, ChunkHash) {
         (self.tail.written, self.tail.hash)
+    }
+
+    /// The last number that could be written to the store now.
+    pub fn journal_full(&self) -> u64 {
+        self.tail.full.back().map_or(self.tail.written, |chunk| chunk.last)
     }
 
     /// How often an account was changed: the ordinal of its last change.

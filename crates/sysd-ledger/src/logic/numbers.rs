@@ -124,9 +124,14 @@ impl Numbers {
     }
 
     /// Whether an id is in memory.
-    #[inline]
     pub(super) fn is_there(&self, id: TransactionId) -> bool {
         self.places.find(self.hash(id), |at| self.id_of(self.number_at(at)) == Some(id)).is_some()
+    }
+
+    /// A look at what [`find`](Self::find) looks at.
+    #[inline]
+    pub(super) fn likely(&self, id: TransactionId) -> u32 {
+        self.places.likely(self.hash(id))
     }
 
     fn find_forgotten(&self, id: TransactionId, hash: Hash, looked: Option<&Looked>) -> Found {

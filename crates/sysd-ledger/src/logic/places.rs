@@ -3,37 +3,130 @@
 use std::hash::BuildHasher as _;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
 
 /// So many tables, so that one that grows is a small part of all, and nothing waits for long.
 const TABLES: usize = 256;
+const SLOTS_MIN: usize = 8;
 
-/// A place, and half of the hash of what lies there: to tell it from others, and to move it when the table grows, without a
-/// look at what lies there.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    at: u32,
-    hash: u32,
+/// A place, and 31 bits of the hash of what lies there: to tell it from others, and to move it when the table grows, without a look
+/// at what lies there. Zero is nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+struct Slot(u64);
+
+impl Slot {
+    const NONE: Self = Self(0);
+
+    const fn new(tag: u32, at: u32) -> Self {
+        Self((tag as u64) << 32 | at as u64)
+    }
+
+    const fn tag(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the lower half")]
+    const fn at(self) -> u32 {
+        self.0 as u32
+    }
 }
 
-impl Entry {
-    /// As the tables want it: what they look at is in the lowest and the highest bits.
-    const fn spread(self) -> u64 {
-        self.hash as u64 | (self.hash as u64) << 32
+/// A hash table with linear probing and deletion by moving back (Knuth, vol. 3, 6.4, algorithms L and R), three quarters full at most:
+/// what is looked for lies in one line of the cache, or two.
+#[derive(Debug, Default)]
+struct Table {
+    /// A power of two of them, or none.
+    slots: Vec<Slot>,
+    len: usize,
+}
+
+impl Table {
+    #[inline]
+    fn home(&self, tag: u32) -> usize {
+        // Its lowest bit is always set.
+        (tag >> 1) as usize & (self.slots.len() - 1)
+    }
+
+    #[inline]
+    fn find(&self, tag: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<usize> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let mut at = self.home(tag);
+        loop {
+            let slot = *self.slots.get(at)?;
+            if slot == Slot::NONE {
+                return None;
+            }
+            if slot.tag() == tag && is_it(slot.at()) {
+                return Some(at);
+            }
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+    }
+
+    #[inline]
+    fn insert(&mut self, slot: Slot) {
+        if 4 * (self.len + 1) > 3 * self.slots.len() {
+            self.grow();
+        }
+        self.len += 1;
+        self.put(slot);
+    }
+
+    #[inline]
+    fn put(&mut self, slot: Slot) {
+        let mut at = self.home(slot.tag());
+        while self.slots[at] != Slot::NONE {
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        self.slots[at] = slot;
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let slots = vec![Slot::NONE; SLOTS_MIN.max(2 * self.slots.len())];
+        for slot in std::mem::replace(&mut self.slots, slots) {
+            if slot != Slot::NONE {
+                self.put(slot);
+            }
+        }
+    }
+
+    fn remove(&mut self, mut at: usize) {
+        let last = self.slots.len() - 1;
+        let mut next = at;
+        self.len -= 1;
+        loop {
+            self.slots[at] = Slot::NONE;
+            loop {
+                next = (next + 1) & last;
+                let slot = self.slots[next];
+                if slot == Slot::NONE {
+                    return;
+                }
+                // It may move back to `at` if its home is not behind that.
+                let (from_home, gap) = (next.wrapping_sub(self.home(slot.tag())) & last, next.wrapping_sub(at) & last);
+                if from_home >= gap {
+                    break;
+                }
+            }
+            self.slots[at] = self.slots[next];
+            at = next;
+        }
     }
 }
 
 /// From ids to places.
 #[derive(Debug)]
 pub(super) struct Places {
-    tables: Vec<HashTable<Entry>>,
+    tables: Vec<Table>,
     /// Seeded anew in each process: who chooses ids can't choose where they lie. Nothing that is answered depends on it.
     hasher: RandomState,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { tables: (0..TABLES).map(|_| HashTable::new()).collect(), hasher: RandomState::default() }
+        Self { tables: (0..TABLES).map(|_| Table::default()).collect(), hasher: RandomState::default() }
     }
 }
 
@@ -43,12 +136,12 @@ pub(super) struct Hash(u64);
 
 impl Hash {
     const fn table(self) -> usize {
-        (self.0 >> 32) as usize % TABLES
+        (self.0 >> 56) as usize % TABLES
     }
 
-    const fn entry(self, at: u32) -> Entry {
-        #[allow(clippy::cast_possible_truncation, reason = "the lower half")]
-        Entry { at, hash: self.0 as u32 }
+    #[allow(clippy::cast_possible_truncation, reason = "the lower half")]
+    const fn tag(self) -> u32 {
+        self.0 as u32 | 1
     }
 }
 
@@ -60,27 +153,74 @@ impl Places {
 
     /// The place of an id, if it lies where `is_it` says so.
     #[inline]
-    pub(super) fn find(&self, hash: Hash, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let wanted = hash.entry(0);
+    pub(super) fn find(&self, hash: Hash, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let table = self.tables.get(hash.table())?;
-        table.find(wanted.spread(), |found| found.hash == wanted.hash && is_it(found.at)).map(|found| found.at)
+        let found = table.find(hash.tag(), is_it)?;
+        table.slots.get(found).map(|slot| slot.at())
+    }
+
+    /// Where an id may well lie; also a look at what is looked at when it is looked for, so that it is near then.
+    #[inline]
+    pub(super) fn likely(&self, hash: Hash) -> u32 {
+        let table = self.tables.get(hash.table()).filter(|table| !table.slots.is_empty());
+        table.and_then(|table| table.slots.get(table.home(hash.tag()))).map_or(0, |slot| slot.at())
     }
 
     /// Adds one that is not there.
     #[inline]
     pub(super) fn insert(&mut self, hash: Hash, at: u32) {
         if let Some(table) = self.tables.get_mut(hash.table()) {
-            let entry = hash.entry(at);
-            table.insert_unique(entry.spread(), entry, |entry| entry.spread());
+            table.insert(Slot::new(hash.tag(), at));
         }
     }
 
     /// Removes the one that lies there, if it is there.
     pub(super) fn remove(&mut self, hash: Hash, at: u32) {
         if let Some(table) = self.tables.get_mut(hash.table())
-            && let Ok(found) = table.find_entry(hash.entry(at).spread(), |found| found.at == at)
+            && let Some(found) = table.find(hash.tag(), |found| found == at)
         {
-            found.remove();
+            table.remove(found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn it_is_a_map(steps in proptest::collection::vec((0..40_u32, any::<bool>()), 0..200), spread in 0..5_u32) {
+            // Few tags, so that many share a home, and one wraps around the end.
+            let tag = |key: u32| (key << spread << 1).wrapping_sub(5) | 1;
+            let (mut table, mut map) = (Table::default(), BTreeMap::new());
+            for (step, (key, is_added)) in (0..).zip(steps) {
+                let at = map.get(&key).copied();
+                match (at, is_added) {
+                    (None, true) => {
+                        table.insert(Slot::new(tag(key), step));
+                        map.insert(key, step);
+                    }
+                    (Some(at), false) => {
+                        let found = table.find(tag(key), |found| found == at).unwrap();
+                        table.remove(found);
+                        map.remove(&key);
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(table.len, map.len());
+                prop_assert_eq!(table.slots.iter().filter(|slot| **slot != Slot::NONE).count(), map.len());
+                for key in 0..40 {
+                    let wanted = map.get(&key).copied();
+                    let found = table.find(tag(key), |at| Some(at) == wanted);
+                    prop_assert_eq!(found.map(|found| table.slots[found].at()), wanted);
+                }
+            }
         }
     }
 }

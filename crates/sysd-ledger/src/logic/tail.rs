@@ -110,6 +110,12 @@ impl Tail {
             let amounts = [change.posted, change.held, change.freed];
             entry::put_whole_change(row.id, row.currency, change.side, amounts, &mut self.line);
         }
+        self.put_after(balance, trail);
+    }
+
+    /// A change that is what was asked.
+    #[inline]
+    pub(super) fn put_after(&mut self, balance: &crate::model::Balance, trail: &entry::Trail) {
         entry::put_after(balance, self.last, trail, &mut self.line);
     }
 
