@@ -1,4 +1,10 @@
-//! The ledger: `cargo bench -p sysd-benches --bench ledger`. An argument chooses rows by a part of their name.
+//! The ledger: `cargo bench -p sysd-benches --all-features --bench ledger`. An argument chooses rows by a part of their name.
+//!
+//! `durable_STORE_…`: the ledger on a store, the journal's writer running beside it: `batches` of 8,189 transfers each, two on their way
+//! at once; `1000` and `64` callers with one transfer each, with how long they waited. On `local` every answer comes after a sync, and
+//! `append` is the bare thing: as many bytes as the log's, written to a file and synced, batch by batch. `open`: books of ten million
+//! transfers, opened from a snapshot and what came after it. Redis and Cassandra are those of `SYSD_TEST_REDIS_URL` and
+//! `SYSD_TEST_CASSANDRA_URL`.
 //!
 //! `machine_…`: two-leg transfers on the pure machine, one thread, each with an id of its own and the balances after it in its
 //! answer, over 10 thousand and 10 million accounts, evenly, and over ten accounts that every transfer touches; beside a bare
@@ -7,14 +13,21 @@
 
 use std::collections::HashSet;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
-use sysd_core::Timestamp;
+use sysd_core::{Store, Timestamp};
 use sysd_ledger::{
-    Account, AccountId, AccountKind, Books, ChunkHash, Command, Currency, Reply, Transaction, TransactionId,
+    Account, AccountId, AccountKind, Books, ChunkHash, Command, Currency, JournalConfig, Ledger, Reply, Transaction,
+    TransactionId,
 };
+use sysd_storage::{LocalStore, Replica, ReplicaConfig};
 
 const ROUNDS: usize = 11;
 const TRANSFERS: usize = 1 << 19;
@@ -154,10 +167,189 @@ fn ids() {
     println!("ids                      {:.0} bytes each of {count}", (resident() - before) / count as f64);
 }
 
+const DURABLE_BATCH: u64 = 8_189;
+const DURABLE_ACCOUNTS: u64 = 10_000;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+type Opened<S> = (Ledger<Replica<Books>, S>, Vec<tokio::task::JoinHandle<()>>);
+
+async fn open<S: Store + Clone>(store: &S, name: &str) -> Opened<S> {
+    let config = ReplicaConfig { snapshot_log_bytes: Some(256 << 20), ..ReplicaConfig::default() };
+    let (replica, driver) = Replica::<Books>::open(store.clone(), name, config).await.unwrap();
+    let driver = tokio::spawn(async move { driver.await.unwrap() });
+    let (ledger, writer) = Ledger::that_may_forget(replica, store.clone(), name, JournalConfig::default()).unwrap();
+    (ledger, vec![tokio::spawn(writer), driver])
+}
+
+async fn with_accounts<S: Store + Clone>(store: &S, name: &str) -> Opened<S> {
+    let (ledger, tasks) = open(store, name).await;
+    let euro = Currency::iso("EUR").unwrap();
+    let opened = (0..DURABLE_ACCOUNTS).map(|at| {
+        let ledger = ledger.clone();
+        async move { ledger.open_account(Account::new(account(at), euro, AccountKind::Liability)).await.unwrap() }
+    });
+    futures::stream::iter(opened).buffer_unordered(1_000).collect::<Vec<_>>().await;
+    (ledger, tasks)
+}
+
+fn transfers(traffic: &mut Traffic, count: u64) -> Vec<Transaction> {
+    let euro = Currency::iso("EUR").unwrap();
+    let transfer = |(from, to, id)| Transaction::transfer(TransactionId(id), euro, 7, account(to), account(from));
+    (0..count).map(|_| transfer(traffic.next())).collect()
+}
+
+fn traffic(hot: u64, start: u128) -> Traffic {
+    Traffic { random: Pcg64Mcg::seed_from_u64(7), accounts: DURABLE_ACCOUNTS, hot, next: start }
+}
+
+/// Batches, two on their way at once, until that many transfers are recorded, with the rates of eleven parts of them.
+async fn batches<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S>, hot: u64, count: u64) {
+    // Time goes on from one row to the next, as ids do.
+    let mut traffic = traffic(hot, u128::from(ledger.read(Books::journal_len).await.unwrap()) + 1);
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        let each = (count / DURABLE_BATCH / ROUNDS as u64).max(1);
+        let made: Vec<_> = (0..each).map(|_| transfers(&mut traffic, DURABLE_BATCH)).collect();
+        let start = Instant::now();
+        let recorded = futures::stream::iter(made).map(|batch| async { ledger.transact_each(batch).await.unwrap() });
+        let mut recorded = recorded.buffer_unordered(2);
+        while let Some(replies) = recorded.next().await {
+            assert!(replies.iter().all(|reply| matches!(reply, Reply::Recorded(_))));
+        }
+        rates.push((each * DURABLE_BATCH) as f64 / start.elapsed().as_secs_f64() / 1e6);
+    }
+    let (min, median) = summary(rates);
+    println!("{name:<32} min {min:.3} median {median:.3} M transfers/s");
+}
+
+/// Callers with one transfer each.
+async fn callers<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S>, callers: usize, count: u64) {
+    let mut traffic = traffic(DURABLE_ACCOUNTS, u128::from(ledger.read(Books::journal_len).await.unwrap()) + 1);
+    let made = Arc::new(Mutex::new(transfers(&mut traffic, count)));
+    let start = Instant::now();
+    let tasks: Vec<_> = (0..callers)
+        .map(|_| {
+            let (ledger, made) = (ledger.clone(), Arc::clone(&made));
+            tokio::spawn(async move {
+                let mut waits = Histogram::<u64>::new(3).unwrap();
+                loop {
+                    let Some(transfer) = made.lock().pop() else { return waits };
+                    let start = Instant::now();
+                    assert!(matches!(ledger.transact(transfer).await.unwrap(), Reply::Recorded(_)));
+                    waits.record(u64::try_from(start.elapsed().as_micros()).unwrap()).unwrap();
+                }
+            })
+        })
+        .collect();
+    let mut waits = Histogram::<u64>::new(3).unwrap();
+    for task in tasks {
+        waits.add(task.await.unwrap()).unwrap();
+    }
+    let rate = count as f64 / start.elapsed().as_secs_f64();
+    let at = |quantile| waits.value_at_quantile(quantile);
+    println!("{name:<32} {rate:.0} transfers/s; p50 {} us, p99 {} us, longest {} us", at(0.5), at(0.99), waits.max());
+}
+
+async fn durable<S: Store + Clone>(kind: &str, store: &S, count: u64) {
+    let rows = ["batches", "hot_10", "1000", "64"].map(|row| format!("durable_{kind}_{row}"));
+    if !rows.iter().any(|row| is_wanted(row)) {
+        return;
+    }
+    let name = format!("bench-{:x}", rand::random::<u64>());
+    let (ledger, tasks) = with_accounts(store, &name).await;
+    for (row, hot) in rows.iter().zip([DURABLE_ACCOUNTS, 10]) {
+        if is_wanted(row) {
+            batches(row, &ledger, hot, count).await;
+        }
+    }
+    for (row, count_of) in rows[2..].iter().zip([1_000, 64]) {
+        if is_wanted(row) {
+            callers(row, &ledger, count_of, count / 8).await;
+        }
+    }
+    ledger.write_journal().await.unwrap();
+    let audit = ledger.verify().await.unwrap();
+    println!("{:<32} {} entries verified, {:.0} MB resident", "", audit.entries, resident() / 1e6);
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// What a disk gives that does nothing else: the bytes of a batch's entry in the log, appended and synced.
+fn append(directory: &std::path::Path) {
+    use std::io::Write as _;
+    if !is_wanted("durable_local_append") {
+        return;
+    }
+    let mut file = std::fs::File::create(directory.join("append")).unwrap();
+    let bytes = vec![0x5A; 65 * usize::try_from(DURABLE_BATCH).unwrap()];
+    let rates = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        for _ in 0..20 {
+            file.write_all(&bytes).unwrap();
+            file.sync_data().unwrap();
+        }
+        (20 * DURABLE_BATCH) as f64 / start.elapsed().as_secs_f64() / 1e6
+    });
+    let (min, median) = summary(rates.collect());
+    println!("{:<32} min {min:.3} median {median:.3} M transfers/s", "durable_local_append");
+}
+
+/// Books of ten million transfers, opened again.
+async fn reopen(directory: &std::path::Path) {
+    if !is_wanted("open_10m") {
+        return;
+    }
+    let store = LocalStore::open(directory.join("open")).await.unwrap();
+    let (ledger, tasks) = with_accounts(&store, "open").await;
+    let mut traffic = traffic(DURABLE_ACCOUNTS, 1);
+    for part in 0..10_000_000 / DURABLE_BATCH {
+        ledger.transact_each(transfers(&mut traffic, DURABLE_BATCH)).await.unwrap();
+        if part == 1_000 {
+            ledger.log().snapshot().await.unwrap();
+        }
+    }
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(ledger);
+    let start = Instant::now();
+    let (ledger, tasks) = open(&store, "open").await;
+    let count = ledger.read(Books::journal_len).await.unwrap();
+    println!("{:<32} {count} transfers in {:.2} s", "open_10m", start.elapsed().as_secs_f64());
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
 fn main() {
     ids();
     machine("machine_10k", 10_000, 10_000, true);
     machine("machine_10k_one_by_one", 10_000, 10_000, false);
     machine("machine_10k_hot_10", 10_000, 10, true);
     machine("machine_10m", 10_000_000, 10_000_000, true);
+    let directory = std::env::temp_dir().join(format!("sysd-bench-{}-ledger", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    append(&directory);
+    let runtime = runtime();
+    runtime.block_on(async {
+        let store = LocalStore::open(directory.join("store")).await.unwrap();
+        durable("local", &store, 4_000_000).await;
+        if std::env::args().any(|argument| argument == "durable_local_50m") {
+            // Only where it is asked for: it takes minutes.
+            let (ledger, tasks) = with_accounts(&store, "50m").await;
+            batches("durable_local_50m", &ledger, DURABLE_ACCOUNTS, 50_000_000).await;
+            batches("durable_local_50m then", &ledger, DURABLE_ACCOUNTS, 4_000_000).await;
+            callers("durable_local_50m then 64", &ledger, 64, 200_000).await;
+            println!("{:<32} {:.0} MB resident", "", resident() / 1e6);
+            tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        }
+        reopen(&directory).await;
+        for (kind, variable, count) in
+            [("redis", "SYSD_TEST_REDIS_URL", 2_000_000), ("cassandra", "SYSD_TEST_CASSANDRA_URL", 500_000)]
+        {
+            match std::env::var(variable) {
+                Ok(url) => durable(kind, &sysd_storage::open(&url).await.unwrap(), count).await,
+                Err(_) => println!("durable_{kind}: {variable} is not set: cargo xtask servers up"),
+            }
+        }
+    });
+    std::fs::remove_dir_all(&directory).unwrap();
 }
