@@ -172,6 +172,13 @@ impl Error {
         self
     }
 
+    /// What this error says of a larger call: if `is_begun`, a part of that was carried out before, or may have been, and so
+    /// the effect is unknown whatever this part's is. Else the error stays as it is.
+    #[must_use]
+    pub fn after_part(self, is_begun: bool) -> Self {
+        if is_begun { self.with_effect(Effect::Unknown) } else { self }
+    }
+
     /// The same error for another caller of the same call; without the source, which has one owner.
     #[must_use]
     pub fn share(&self) -> Self {
@@ -266,6 +273,19 @@ mod tests {
             .with_field("value")
             .with_key(Key::row(space, b"a\x00", b"b"));
         assert_eq!(error.to_string(), r"timeout value: no answer in 2 s (record users/a\x00/b); it may have happened");
+    }
+
+    #[test]
+    fn an_error_after_a_part_that_was_carried_out_may_have_happened() {
+        for (effect, is_begun, whole) in [
+            (Effect::None, false, Effect::None),
+            (Effect::None, true, Effect::Unknown),
+            (Effect::Unknown, false, Effect::Unknown),
+            (Effect::Unknown, true, Effect::Unknown),
+        ] {
+            let error = Error::new(ErrorKind::Denied, effect, "x").with_field("y").after_part(is_begun);
+            assert_eq!((error.kind(), error.field(), error.effect()), (ErrorKind::Denied, Some("y"), whole));
+        }
     }
 
     #[test]

@@ -100,8 +100,7 @@ pub trait StoreExt: Store {
             let mut total = 0;
             loop {
                 let trimmed = self.trim(trim).await;
-                let Trimmed { removed, more } = trimmed
-                    .map_err(|error| if total > 0 { error.with_effect(crate::Effect::Unknown) } else { error })?;
+                let Trimmed { removed, more } = trimmed.map_err(|error| error.after_part(total > 0))?;
                 total += removed;
                 if !more {
                     return Ok(total);

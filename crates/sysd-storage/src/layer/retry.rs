@@ -181,7 +181,7 @@ impl<C: Clock, E: Entropy> Attempts<'_, C, E> {
     fn worst(&self, before: Option<&Error>, error: Error) -> Error {
         let was_unknown = before.is_some_and(|before| before.effect() == Effect::Unknown);
         let forgets = self.retry.bugs.has(Bug::ForgetEffect);
-        if was_unknown && !forgets { error.with_effect(Effect::Unknown) } else { error }
+        error.after_part(was_unknown && !forgets)
     }
 
     /// What an attempt's outcome means after an error: a conflict proves nothing if it may have happened before.

@@ -407,8 +407,7 @@ impl<C: Clock> LocalStore<C> {
                 let (victims, next) = found?;
                 let read = |family, key: Slice| async move { self.read(family, &key).await };
                 let went = remove(self.group(), family, victims, epoch, read).await;
-                removed +=
-                    went.map_err(|error| if removed > 0 { error.with_effect(Effect::Unknown) } else { error })?;
+                removed += went.map_err(|error| error.after_part(removed > 0))?;
                 match next {
                     Some(key) => after = Some(key),
                     None => break,

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use sysd_core::queue::{DeadLetter, Depth};
-use sysd_core::{Effect, Expect, Key, Outcome, Record, Result, Scan, Store, Timestamp, Write};
+use sysd_core::{Expect, Key, Outcome, Record, Result, Scan, Store, Timestamp, Write};
 
 use super::Shared;
 use super::config::Bug;
@@ -58,7 +58,7 @@ impl<S: Store> Shared<S> {
         let mut is_begun = false;
         let replayed = self.put_back(letter, &mut is_begun).await;
         // From its first write on, an error does not say that nothing happened.
-        replayed.map_err(|error| if is_begun { error.with_effect(Effect::Unknown) } else { error })
+        replayed.map_err(|error| error.after_part(is_begun))
     }
 
     async fn put_back(&self, letter: &DeadLetter, is_begun: &mut bool) -> Result<bool> {

@@ -250,8 +250,7 @@ impl<C: Clock> Shared<C> {
             let answer = self.ask(&call, Key::lone(trim.space, trim.partition), Access::Write).await;
             let read = answer.and_then(|answer| self.codec.read_trim(trim, &walk, answer));
             // What an earlier call removed stays removed, whatever became of this one.
-            let (removed_now, next) =
-                read.map_err(|error| if removed > 0 { error.with_effect(Effect::Unknown) } else { error })?;
+            let (removed_now, next) = read.map_err(|error| error.after_part(removed > 0))?;
             removed += removed_now;
             let Some(next) = next else { return Ok(Trimmed { removed, more: false }) };
             walk = next;
