@@ -160,6 +160,10 @@ pub trait Queue: Send + Sync + 'static {
     fn enqueue_many(&self, jobs: &[NewJob]) -> impl Future<Output = Vec<Result<Enqueued>>> + Send;
 
     /// Hands out up to `jobs_max` jobs for `hold`; none if none is to be had now.
+    ///
+    /// # Errors
+    /// As of the store's calls, if no job could be handed out: one part of a queue that fails stops no other, unless the store is out
+    /// of reach.
     fn lease(&self, jobs_max: usize, hold: Duration) -> impl Future<Output = Result<Vec<LeasedJob>>> + Send;
 
     /// Settles jobs; one answer each, in order.

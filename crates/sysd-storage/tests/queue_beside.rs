@@ -1,4 +1,4 @@
-//! What others do to a queue between any two storage calls of whoever carries settlements out; and rows that nobody can read.
+//! What others do to a queue between any two storage calls of whoever settles jobs or carries that out; rows that nobody can read; shards that fail.
 #![cfg(all(feature = "memory", feature = "seeded-bugs"))]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -11,11 +11,13 @@ use futures::executor::block_on;
 use futures::future::BoxFuture;
 use sysd_core::queue::{Enqueued, Held, LeasedJob, NewJob, Queue as _, QueueExt as _, Settlement};
 use sysd_core::{
-    Effect, Error, ErrorKind, Key, KeyBytes, ManualClock, Scan, SeededEntropy, Space, StoreExt as _, Timestamp, tuple,
+    Effect, Error, ErrorKind, Key, KeyBytes, ManualClock, Outcome, RetryPolicy, Scan, SeededEntropy, Space, Store,
+    StoreExt as _, Timestamp, Write, tuple,
 };
 use sysd_storage::layer::{Answer, Interceptor, LayerExt as _, Layered, Operation};
 use sysd_storage::queue::Bug;
 use sysd_storage::{Memory, QueueConfig, RecordQueue};
+use sysd_testkit::{Limited, Overridden, Overrides};
 
 const SPACE: Space = Space::conditional("queue");
 const HOLD: Duration = Duration::from_secs(60);
@@ -244,6 +246,58 @@ fn what_is_being_carried_out_is_no_late_echo() {
     }
 }
 
+/// More is given up at once than the shard's record has room for, while somebody else leases between two of the calls: each job becomes
+/// a dead letter, once, with its reason.
+fn buried_at_once(call: usize, bug: Option<Bug>) -> Result<bool, String> {
+    const JOBS: usize = 900;
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_000_000_000));
+    let store = Limited::new(Memory::with_clock(clock.clone()), clock.clone());
+    let config = |seed| QueueConfig {
+        shards: 1,
+        clock: Arc::new(clock.clone()),
+        entropy: Arc::new(SeededEntropy::new(seed)),
+        bug,
+        ..QueueConfig::default()
+    };
+    let meanwhile = Arc::new(Meanwhile::default());
+    let queue = block_on(RecordQueue::open(store.clone().layer(Arc::clone(&meanwhile)), "q", config(1))).unwrap();
+    let other = block_on(RecordQueue::open(store, "q", config(2))).unwrap();
+    assert!(block_on(queue.enqueue_many(&vec![NewJob::new("x"); JOBS])).iter().all(Result::is_ok));
+    let jobs = block_on(queue.lease(JOBS, HOLD)).unwrap();
+    assert_eq!(jobs.len(), JOBS);
+    let reason = |at: usize| format!("{at:>1024}");
+    let burials = jobs.into_iter().enumerate().map(|(at, job)| (job.lease, Settlement::Bury(reason(at))));
+    let burials: Vec<_> = burials.collect();
+    meanwhile.happens_before(call, async move {
+        assert!(other.lease(10, HOLD).await.unwrap().is_empty(), "all are in flight");
+    });
+    let answers = block_on(queue.settle_many(&burials));
+    let is_past = meanwhile.is_left();
+    let held = answers.iter().filter(|answer| matches!(answer, Ok(Held::Held))).count();
+    clock.advance(2 * MINUTE);
+    let again = block_on(queue.lease(JOBS, HOLD)).unwrap().len();
+    let letters = block_on(queue.dead_letters(None, 2 * JOBS)).unwrap();
+    let mut reasons: Vec<_> = letters.into_iter().map(|letter| letter.reason).collect();
+    reasons.sort();
+    if (held, again) != (JOBS, 0) || reasons != (0..JOBS).map(reason).collect::<Vec<_>>() {
+        return Err(format!("before call {call}: {held} buried, {} letters, {again} come again", reasons.len()));
+    }
+    Ok(is_past)
+}
+
+#[test]
+fn more_burials_than_a_record_has_room_for_are_carried_out_part_by_part() {
+    // The shard's record is written, its rows and letters go, it is written again, and so on: at the borders, and in between.
+    let mut calls = (0..4).chain((1..9).map(|nth| nth * 97)).chain(std::iter::once(usize::MAX - 1));
+    assert!(calls.any(|call| buried_at_once(call, None).unwrap()));
+}
+
+#[test]
+fn burials_that_are_dropped_to_make_room_are_seen() {
+    let seen = buried_at_once(usize::MAX - 1, Some(Bug::DropUnsettled)).unwrap_err();
+    assert!(seen.contains("come again"), "{seen}");
+}
+
 /// Rows whose bytes or keys make no sense lie before a good one: it is handed out, and what can be named is a dead letter.
 #[test]
 fn a_broken_row_stops_nothing_and_is_set_aside() {
@@ -333,6 +387,49 @@ fn a_broken_shard_is_told_and_the_others_go_on() {
     };
     assert_eq!(leased, here(0) + here(1) + here(3), "all but those of the broken shard");
     assert!(leased > 0 && here(2) > 0);
+}
+
+/// Refuses to write one record.
+struct Refuses(KeyBytes, ErrorKind);
+
+impl<S: Store> Overrides<S> for Refuses {
+    async fn write(&self, store: &S, write: Write<'_>) -> sysd_core::Result<Outcome> {
+        if write.key == Key::lone(SPACE, &self.0) {
+            return Err(Error::new(self.1, Effect::None, "not this one").with_key(write.key));
+        }
+        store.write(write).await
+    }
+}
+
+/// What the store refuses of one shard is told once no other has a job; an outage is told at once.
+#[test]
+fn a_shard_that_is_refused_is_told_and_the_others_go_on() {
+    for kind in ErrorKind::ALL {
+        let shard = tuple::encode(&("q", 1_u8, 2_u16));
+        let store = Overridden(Memory::new(), Refuses(shard.clone(), kind));
+        let config = QueueConfig {
+            shards: 4,
+            entropy: Arc::new(SeededEntropy::new(1)),
+            retry: RetryPolicy { attempts_max: 1, ..RetryPolicy::default() },
+            ..QueueConfig::default()
+        };
+        let queue = block_on(RecordQueue::open(store, "q", config)).unwrap();
+        let jobs: Vec<_> = (0..40_u8).map(|number| NewJob::new("x").id(&[number])).collect();
+        assert!(block_on(queue.enqueue_many(&jobs)).iter().all(Result::is_ok));
+        let (mut leased, mut told) = (0, 0);
+        for _ in 0..8 {
+            match block_on(queue.lease(100, HOLD)) {
+                Ok(jobs) => leased += usize::from(!jobs.is_empty()),
+                Err(error) => {
+                    assert_eq!((error.kind(), error.key()), (kind, Some(Key::lone(SPACE, &shard))));
+                    assert!(leased == 3 || kind.is_transient() || kind == ErrorKind::Invalid, "{kind}: told early");
+                    told += 1;
+                }
+            }
+        }
+        // In eight turns of four shards each is come to, whatever is told.
+        assert!(leased == 3 && told > 0, "{kind}: of three shards {leased}, {told} errors");
+    }
 }
 
 /// A letter that can't be read hides none of the others.

@@ -103,7 +103,14 @@
 //! A row whose bytes make no sense is given up as a job is, and becomes a dead letter with these bytes as its payload. A row whose
 //! key makes no sense, or whose mark, and one in the format of a later version stay where they are; they are passed over, warned of
 //! and counted by [`depth`](Queue::depth). A shard's record that makes no sense stops this shard, for nobody can tell who holds
-//! what; an error with its key is answered when no other shard has a job.
+//! what.
+//!
+//! # A shard that fails
+//! What is wrong with one shard (its record makes no sense, the store refuses to write it) stops no other: leasing goes on to the next, and
+//! answers the error when none has a job. Where a store is out of reach or overloaded, the error is answered at once.
+//!
+//! A shard's record is one record of the store, and has a limit. A batch of settlements that it has no room for, such as hundreds of
+//! burials with long reasons, is cut in parts, each carried out before the next is written.
 //!
 //! # Clocks
 //! Due times and leases are by each caller's clock. One whose clock is ahead by more than a lease lasts takes jobs that
@@ -321,19 +328,26 @@ impl<S: Store> Queue for RecordQueue<S> {
             return Err(Error::invalid(field, "it is at least one"));
         }
         let shards = usize::from(self.shared.shards);
-        let mut broken = None;
+        let mut failed: Option<Error> = None;
         for _ in 0..shards {
             let shard = self.next.fetch_add(1, Ordering::Relaxed) % shards;
             let shard = u16::try_from(shard).unwrap_or_default();
             match self.shared.lease(shard, jobs_max, hold).await {
                 Ok(jobs) if jobs.is_empty() => {}
-                Ok(jobs) => return Ok(jobs),
-                // What is broken here says nothing of the other shards, and trying again won't mend it.
-                Err(error) if error.kind() == ErrorKind::Corrupt => broken = broken.or(Some(error)),
+                Ok(jobs) => {
+                    if let Some(error) = failed {
+                        tracing::warn!(%error, "a shard of a queue hands nothing out");
+                    }
+                    return Ok(jobs);
+                }
+                // Of this shard alone, as far as is known, and trying again won't mend it. An outage is of all of them.
+                Err(error) if !error.kind().is_transient() && error.kind() != ErrorKind::Invalid => {
+                    failed.get_or_insert(error);
+                }
                 Err(error) => return Err(error),
             }
         }
-        broken.map_or_else(|| Ok(Vec::new()), Err)
+        failed.map_or_else(|| Ok(Vec::new()), Err)
     }
 
     async fn settle_many(&self, jobs: &[(JobLease, Settlement)]) -> Vec<Result<Held>> {

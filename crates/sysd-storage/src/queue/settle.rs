@@ -1,12 +1,13 @@
 //! Settling jobs: one conditional write of the shard's record for all of a batch; then, by whoever leases next, the rows.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use sysd_core::queue::{DeadLetter, Held, JobId, JobLease, REASON_BYTES_MAX, Settlement};
-use sysd_core::{Error, Expect, Key, Outcome, Result, Store, Timestamp, Write};
+use sysd_core::{Effect, Error, ErrorKind, Expect, Key, Outcome, Result, Store, Timestamp, Write};
 
 use super::config::Bug;
 use super::schema::{self, Fate, Grave, JobRow, Mark, Place, SPACE};
@@ -15,6 +16,54 @@ use super::{CONTENTION_MAX, Seen, Shared, contended, unsettled};
 
 /// How many settlements are carried out side by side.
 const AT_ONCE_MAX: usize = 64;
+
+/// A shard that is asked, more than once if need be.
+struct Talk {
+    /// Its record as it was last heard of.
+    seen: Option<Seen>,
+    /// Whether that was read for this.
+    is_fresh: bool,
+    /// Whether a write may have happened unseen.
+    is_again: bool,
+    /// What the record said when its settlements were carried out to make room, and those that were.
+    carried: Option<(Arc<State>, Vec<JobId>)>,
+}
+
+impl Talk {
+    fn hear(&mut self, seen: Seen) -> Seen {
+        (self.seen, self.is_fresh) = (Some(seen.clone()), true);
+        seen
+    }
+
+    /// Decides on the first of `open`, as many as the record has room for; answers what it is then.
+    fn decide(
+        &self,
+        record: &State,
+        open: &[usize],
+        bytes_max: usize,
+        decide: &impl Fn(&mut State, usize, bool) -> Option<Result<Held>>,
+    ) -> (State, Vec<Result<Held>>) {
+        let first = |count: usize| {
+            let mut state = State::clone(record);
+            if let Some((then, settled)) = &self.carried {
+                state.drop_settled(then, settled);
+            }
+            let answer = |&at: &usize| decide(&mut state, at, self.is_again).unwrap_or_else(|| Err(unsettled()));
+            let answers: Vec<_> = open[..count].iter().map(answer).collect();
+            (state, answers)
+        };
+        let all = first(open.len());
+        if all.0.bytes() <= bytes_max {
+            return all;
+        }
+        let (mut fit, mut too_many) = (0, open.len());
+        while too_many - fit > 1 {
+            let middle = fit.midpoint(too_many);
+            if first(middle).0.bytes() <= bytes_max { fit = middle } else { too_many = middle }
+        }
+        first(fit)
+    }
+}
 
 impl<S: Store> Shared<S> {
     pub(super) async fn settle_many(&self, jobs: &[(JobLease, Settlement)]) -> Vec<Result<Held>> {
@@ -69,47 +118,78 @@ impl<S: Store> Shared<S> {
         answers
     }
 
+    /// Asks a shard, all of these at once. Where its record would become larger than the store takes: as many as fit, and then
+    /// more, once what these left in the record has been carried out.
     async fn ask(
         &self,
         shard: u16,
         which: &[usize],
         decide: &(impl Fn(&mut State, usize, bool) -> Option<Result<Held>> + Sync + Send),
     ) -> Vec<Result<Held>> {
-        let fail = |error: Error| which.iter().map(|_| Err(error.share())).collect::<Vec<_>>();
-        let seen = match self.known(shard) {
-            Some(seen) => Ok((seen, false)),
-            None => self.read(shard).await.map(|seen| (seen, true)),
-        };
-        let (mut seen, mut is_fresh): (Seen, bool) = match seen {
-            Ok(seen) => seen,
-            Err(error) => return fail(error),
-        };
-        let mut is_again = false;
+        let mut answers = Vec::with_capacity(which.len());
+        let mut talk = Talk { seen: self.known(shard), is_fresh: false, is_again: false, carried: None };
+        while answers.len() < which.len() {
+            let open = &which[answers.len()..];
+            match self.ask_some(shard, open, &mut talk, decide).await {
+                Ok(some) => answers.extend(some),
+                Err(error) => answers.extend(open.iter().map(|_| Err(error.share()))),
+            }
+        }
+        answers
+    }
+
+    /// The answers of the first of these, of one or more.
+    async fn ask_some(
+        &self,
+        shard: u16,
+        open: &[usize],
+        talk: &mut Talk,
+        decide: &(impl Fn(&mut State, usize, bool) -> Option<Result<Held>> + Sync + Send),
+    ) -> Result<Vec<Result<Held>>> {
+        let bytes_max = self.calls.store.limits().value_bytes_max;
         for _ in 0..CONTENTION_MAX {
-            let mut state = State::clone(&seen.state);
-            let answers: Vec<_> = which.iter().map(|&at| decide(&mut state, at, is_again)).collect();
-            let answers: Vec<_> =
-                answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(unsettled()))).collect();
-            if state == *seen.state {
-                if is_fresh {
-                    return answers;
+            let seen = match &talk.seen {
+                Some(seen) => seen.clone(),
+                None => talk.hear(self.read(shard).await?),
+            };
+            let (state, answers) = talk.decide(&seen.state, open, bytes_max, decide);
+            if answers.is_empty() {
+                if !talk.is_fresh {
+                    talk.seen = None;
+                    continue;
                 }
-                match self.read(shard).await {
-                    Ok(read) => (seen, is_fresh) = (read, true),
-                    Err(error) => return fail(error),
+                if talk.carried.as_ref().is_some_and(|(then, _)| Arc::ptr_eq(then, &seen.state)) {
+                    return Ok(vec![Err(no_room().after_part(talk.is_again))]);
+                }
+                let (settled, trouble) = self.carry_out(shard, &seen.state).await;
+                match trouble {
+                    // What was asked here was not touched.
+                    Some(error) if settled.is_empty() => {
+                        return Err(error.with_effect(Effect::None).after_part(talk.is_again));
+                    }
+                    _ => talk.carried = Some((seen.state, settled)),
                 }
                 continue;
             }
-            match self.replace(shard, &seen, state).await {
-                Ok(Ok(_)) => return answers,
-                Ok(Err((newer, maybe))) => {
-                    is_again |= maybe;
-                    (seen, is_fresh) = (newer, true);
+            if state == *seen.state {
+                if talk.is_fresh {
+                    return Ok(answers);
                 }
-                Err(error) => return fail(error),
+                talk.seen = None;
+                continue;
+            }
+            match self.replace(shard, &seen, state).await? {
+                Ok(_) => {
+                    (talk.seen, talk.is_fresh, talk.carried) = (self.known(shard), false, None);
+                    return Ok(answers);
+                }
+                Err((newer, maybe)) => {
+                    talk.is_again |= maybe;
+                    talk.hear(newer);
+                }
             }
         }
-        fail(contended())
+        Err(contended())
     }
 
     /// Carries out what the record says is settled; answers whose entries may be dropped, and what went wrong with the others.
@@ -229,6 +309,11 @@ impl<S: Store> Shared<S> {
 
 fn ticket(id: &JobId, entry: &Entry) -> Ticket {
     Ticket { lane: entry.lane, due: entry.due, id: id.clone() }
+}
+
+fn no_room() -> Error {
+    let message = "the shard's record has no room for it; use a lower in_flight_max, or shorter reasons";
+    Error::new(ErrorKind::TooLarge, Effect::None, message).with_field("reason")
 }
 
 fn verdict(settlement: &Settlement, now: Timestamp) -> Result<Verdict> {

@@ -319,6 +319,12 @@ impl State {
         out
     }
 
+    /// How many bytes [`encode`](Self::encode) makes.
+    pub(super) fn bytes(&self) -> usize {
+        let entries = self.entries.iter().map(|(id, entry)| 1 + id.len() + entry.bytes()).sum::<usize>();
+        1 + 8 + 8 + 1 + self.floors.len() * 8 + 4 + entries
+    }
+
     /// # Errors
     /// [`Corrupt`](sysd_core::ErrorKind::Corrupt) with the key.
     pub(super) fn decode(key: Key<'_>, bytes: &[u8]) -> Result<Self> {
@@ -355,6 +361,16 @@ impl Entry {
     /// Whether it is of this very row.
     pub(super) fn is_of(&self, ticket: &Ticket) -> bool {
         (self.lane, self.due) == (ticket.lane, ticket.due)
+    }
+
+    fn bytes(&self) -> usize {
+        let mark = if self.mark.is_some() { 16 } else { 0 };
+        let more = match &self.status {
+            Status::Done { .. } => 0,
+            Status::Leased { .. } | Status::Moved { .. } => 8,
+            Status::Dead { reason, .. } => 8 + 2 + reason.len(),
+        };
+        1 + 8 + 4 + 1 + mark + 8 + more
     }
 
     fn encode(&self, out: &mut Vec<u8>) {

@@ -170,6 +170,7 @@ fn the_stored_bytes_stay() {
     ];
     let hex = state.encode().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
     assert_eq!(hex, golden.concat().replace(' ', ""));
+    assert_eq!(state.bytes(), state.encode().len());
 }
 
 #[derive(Clone, Debug)]
@@ -250,6 +251,7 @@ proptest! {
             }
             let key = Key::lone(const { Space::conditional("x") }, b"p");
             prop_assert_eq!(&State::decode(key, &state.encode()).unwrap(), &state);
+            prop_assert_eq!(state.bytes(), state.encode().len());
         }
     }
 
