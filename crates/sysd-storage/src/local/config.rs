@@ -36,8 +36,8 @@ pub struct LocalConfig {
     pub reader_threads: usize,
     /// Whether every read goes to those threads. Otherwise reads are done where they are called while the store finds what
     /// they need in memory, which costs a fraction; one that turned out to wait for the disk sends those after it to the
-    /// threads. If the disk hangs, reads in place block the threads that called them for as long, each that meets what is not in
-    /// memory: turn this on where that may not be.
+    /// threads. If the disk hangs, reads in place that meet what is not in memory block the threads that called them for as
+    /// long: those that begin before the first has hung for a tenth of a second. Turn this on where that may not be.
     pub reads_on_threads: bool,
     /// The disk's free bytes under which puts are refused as [`Full`](sysd_core::ErrorKind::Full), without effect; deletes go
     /// on. It is the room to merge files in: a disk that is really full stops the store until it is opened again.

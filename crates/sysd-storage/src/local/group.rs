@@ -46,6 +46,8 @@ pub(super) struct Batch {
     bytes: usize,
     /// How many calls it answers.
     calls: usize,
+    /// Its callers were told that the disk takes too long: it takes no more.
+    is_given_up: bool,
     completion: Arc<Completion>,
 }
 
@@ -151,6 +153,8 @@ struct State {
     flying: Option<Arc<Batch>>,
     /// When that one was sent off.
     since: Option<Instant>,
+    /// Its callers were told that the disk takes too long.
+    is_hanging: bool,
     /// At most one for each caller.
     looks: HashMap<u64, Looked, RandomState>,
     looks_begun: u64,
@@ -184,6 +188,7 @@ impl<T: Tree> Group<T> {
     ///
     /// # Errors
     /// That of the decision; nothing was staged. The failure that stopped the store, without effect.
+    /// [`Unavailable`](ErrorKind::Unavailable), without effect, while the disk hangs.
     pub(super) fn stage<O>(
         &self,
         family: Family,
@@ -194,6 +199,14 @@ impl<T: Tree> Group<T> {
         let mut state = self.state.lock();
         if let Some(refusal) = &state.refusal {
             return Err(refusal.share());
+        }
+        // What is staged now would join callers who have been told already, or wait behind a batch that may never land.
+        if state.is_hanging || state.forming.is_given_up {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                Effect::None,
+                "the disk hangs; nothing more is taken until it goes on",
+            ));
         }
         if state.forming.is_full() {
             let first = state.flying.as_ref().map_or(&state.forming.completion, |flying| &flying.completion);
@@ -258,14 +271,18 @@ impl<T: Tree> Group<T> {
         self.work.notify_one();
     }
 
-    /// Answers the callers of a batch that is longer under way than that, and those behind it. Both may still land.
+    /// Answers the callers of a batch that is longer under way than that, and those behind it. Both may still land; until the first
+    /// does, nothing more is taken.
     pub(super) fn give_up_after(&self, wait_max: Duration) {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         if state.since.is_none_or(|since| since.elapsed() < wait_max) {
             return;
         }
         let overdue = || Error::new(ErrorKind::Timeout, Effect::Unknown, "the disk takes too long");
-        let batches = state.flying.as_deref().into_iter().chain([&state.forming]);
+        state.is_hanging = true;
+        state.forming.is_given_up = state.forming.calls > 0;
+        let forming = state.forming.is_given_up.then_some(&state.forming);
+        let batches = state.flying.as_deref().into_iter().chain(forming);
         let waiting: Vec<_> = batches.map(|batch| Arc::clone(&batch.completion)).collect();
         drop(state);
         for completion in waiting {
@@ -311,7 +328,7 @@ impl<T: Tree> Group<T> {
                 }
             }
         }
-        state.since = None;
+        (state.since, state.is_hanging) = (None, false);
         drop(state);
         drop(landed);
     }
@@ -322,7 +339,7 @@ impl<T: Tree> Group<T> {
         let mut state = self.state.lock();
         self.epoch.fetch_add(1, Ordering::Release);
         state.refusal = Some(refused(error));
-        state.since = None;
+        (state.since, state.is_hanging) = (None, false);
         let (flying, forming) = (state.flying.take(), std::mem::take(&mut state.forming));
         drop(state);
         if let Some(flying) = flying {
@@ -364,7 +381,8 @@ struct Linger {
 impl Linger {
     fn wait(&mut self, work: &Condvar, state: &mut MutexGuard<'_, State>, back: usize) {
         let wanted = (back + state.forming.calls) * 7 / 8;
-        if self.pause > 0 || back < 2 || state.is_closing || state.forming.calls >= wanted {
+        let is_open = !state.is_closing && !state.forming.is_given_up;
+        if self.pause > 0 || back < 2 || !is_open || state.forming.calls >= wanted {
             self.pause = self.pause.saturating_sub(1);
             return;
         }

@@ -271,24 +271,61 @@ fn what_was_staged_before_the_end_is_written() {
     assert_eq!(disk.durable.lock().len(), 100);
 }
 
+/// What comes while the disk hangs once joined the batch that was given up: it was told that it may have happened, and had.
 #[test]
-fn callers_of_a_disk_that_hangs_are_told() {
+fn callers_of_a_disk_that_hangs_are_told_and_nothing_more_is_taken() {
     with_group(Group::run, |group, disk| {
         let held = disk.hold.lock();
+        let second = disk.second.lock();
         let flying = put(group, b"k", b"1").unwrap();
         wait_until(|| disk.commits.load(Ordering::SeqCst) == 1);
         let mut forming = put(group, b"k", b"2").unwrap();
         group.give_up_after(Duration::from_secs(3_600));
         assert!((&mut forming).now_or_never().is_none());
-        group.give_up_after(Duration::ZERO);
-        for ticket in [flying, forming, put(group, b"k", b"3").unwrap()] {
+        let refused = || {
+            let error = put(group, b"k", b"3").unwrap_err();
+            assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
+        };
+        for _ in 0..2 {
+            group.give_up_after(Duration::ZERO);
+            refused();
+        }
+        for ticket in [flying, forming] {
             let error = block_on(ticket).unwrap_err();
             assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::Unknown));
         }
         drop(held);
-        // It was slow, not broken: it goes on, and what was late has landed.
-        wait_until(|| disk.durable.lock().get(&b"k"[..]).is_some_and(|value| value == b"3"));
-        block_on(put(group, b"k", b"4").unwrap()).unwrap();
+        // It was slow, not broken: it goes on. What was given up is on its way, and what comes has a batch of its own.
+        wait_until(|| disk.commits.load(Ordering::SeqCst) == 2);
+        let mut fresh = put(group, b"l", b"4").unwrap();
+        group.give_up_after(Duration::from_secs(3_600));
+        assert!((&mut fresh).now_or_never().is_none());
+        drop(second);
+        block_on(fresh).unwrap();
+        let durable = disk.durable.lock();
+        assert_eq!((&durable[&b"k"[..]][..], &durable[&b"l"[..]][..]), (&b"2"[..], &b"4"[..]));
+    });
+}
+
+#[test]
+fn a_disk_that_hung_while_nobody_waited_behind_takes_more_once_it_goes_on() {
+    with_group(Group::run, |group, disk| {
+        let held = disk.hold.lock();
+        let flying = put(group, b"k", b"1").unwrap();
+        wait_until(|| disk.commits.load(Ordering::SeqCst) == 1);
+        group.give_up_after(Duration::ZERO);
+        assert_eq!(put(group, b"k", b"2").unwrap_err().effect(), Effect::None);
+        assert_eq!(block_on(flying).unwrap_err().effect(), Effect::Unknown);
+        drop(held);
+        wait_until(|| disk.get(b"k").is_some());
+        let ticket = loop {
+            match put(group, b"k", b"3") {
+                Ok(ticket) => break ticket,
+                Err(error) => assert_eq!(error.effect(), Effect::None),
+            }
+        };
+        block_on(ticket).unwrap();
+        assert_eq!(disk.commits.load(Ordering::SeqCst), 2, "what was refused was not written");
     });
 }
 

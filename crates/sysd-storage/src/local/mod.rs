@@ -13,9 +13,10 @@
 //!
 //! # Deadlines
 //! A disk that hangs is a [`Timeout`](ErrorKind::Timeout): of a read without effect ([`LocalConfig::read_wait_max`]); of a write
-//! of unknown effect once it is in a batch ([`LocalConfig::write_wait_max`]), which may still be written. A conditional write, an
-//! update or a trim reads first, so it may take as long as both. What has no deadline: a read that is done where it is called;
-//! opening, which replays the journal (drop it, and the store closes again); dropping the last clone.
+//! of unknown effect once it is in a batch ([`LocalConfig::write_wait_max`]), which may still be written. From then on, until the
+//! disk goes on, writes are refused at once: [`Unavailable`](ErrorKind::Unavailable), without effect. A conditional write, an
+//! update or a trim reads first, so it may take as long as both. What has no deadline: a read that is done where it is called
+//! (within a tenth of a second those that come after go to the threads, as long as it hangs); opening, which replays the journal (drop it, and the store closes again); dropping the last clone.
 //!
 //! # Expiry
 //! Exact, by the store's clock: what is expired is filtered on every read and condition. Its bytes go when files are merged,

@@ -1,8 +1,9 @@
 //! Threads for what waits for the disk, and the gate that says what need not go there.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,10 @@ const JOBS_MAX: usize = 16_384;
 const WAITED: Duration = Duration::from_micros(200);
 /// After one that waited, so many reads must not have waited before one is done in place again.
 const COLD_READS: u32 = 64;
+/// How often, at least, somebody looks whether a read in place hangs.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Places for threads that read in place.
+const PLACES: usize = 64;
 
 /// What a thread does, and who waits for it.
 trait Job: Send + Sync {
@@ -72,6 +77,7 @@ struct Shared {
     work: Condvar,
     closing: Condvar,
     gate: Gate,
+    places: Places,
 }
 
 /// The threads. Dropping them waits for the jobs under way.
@@ -90,6 +96,7 @@ impl Readers {
             work: Condvar::new(),
             closing: Condvar::new(),
             gate: Gate::new(is_always_cold),
+            places: Places::new(),
         });
         let mut readers = Self { shared, threads: Vec::new() };
         let mut watch = Some(watch);
@@ -117,7 +124,9 @@ impl Readers {
     ) -> Result<T> {
         if self.shared.gate.is_warm() {
             let start = Instant::now();
+            let place = self.shared.places.take();
             let found = in_place();
+            drop(place);
             self.shared.gate.note(start.elapsed());
             return found;
         }
@@ -159,12 +168,17 @@ pub(super) struct Watch {
 
 impl Shared {
     fn watch(&self, watch: &Watch) {
+        let (every, mut looked, mut before) = (watch.every.min(LOOK_EVERY), Instant::now(), [0; PLACES]);
         let mut queue = self.queue.lock();
         while !queue.is_closing {
-            if self.closing.wait_for(&mut queue, watch.every).timed_out() {
+            if self.closing.wait_for(&mut queue, every).timed_out() {
                 drop(queue);
-                self.give_up_after(watch.wait_max);
-                (watch.look)();
+                self.gate.hold(self.places.has_waiting(&mut before));
+                if looked.elapsed() >= watch.every {
+                    looked = Instant::now();
+                    self.give_up_after(watch.wait_max);
+                    (watch.look)();
+                }
                 queue = self.queue.lock();
             }
         }
@@ -232,12 +246,14 @@ struct Gate {
     is_always_cold: bool,
     /// How many reads must still not wait before the gate is warm.
     cold: AtomicU32,
+    /// A read in place waits for the disk still: quick ones meanwhile say nothing of the next that would go there.
+    is_held: AtomicBool,
 }
 
 impl Gate {
     fn new(is_always_cold: bool) -> Self {
         // A store just opened has read nothing yet.
-        Self { is_always_cold, cold: AtomicU32::new(COLD_READS) }
+        Self { is_always_cold, cold: AtomicU32::new(COLD_READS), is_held: AtomicBool::new(false) }
     }
 
     fn is_warm(&self) -> bool {
@@ -248,13 +264,76 @@ impl Gate {
         self.cold.store(COLD_READS, Ordering::Relaxed);
     }
 
+    /// Shuts it, and keeps it so until this is called again.
+    fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
+        if is_held {
+            self.shut();
+        }
+    }
+
     fn note(&self, took: Duration) {
         if took > WAITED {
             self.shut();
-        } else if self.cold.load(Ordering::Relaxed) > 0 {
+        } else if self.cold.load(Ordering::Relaxed) > 0 && !self.is_held.load(Ordering::Relaxed) {
             let less = |cold: u32| cold.checked_sub(1);
             let _ = self.cold.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
+    }
+}
+
+/// Where threads say that they read in place, so that one that hangs is seen. Each has a place of its own, as long as there are no
+/// more of them than places; of those that share one, only one at a time is seen.
+struct Places(Box<[Place]>);
+
+/// The number of the read that is under way, by its thread's count; zero: none. Apart from each other, so that no thread waits for
+/// another's.
+#[derive(Default)]
+#[repr(align(128))]
+struct Place(AtomicU64);
+
+/// A read in place, until it is dropped.
+struct Taken<'a>(Option<&'a Place>);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.0 {
+            place.0.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Places {
+    fn new() -> Self {
+        Self((0..PLACES).map(|_| Place::default()).collect())
+    }
+
+    /// Costs a few nanoseconds, so neither the time is asked for nor a place taken for sure.
+    fn take(&self) -> Taken<'_> {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static PLACE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % PLACES;
+            static READS: Cell<u64> = const { Cell::new(0) };
+        }
+        let place = &self.0[PLACE.with(|place| *place)];
+        if place.0.load(Ordering::Relaxed) != 0 {
+            return Taken(None);
+        }
+        let number = READS.get().wrapping_add(1).max(1);
+        READS.set(number);
+        place.0.store(number, Ordering::Relaxed);
+        Taken(Some(place))
+    }
+
+    /// Whether a read has been under way since `before`, which is what this saw the last time.
+    fn has_waiting(&self, before: &mut [u64; PLACES]) -> bool {
+        let mut has_waiting = false;
+        for (place, before) in self.0.iter().zip(before) {
+            let number = place.0.load(Ordering::Relaxed);
+            has_waiting |= number > 0 && number == *before;
+            *before = number;
+        }
+        has_waiting
     }
 }
 
@@ -279,6 +358,70 @@ mod tests {
     fn readers(threads: usize, wait_max: Duration) -> Readers {
         let watch = Watch { every: Duration::from_millis(5), wait_max, look: Box::new(|| {}) };
         Readers::start(threads, true, watch).unwrap()
+    }
+
+    /// While one read in place hangs, others go to the threads, however quick they are; once it has ended, not for long.
+    #[test]
+    fn a_read_in_place_that_hangs_sends_others_to_the_threads() {
+        let watch =
+            Watch { every: Duration::from_secs(3_600), wait_max: Duration::from_secs(60), look: Box::new(|| {}) };
+        let readers = Readers::start(2, false, watch).unwrap();
+        let here = || std::thread::current().id();
+        let read = || block_on(readers.read(|| Ok(here()), || Box::new(|| Ok(std::thread::current().id())))).unwrap();
+        // A busy machine may take a read that did not wait for one that did.
+        let until = |is_in_place: bool| {
+            let start = Instant::now();
+            while (read() == here()) != is_in_place {
+                assert!(start.elapsed() < Duration::from_secs(30), "reads in place: {}", !is_in_place);
+            }
+        };
+        until(true);
+        let (disk, is_there) = (Mutex::new(()), AtomicBool::new(false));
+        let held = disk.lock();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let hang = || {
+                    is_there.store(true, Ordering::SeqCst);
+                    drop(disk.lock());
+                    Ok(())
+                };
+                while !is_there.load(Ordering::SeqCst) {
+                    block_on(readers.read(hang, || Box::new(|| Ok(())))).unwrap();
+                }
+            });
+            while !is_there.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            // A slow read shuts the gate as well, but does not keep it shut.
+            let (start, gate) = (Instant::now(), &readers.shared.gate);
+            while !gate.is_held.load(Ordering::Relaxed) {
+                assert!(start.elapsed() < Duration::from_secs(30), "nobody sees that it hangs");
+                std::thread::yield_now();
+            }
+            until(false);
+            for _ in 0..2 * COLD_READS {
+                assert_ne!(read(), here(), "it would hang");
+            }
+            drop(held);
+        });
+        until(true);
+    }
+
+    #[test]
+    fn a_read_that_is_under_way_at_two_looks_is_seen() {
+        let (places, mut before) = (Places::new(), [0; PLACES]);
+        for _ in 0..3 {
+            // Another one each time.
+            let _read = places.take();
+            assert!(!places.has_waiting(&mut before));
+        }
+        let hung = places.take();
+        assert!(!places.has_waiting(&mut before));
+        // Of a thread that shares its place.
+        drop(places.take());
+        assert!(places.has_waiting(&mut before) && places.has_waiting(&mut before));
+        drop(hung);
+        assert!(!places.has_waiting(&mut before));
     }
 
     #[test]
