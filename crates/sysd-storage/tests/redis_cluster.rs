@@ -2,6 +2,7 @@
 #![cfg(all(feature = "redis", feature = "memory"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -433,4 +434,25 @@ async fn the_map_is_learned_though_no_caller_is_polled() {
     drop(second);
     assert_eq!(store.get(key).await.unwrap(), None);
     assert_eq!(asked(), 2);
+}
+
+// However many nodes take connections and never answer, each of the others is asked within the attempt's time.
+#[tokio::test]
+async fn nodes_that_hang_keep_no_other_from_being_asked_for_the_map() {
+    let hung: Vec<_> = (0..7).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let port = Arc::new(AtomicU16::new(0));
+    let at = Arc::clone(&port);
+    let (listening, _) = fake_redis::start(move |command| {
+        let port = at.load(Ordering::SeqCst);
+        let map = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:{port}\r\n$2\r\nid\r\n");
+        Some(if command[0] == "CLUSTER" { map } else { "_\r\n".to_owned() })
+    });
+    port.store(listening, Ordering::SeqCst);
+    let mut nodes: Vec<_> = hung.iter().map(|hung| hung.local_addr().unwrap().to_string()).collect();
+    nodes.push(format!("127.0.0.1:{listening}"));
+    let patience = Duration::from_secs(4);
+    let config = RedisConfig { response_timeout: patience, connection_timeout: patience, ..config() };
+    let url = format!("redis-cluster://{}/", nodes.join(","));
+    let store = RedisStore::connect_with(&url, config, SystemClock).await.unwrap();
+    assert_eq!(store.get(Key::lone(SPACE, b"k")).await.unwrap(), None);
 }

@@ -11,7 +11,7 @@
 //! - whatever else goes wrong after the call went out is the caller's to judge, its effect unknown. The next call learns the
 //!   map first.
 //!
-//! The map is learned as soon as somebody needs it, from several nodes at once, the first answer taken; callers share one attempt, which a
+//! The map is learned as soon as somebody needs it, from several nodes at once, and from more when these do not answer, the first answer taken; callers share one attempt, which a
 //! task of its own drives.
 
 use std::collections::{HashMap, VecDeque};
@@ -20,7 +20,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, Shared};
-use futures::{FutureExt as _, StreamExt as _, stream};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::{Mutex, RwLock};
 use redis::{ErrorKind as RedisKind, RedisError, ServerError, ServerErrorKind, Value};
 
@@ -33,7 +34,7 @@ use super::slots::{self, Address, Range, SLOTS};
 const HOPS_MAX: usize = 5;
 /// The map is not learned more often than this.
 const LEARN_GAP: Duration = Duration::from_millis(50);
-/// How many nodes are asked for the map at once.
+/// How many nodes are asked for the map at once, as long as none of them hangs.
 const ASKED_AT_ONCE: usize = 4;
 /// How many links are kept to nodes that the map does not know.
 const STRANGERS_MAX: usize = 16;
@@ -334,7 +335,7 @@ fn nobody() -> Failure {
     Failure::unsent((RedisKind::ClusterConnectionNotFound, "nobody holds this slot"))
 }
 
-/// Asks several nodes at once, and takes the first answer that makes sense.
+/// Asks several nodes at once, more of them as time passes, and takes the first answer that makes sense.
 async fn ask_for_ranges(asked: Vec<Arc<Link>>, deadline: Duration) -> Result<Vec<Range>, RedisError> {
     let mut command = redis::cmd("CLUSTER");
     command.arg("SLOTS");
@@ -350,16 +351,24 @@ async fn ask_for_ranges(asked: Vec<Arc<Link>>, deadline: Duration) -> Result<Vec
             Err(failure) => Err(failure.error),
         }
     };
+    // Those that hang keep nobody from being asked: each few have their share of the time before more are asked beside them.
+    let shares = u32::try_from(asked.len().div_ceil(ASKED_AT_ONCE).max(1)).unwrap_or(u32::MAX);
+    let share = (deadline / shares).max(Duration::from_millis(1));
     let answers = async {
-        let mut answers = stream::iter(asked).map(ask).buffer_unordered(ASKED_AT_ONCE);
+        let mut waiting = asked.into_iter();
+        let mut answers: FuturesUnordered<_> = waiting.by_ref().take(ASKED_AT_ONCE).map(ask).collect();
         let mut last = (RedisKind::ClusterConnectionNotFound, "there is no node to ask").into();
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(ranges) => return Ok(ranges),
-                Err(error) => last = error,
+        loop {
+            match tokio::time::timeout(share, answers.next()).await {
+                Ok(Some(Ok(ranges))) => return Ok(ranges),
+                Ok(Some(Err(error))) => {
+                    last = error;
+                    answers.extend(waiting.next().map(ask));
+                }
+                Ok(None) => return Err(last),
+                Err(_) => answers.extend(waiting.by_ref().take(ASKED_AT_ONCE).map(ask)),
             }
         }
-        Err(last)
     };
     tokio::time::timeout(deadline, answers)
         .await
