@@ -129,6 +129,43 @@ async fn what_has_expired_and_is_still_there_is_replaced_on_condition() {
     }
 }
 
+/// A call that waits for its turn when its caller leaves is never sent; the one that has its turn is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_caller_left_before_its_turn_is_not_sent() {
+    store().await;
+    let url = cassandra_url();
+    let port = url.trim_start_matches("scylla://127.0.0.1:").split('/').next().unwrap().parse().unwrap();
+    let proxy = Proxy::start(port);
+    let through = ScyllaConfig { contact_points: vec![format!("127.0.0.1:{}", proxy.port)], ..config() };
+    let store = ScyllaStore::connect_with(through, SystemClock).await.unwrap();
+    let name = partition();
+    let (first, second) = (Key::row(TRUTH, &name, b"a"), Key::row(TRUTH, &name, b"b"));
+    for call in ["write", "write_many", "trim"] {
+        store.delete(first).await.unwrap();
+        proxy.set(Mode::Hold);
+        let mut holder = Box::pin(store.put(first, "x"));
+        assert!(poll!(holder.as_mut()).is_pending());
+        // real-time: until it has its turn, wherever it runs.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let write = Write::put(second, "y").expect(Expect::Absent);
+        let mut waiting = Box::pin(async {
+            match call {
+                "write" => drop(store.write(write).await),
+                "write_many" => drop(store.write_many(&[write]).await),
+                _ => drop(store.trim(Trim { space: TRUTH, partition: &name, keep: Keep::First(0) }).await),
+            }
+        });
+        assert!(poll!(waiting.as_mut()).is_pending());
+        // real-time: until it waits behind it.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop((holder, waiting));
+        proxy.set(Mode::Pass);
+        // Reads have turns as well: what was to come has come before.
+        let found = [store.get(first).await.unwrap(), store.get(second).await.unwrap()];
+        assert_eq!(found.map(|record| record.is_some()), [true, false], "{call}");
+    }
+}
+
 /// A call that waits for its turn at a partition while a record there expires: by the time of before it would still be there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_waited_for_its_turn_decides_by_the_time_at_which_it_got_it() {

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use scylla::statement::batch::{Batch, BatchStatement, BatchType};
 use sysd_core::{Change, Clock, Effect, Error, ErrorKind, Expect, Key, Outcome, Record, Result, Space, Write};
 
-use super::carry::{OwnedWrite, carried};
+use super::carry::{Caller, OwnedWrite, carried};
 use super::error::map;
 use super::layout::{Answer, Values, read_answer};
 use super::{ScyllaStore, access, bounded};
@@ -95,7 +96,9 @@ impl<C: Clock> ScyllaStore<C> {
                 jobs.push(self.write_partition(writes, members).boxed());
             } else {
                 let groups = group(writes, &members);
-                jobs.extend(groups.into_iter().map(|group| self.write_in_turn(writes, vec![group]).boxed()));
+                let write =
+                    |group| async move { self.write_in_turn(writes, vec![group], &mut Caller::who_polls()).await };
+                jobs.extend(groups.into_iter().map(|group| write(group).boxed()));
             }
         }
         let done = bounded(jobs, self.shared.config.batch_in_flight_max).await;
@@ -110,22 +113,29 @@ impl<C: Clock> ScyllaStore<C> {
     async fn write_partition(&self, writes: &[Write<'_>], members: Vec<usize>) -> Vec<(usize, Result<Outcome>)> {
         let owned: Vec<_> = members.iter().map(|&at| OwnedWrite::of(&writes[at])).collect();
         let store = self.clone();
-        let done = carried(Box::pin(async move {
-            let writes: Vec<_> = owned.iter().map(OwnedWrite::as_write).collect();
-            let all: Vec<_> = (0..writes.len()).collect();
-            store.write_in_turn(&writes, group(&writes, &all)).await
-        }));
-        match done.await {
+        let call = |mut caller: Caller| -> BoxFuture<'static, _> {
+            Box::pin(async move {
+                let writes: Vec<_> = owned.iter().map(OwnedWrite::as_write).collect();
+                let all: Vec<_> = (0..writes.len()).collect();
+                store.write_in_turn(&writes, group(&writes, &all), &mut caller).await
+            })
+        };
+        match carried(call).await {
             Ok(answers) => answers.into_iter().map(|(nth, answer)| (members[nth], answer)).collect(),
             Err(error) => members.into_iter().map(|at| (at, Err(error.share().with_key(writes[at].key)))).collect(),
         }
     }
 
-    async fn write_in_turn(&self, writes: &[Write<'_>], groups: Groups) -> Vec<(usize, Result<Outcome>)> {
+    async fn write_in_turn(
+        &self,
+        writes: &[Write<'_>],
+        groups: Groups,
+        caller: &mut Caller,
+    ) -> Vec<(usize, Result<Outcome>)> {
         let mut answers = Vec::new();
         for group in groups {
             if group.len() > 1 {
-                match self.write_together(writes, &group).await {
+                match self.write_together(writes, &group, caller).await {
                     Ok(true) => {
                         answers.extend(group.into_iter().map(|at| (at, Ok(Outcome::Applied))));
                         continue;
@@ -140,7 +150,7 @@ impl<C: Clock> ScyllaStore<C> {
                 }
             }
             for at in group {
-                answers.push((at, self.write_checked(&writes[at]).await));
+                answers.push((at, self.write_checked(&writes[at], caller).await));
             }
         }
         answers
@@ -148,11 +158,11 @@ impl<C: Clock> ScyllaStore<C> {
 
     /// Unconditional writes of one partition in one statement, all or none; by Paxos in a conditional space, where the first
     /// carries the condition that always holds. Answers whether they were applied.
-    async fn write_together(&self, writes: &[Write<'_>], group: &[usize]) -> Result<bool> {
+    async fn write_together(&self, writes: &[Write<'_>], group: &[usize], caller: &mut Caller) -> Result<bool> {
         let key = writes[group[0]].key;
         let is_conditional = key.space().is_conditional();
         let table = self.table(key.space());
-        let _turn = self.turn(key).await?;
+        let _turn = self.turn(key, caller).await?;
         let now = self.clock.now();
         let mut statements: Vec<BatchStatement> = Vec::with_capacity(group.len());
         let mut values: Vec<Values<'_>> = Vec::with_capacity(group.len());

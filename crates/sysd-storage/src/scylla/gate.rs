@@ -1,11 +1,14 @@
 //! Turns at a partition.
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::pin::pin;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use sysd_core::{Effect, Key, Result};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::carry::{Caller, nobody};
 use super::error::overdue;
 
 /// Partitions share so many gates: two of 64 calls on different partitions meet at one now and then, and then one waits for
@@ -28,21 +31,26 @@ impl Gates {
         Self { all, hasher: RandomState::new(), patience }
     }
 
-    /// Waits for a turn, which ends when the permit is dropped.
+    /// Waits for a turn, which ends when the permit is dropped, as long as the caller does.
     ///
     /// # Errors
-    /// [`Timeout`](sysd_core::ErrorKind::Timeout), without effect.
-    pub(super) async fn enter(&self, key: Key<'_>) -> Result<SemaphorePermit<'_>> {
+    /// [`Timeout`](sysd_core::ErrorKind::Timeout), without effect; one that nobody hears if the caller has left.
+    pub(super) async fn enter(&self, key: Key<'_>, caller: &mut Caller) -> Result<SemaphorePermit<'_>> {
         let place = (key.space().name(), key.partition(), key.is_lone());
         let at = usize::try_from(self.hasher.hash_one(place) % GATES as u64).unwrap_or_default();
-        // Whoever waits is served before those who come: what is free now is free for this one.
-        if let Ok(permit) = self.all[at].try_acquire() {
-            return Ok(permit);
-        }
-        match tokio::time::timeout(self.patience, self.all[at].acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
+        let turn = async {
+            // Whoever waits is served before those who come: what is free now is free for this one.
+            match self.all[at].try_acquire() {
+                Ok(permit) => Ok(Ok(permit)),
+                Err(_) => tokio::time::timeout(self.patience, self.all[at].acquire()).await,
+            }
+        };
+        // In this order: nobody is to be served whose caller has left.
+        match select(pin!(caller.left()), pin!(turn)).await {
+            Either::Left(_) => Err(nobody().with_key(key)),
+            Either::Right((Ok(Ok(permit)), _)) => Ok(permit),
             // They are never closed.
-            Ok(Err(_)) | Err(_) => Err(overdue(Effect::None).with_key(key)),
+            Either::Right((Ok(Err(_)) | Err(_), _)) => Err(overdue(Effect::None).with_key(key)),
         }
     }
 }
@@ -59,10 +67,10 @@ mod tests {
     async fn a_turn_that_does_not_come_is_a_timeout_without_effect() {
         let gates = Gates::new(1, Duration::from_secs(1));
         let key = Key::row(SPACE, b"p", b"a");
-        let turn = gates.enter(key).await.unwrap();
-        let error = gates.enter(Key::row(SPACE, b"p", b"b")).await.unwrap_err();
+        let turn = gates.enter(key, &mut Caller::who_polls()).await.unwrap();
+        let error = gates.enter(Key::row(SPACE, b"p", b"b"), &mut Caller::who_polls()).await.unwrap_err();
         assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::None));
         drop(turn);
-        assert!(gates.enter(key).await.is_ok());
+        assert!(gates.enter(key, &mut Caller::who_polls()).await.is_ok());
     }
 }

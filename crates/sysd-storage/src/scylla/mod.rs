@@ -88,6 +88,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{StreamExt as _, stream};
 use scylla::client::PoolSize;
 use scylla::client::execution_profile::ExecutionProfile;
@@ -106,7 +107,7 @@ use sysd_core::{
 pub use config::{ScyllaConfig, ScyllaConsistency, ScyllaSerial};
 pub use schema::ScyllaSchema;
 
-use carry::{OwnedWrite, carried};
+use carry::{Caller, OwnedWrite, carried};
 use error::{Access, map, map_connect, overdue};
 use gate::Gates;
 use layout::{Answer, Columns, Values, read_answer, read_row, stored_expiry, unexpected};
@@ -124,8 +125,9 @@ const ROUNDS_MAX: usize = 16;
 /// Records on Cassandra or ScyllaDB. Clones share the connections.
 ///
 /// # Cancel safety
-/// A write whose future is dropped may happen, as if its reply was lost. In a conditional space it is carried to its end all the
-/// same, and calls of this store and its clones at that partition come after it.
+/// A write whose future is dropped may happen, as if its reply was lost. In a conditional space one that still waits for its turn
+/// at the partition is not sent; one that has its turn is carried to its end all the same, and calls of this store and its clones
+/// at that partition come after it.
 pub struct ScyllaStore<C = SystemClock> {
     shared: Arc<Shared>,
     clock: Arc<C>,
@@ -263,12 +265,12 @@ impl<C: Clock> ScyllaStore<C> {
         read_answer(self.run(statement, values, key, Access::Conditional).await?, key)
     }
 
-    /// A turn at a partition, where Paxos works.
-    async fn turn(&self, key: Key<'_>) -> Result<Option<tokio::sync::SemaphorePermit<'_>>> {
+    /// A turn at a partition, where Paxos works, as long as the caller waits for it.
+    async fn turn(&self, key: Key<'_>, caller: &mut Caller) -> Result<Option<tokio::sync::SemaphorePermit<'_>>> {
         if !key.space().is_conditional() {
             return Ok(None);
         }
-        self.shared.gates.enter(key).await.map(Some)
+        self.shared.gates.enter(key, caller).await.map(Some)
     }
 
     /// Seconds after which the server may reclaim what expires then; zero: never.
@@ -313,10 +315,10 @@ impl<C: Clock> ScyllaStore<C> {
     }
 
     /// A write that was found to be right.
-    async fn write_checked(&self, write: &Write<'_>) -> Result<Outcome> {
+    async fn write_checked(&self, write: &Write<'_>, caller: &mut Caller) -> Result<Outcome> {
         let key = write.key;
         // The time after the wait: by that of before, what expired meanwhile would still be there.
-        let _turn = self.turn(key).await?;
+        let _turn = self.turn(key, caller).await?;
         let values = self.values(write, self.clock.now());
         let table = self.table(key.space());
         let is_put = matches!(write.change, Change::Put { .. });
@@ -380,7 +382,7 @@ impl<C: Clock> Store for ScyllaStore<C> {
 
     async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
         self.limits.check_key(key)?;
-        let _turn = self.turn(key).await?;
+        let _turn = self.turn(key, &mut Caller::who_polls()).await?;
         self.read(key).await
     }
 
@@ -391,10 +393,13 @@ impl<C: Clock> Store for ScyllaStore<C> {
     async fn write(&self, write: Write<'_>) -> Result<Outcome> {
         self.limits.check_write(&write, self.clock.now())?;
         if !write.key.space().is_conditional() {
-            return self.write_checked(&write).await;
+            return self.write_checked(&write, &mut Caller::who_polls()).await;
         }
         let (store, write) = (self.clone(), OwnedWrite::of(&write));
-        carried(Box::pin(async move { store.write_checked(&write.as_write()).await })).await?
+        let call = |mut caller: Caller| -> BoxFuture<'static, _> {
+            Box::pin(async move { store.write_checked(&write.as_write(), &mut caller).await })
+        };
+        carried(call).await?
     }
 
     async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
@@ -409,11 +414,15 @@ impl<C: Clock> Store for ScyllaStore<C> {
     async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
         self.limits.check_trim(&trim)?;
         if !trim.space.is_conditional() {
-            return self.remove_beyond(&trim).await;
+            return self.remove_beyond(&trim, &mut Caller::who_polls()).await;
         }
         let (store, partition, Trim { space, keep, .. }) = (self.clone(), trim.partition.to_vec(), trim);
-        carried(Box::pin(async move { store.remove_beyond(&Trim { space, partition: &partition, keep }).await }))
-            .await?
+        let call = |mut caller: Caller| -> BoxFuture<'static, _> {
+            let trim =
+                async move { store.remove_beyond(&Trim { space, partition: &partition, keep }, &mut caller).await };
+            Box::pin(trim)
+        };
+        carried(call).await?
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {

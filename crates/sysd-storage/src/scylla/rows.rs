@@ -11,6 +11,7 @@ use sysd_core::{
     Clock, Effect, Error, ErrorKind, Keep, Key, Limits, Order, Page, Result, Row, Scan, Space, Trim, Trimmed,
 };
 
+use super::carry::Caller;
 use super::error::{Access, map};
 use super::layout::{Answer, Columns, Values, read_answer, read_row, unexpected};
 use super::{ScyllaStore, access, successor};
@@ -90,10 +91,11 @@ impl<C: Clock> ScyllaStore<C> {
         key: Key<'_>,
         rows: usize,
         from: PagingState,
+        caller: &mut Caller,
     ) -> Result<Fetched> {
         let mut statement = statement.clone();
         statement.set_page_size(i32::try_from(rows.max(1)).unwrap_or(i32::MAX));
-        let _turn = self.turn(key).await?;
+        let _turn = self.turn(key, caller).await?;
         let fetched = self.shared.session.execute_single_page(&statement, values, from).await;
         let (result, state) = fetched.map_err(|error| map(&error, Access::Read))?;
         let unexpected = || unexpected(Access::Read);
@@ -123,7 +125,7 @@ impl<C: Clock> ScyllaStore<C> {
         let (mut seen, mut bytes, mut from) = (0, 0, PagingState::start());
         for _ in 0..FETCHES_MAX {
             let rows = fetch_rows(&self.limits, scan.space, wanted - seen, seen, bytes);
-            let (rows, next) = self.fetch(statement, &values, any, rows, from).await?;
+            let (rows, next) = self.fetch(statement, &values, any, rows, from, &mut Caller::who_polls()).await?;
             for (sort, columns) in rows {
                 seen += 1;
                 bytes += sort.len() + columns.record.as_ref().map_or(0, Bytes::len) + 32;
@@ -143,8 +145,8 @@ impl<C: Clock> ScyllaStore<C> {
         if page.next.is_some() { Ok(page) } else { Err(unreadable()) }
     }
 
-    pub(super) async fn remove_beyond(&self, trim: &Trim<'_>) -> Result<Trimmed> {
-        let Beyond { ends, trimmed } = self.find_beyond(trim).await?;
+    pub(super) async fn remove_beyond(&self, trim: &Trim<'_>, caller: &mut Caller) -> Result<Trimmed> {
+        let Beyond { ends, trimmed } = self.find_beyond(trim, caller).await?;
         let Some((near, far)) = ends else { return Ok(trimmed) };
         let table = self.table(trim.space);
         let any = Key::row(trim.space, trim.partition, b"row");
@@ -162,7 +164,7 @@ impl<C: Clock> ScyllaStore<C> {
             return Ok(trimmed);
         }
         // A range takes no condition of its own, so it goes with that of one of its rows.
-        let _turn = self.turn(any).await?;
+        let _turn = self.turn(any, caller).await?;
         let condition = self.shared.statements.conditions.delete_always.clone();
         let mut batch =
             Batch::new_with_statements(BatchType::Unlogged, vec![condition.into(), statement.clone().into()]);
@@ -178,7 +180,7 @@ impl<C: Clock> ScyllaStore<C> {
     }
 
     /// Finds the rows beyond those that stay, reading from the end that stays.
-    async fn find_beyond(&self, trim: &Trim<'_>) -> Result<Beyond> {
+    async fn find_beyond(&self, trim: &Trim<'_>, caller: &mut Caller) -> Result<Beyond> {
         let (keep, order) = match trim.keep {
             Keep::First(keep) => (keep, Order::Ascending),
             Keep::Last(keep) => (keep, Order::Descending),
@@ -191,7 +193,7 @@ impl<C: Clock> ScyllaStore<C> {
         // All that stays is read, however much it is; only fetches that bring nothing are counted.
         let mut idle = 0;
         while idle < FETCHES_MAX {
-            let (fetched, next) = self.fetch(statement, &Values::of(any), any, rows, from).await?;
+            let (fetched, next) = self.fetch(statement, &Values::of(any), any, rows, from, caller).await?;
             idle = if fetched.is_empty() { idle + 1 } else { 0 };
             for (sort, columns) in fetched {
                 if kept < keep {
