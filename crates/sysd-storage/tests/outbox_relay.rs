@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sysd_core::event::{Event, EventLimits, EventSink, NewEvent};
 use sysd_core::{
-    Clock as _, Effect, Error, ErrorKind, Expect, Key, Result, Scan, Space, StoreExt as _, Timestamp, tuple,
+    Clock as _, Effect, Error, ErrorKind, Expect, Key, Result, Scan, Space, Store as _, StoreExt as _, Timestamp, tuple,
 };
 use sysd_storage::{Outbox, OutboxConfig, Wrote};
 use sysd_testkit::sim::{Faults, Node, SimStore, Simulation};
@@ -130,6 +130,36 @@ impl Scene {
         done.unwrap();
     }
 
+    /// Writes a record with an event, over what `expect` says, and waits a second.
+    fn write_over(&self, name: &'static [u8], expect: &mut Expect, number: u8) {
+        let (outbox, before) = (self.outbox.clone(), *expect);
+        let write = async move {
+            let events = vec![NewEvent::new(name, vec![number])];
+            outbox.write(Key::lone(RECORDS, name), "x", before, events).await.unwrap()
+        };
+        let Some(Wrote::Written(version)) = self.run(1, write) else { panic!("it was not written") };
+        *expect = Expect::Is(version);
+    }
+
+    /// A relay, and how often something failed.
+    fn relay_counting(&self) -> Arc<Mutex<usize>> {
+        let (outbox, sink, failed) = (self.outbox.clone(), self.sink.clone(), Arc::new(Mutex::new(0)));
+        let count = Arc::clone(&failed);
+        self.simulation.spawn(Node(0), async move {
+            outbox.relay_reporting(&sink, |relayed| *count.lock().unwrap() += relayed.failed).await;
+        });
+        failed
+    }
+
+    /// Cuts a row's last byte off.
+    fn cut_row(&self, shard: u16, sort: &[u8]) {
+        let (partition, truth) = (tuple::encode(&("o", shard)), self.simulation.truth());
+        let key = Key::row(OUTBOX, &partition, sort);
+        let mut value = futures::executor::block_on(truth.get(key)).unwrap().unwrap().value;
+        value.truncate(value.len() - 1);
+        futures::executor::block_on(truth.put(key, value)).unwrap();
+    }
+
     fn relay(&self) {
         let (outbox, sink) = (self.outbox.clone(), self.sink.clone());
         self.simulation.spawn(Node(0), async move { outbox.relay(&sink).await });
@@ -234,18 +264,57 @@ fn rows_that_cannot_be_read_stop_no_other_record() {
     assert!(scene.rows().len() > 4, "they are kept");
 }
 
-/// An intent that can't be read and that the record's history does not lead to holds the record up no longer than others.
+/// An intent that can't be read and that the record's history does not lead to holds the record up no longer than others, however
+/// long it has been there; it is told again and again, but not at every look.
 #[test]
 fn a_broken_intent_that_is_no_history_holds_nothing_up() {
     let scene = scene(Mood::Takes);
-    scene.write(b"good", 1);
+    scene.write_over(b"good", &mut Expect::Absent, 0);
     let (shard, sort) = scene.rows().remove(0);
     let stray = [&sort[..sort.len() - 16], &[9; 16]].concat();
     scene.put_row(shard, &stray, b"??");
-    scene.relay();
+    let failed = scene.relay_counting();
     scene.simulation.run_for(Duration::from_secs(1)).unwrap();
     assert_eq!(scene.events(b"good"), [0]);
-    assert_eq!(scene.rows(), [(shard, stray)], "it is kept");
+    assert_eq!(scene.rows(), [(shard, stray.clone())], "it is kept");
+    scene.simulation.run_for(Duration::from_secs(60)).unwrap();
+    let told = *failed.lock().unwrap();
+    assert!((5..25).contains(&told), "told {told} times in a minute");
+    // By now a record whose events are refused would rest for ten seconds.
+    let record = futures::executor::block_on(scene.simulation.truth().get(Key::lone(RECORDS, b"good"))).unwrap();
+    let mut expect = Expect::Is(record.unwrap().version);
+    for number in 1..4 {
+        scene.write_over(b"good", &mut expect, number);
+        assert_eq!(scene.events(b"good").last(), Some(&number), "it waits");
+    }
+    assert!(*failed.lock().unwrap() > told);
+}
+
+/// Of a record's history, one intent is cut off behind its head: what was written before that is published, nothing else, and nothing
+/// is removed.
+#[test]
+fn what_was_written_before_a_broken_intent_is_published() {
+    for broken in 0..4 {
+        let scene = scene(Mood::Takes);
+        let (mut expect, mut rows) = (Expect::Absent, Vec::new());
+        for number in 0..4 {
+            scene.write_over(BAD, &mut expect, number);
+            let new = scene.rows().into_iter().find(|row| !rows.contains(row)).unwrap();
+            rows.push(new);
+        }
+        // Overtaken long ago, by what can be read.
+        scene.simulation.run_for(Duration::from_secs(60)).unwrap();
+        let (shard, sort) = &rows[broken];
+        scene.cut_row(*shard, sort);
+        let (outbox, sink) = (scene.outbox.clone(), scene.sink.clone());
+        let relayed = scene.run(60, async move { outbox.relay_once(&sink).await }).expect("it ends").unwrap();
+        assert_eq!(scene.events(BAD), (0..4).take(broken).collect::<Vec<u8>>());
+        assert_eq!((relayed.settled, relayed.left, relayed.failed), (broken, 4 - broken, 1));
+        assert_eq!(relayed.error.unwrap().kind(), ErrorKind::Corrupt);
+        let mut left = rows[broken..].to_vec();
+        left.sort();
+        assert_eq!(scene.rows(), left, "they are kept");
+    }
 }
 
 /// No more records in hand than were asked for.

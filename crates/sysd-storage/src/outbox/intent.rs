@@ -11,6 +11,8 @@ use sysd_core::{Error, Expect, Key, KeyBytes, Result, Timestamp, Version};
 use super::walk::Walk;
 
 const FORMAT: u8 = 1;
+/// Up to the new version.
+const HEAD_BYTES: usize = 1 + 1 + 8 + 1 + 16 + 16;
 
 /// A write that is about to happen, with its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,13 @@ pub(super) struct Intent {
     pub(super) sort: KeyBytes,
     pub(super) value: Bytes,
     pub(super) events: Vec<NewEvent>,
+}
+
+/// What is left of an intent that can't be read as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// What the record was before: a version, or `None`, absent.
+    pub(super) before: Option<Version>,
 }
 
 /// What is to be done about the intents of one record.
@@ -92,6 +101,15 @@ impl Intent {
     /// [`Corrupt`](sysd_core::ErrorKind::Corrupt) with the key.
     pub(super) fn decode(key: Key<'_>, bytes: &Bytes) -> Result<Self> {
         Self::read(bytes).ok_or_else(|| Error::corrupt(key, "not an intent of an outbox, or of a newer version's"))
+    }
+
+    /// The head of the intent of `version`, which can't be read as a whole: if the head can, and is that version's.
+    pub(super) fn head_of(version: Version, bytes: &[u8]) -> Option<Head> {
+        let head: &[u8; HEAD_BYTES] = bytes.first_chunk()?;
+        let (has_before, versions) = (head[10], &head[11..]);
+        let (before, own) = versions.split_first_chunk::<16>()?;
+        let is_head = head[0] == FORMAT && has_before <= 1 && own == version.to_bytes();
+        is_head.then(|| Head { before: (has_before == 1).then(|| Version::from_bytes(*before)) })
     }
 
     fn read(bytes: &Bytes) -> Option<Self> {

@@ -32,6 +32,20 @@ fn the_stored_bytes_stay() {
     assert_eq!(hex, golden.concat().replace(' ', ""));
 }
 
+#[test]
+fn of_a_broken_intent_the_head_tells_what_it_was_written_over() {
+    for before in [None, Some(7)] {
+        let bytes = intent(before, 8).encode();
+        for cut in 0..bytes.len() {
+            let told = Intent::head_of(version(8), &bytes[..cut]);
+            assert_eq!(told, (cut >= HEAD_BYTES).then(|| Head { before: before.map(version) }), "{cut}");
+        }
+        assert_eq!(Intent::head_of(version(9), &bytes), None, "another's");
+        let newer = [&[FORMAT + 1], &bytes[1..]].concat();
+        assert_eq!(Intent::head_of(version(8), &newer), None);
+    }
+}
+
 /// Of intents that are there, those up to `listed` were listed before the record was read.
 fn decided(record: Option<u128>, there: &[Intent], listed: usize, now: u64) -> (Vec<u128>, Vec<u128>, Vec<u128>) {
     let listed = &there[..listed];

@@ -67,10 +67,11 @@
 //!
 //! # What fails
 //! A record whose events the sink refuses, or does not answer within [`OutboxConfig::publish_wait_max`], keeps its intents; it
-//! rests, longer each time, while all others go on. So does one whose history leads to an intent that can't be read: what lies behind that
-//! must not be published before. An intent that can't be read and is none of the history's holds nothing up, nor does a row that names
-//! no record; neither is ever removed. All of that is in [`Relayed`], with the first error and the key, and in the log;
-//! [`relay_reporting`](Outbox::relay_reporting) hands it out.
+//! rests, longer each time, while all others go on. So does one whose history leads to an intent that can't be read: what was written
+//! after that must not be published before. What was written before it is published, as long as the intent's head still tells what it was
+//! written over. An intent that can't be read and is none of the history's holds nothing up, nor does a row that names
+//! no record; neither is ever removed. All of that is in [`Relayed`], with the first error and the key, in the log, and in the metric
+//! `sysd_outbox_failed_total`; [`relay_reporting`](Outbox::relay_reporting) hands it out.
 //!
 //! # Bounds
 //! [`OutboxConfig::records_at_once`] records are in hand at once, and [`OutboxConfig::relay_bytes_max`] bytes of intents and records,

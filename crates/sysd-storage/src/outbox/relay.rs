@@ -12,11 +12,11 @@ use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 use sysd_core::event::{Event, EventId, EventSink};
 use sysd_core::{
-    Effect, Error, ErrorKind, Expect, Key, KeyBytes, Outcome, Result, Scan, Store, Timestamp, Version, Write, timeout,
-    tuple,
+    Effect, Error, ErrorKind, Expect, Key, KeyBytes, Outcome, Record, Result, Scan, Store, Timestamp, Version, Write,
+    timeout, tuple,
 };
 
-use super::intent::{Decision, Intent, decide};
+use super::intent::{Decision, Head, Intent, decide};
 use super::rest::Rests;
 use super::walk::{CHAIN_MAX, Walk};
 use super::{Bug, Outbox, SPACE};
@@ -48,7 +48,20 @@ impl Relayed {
 /// An intent as it was listed: under which version its row is, and what it says.
 struct Listed {
     token: Version,
-    intent: Result<Intent>,
+    intent: std::result::Result<Intent, Broken>,
+}
+
+/// An intent that can't be read.
+struct Broken {
+    error: Error,
+    /// Where that much can be read.
+    head: Option<Head>,
+}
+
+impl Broken {
+    fn new(version: Version, bytes: &[u8], error: Error) -> Self {
+        Self { error, head: Intent::head_of(version, bytes) }
+    }
 }
 
 /// A record that has intents: those of one page.
@@ -67,6 +80,26 @@ pub(super) struct Settled {
     prefix: KeyBytes,
     bytes: usize,
     relayed: Relayed,
+    /// Whether the record is to rest, or else only what can't be read and is none of its history's.
+    is_stopped: bool,
+}
+
+impl Group {
+    /// Who rests where only intents that can't be read are left: the record does not, for more may come.
+    fn rests_as(&self) -> KeyBytes {
+        if self.listed.values().any(|listed| listed.intent.is_ok()) {
+            self.prefix.clone()
+        } else {
+            broken_of(&self.prefix)
+        }
+    }
+}
+
+/// What can't be read of a record. No record's key is that of another with a byte behind.
+fn broken_of(prefix: &KeyBytes) -> KeyBytes {
+    let mut broken = prefix.clone();
+    broken.push(0);
+    broken
 }
 
 /// Records in hand.
@@ -99,7 +132,8 @@ impl<F: Future<Output = Settled> + Send> Flights<F> {
     fn note(&mut self, one: Settled, look: &mut Look<'_>, now: Timestamp) {
         self.prefixes.remove(&one.prefix);
         self.bytes -= one.bytes;
-        look.rests.note(&one.prefix, one.relayed.failed > 0, now);
+        look.rests.note(&one.prefix, one.is_stopped, now);
+        look.rests.note(&broken_of(&one.prefix), one.relayed.failed > 0, now);
         self.landed.insert(one.prefix);
         look.relayed.published += one.relayed.published;
         look.relayed.settled += one.relayed.settled;
@@ -167,6 +201,7 @@ impl<S: Store> Outbox<S> {
                 let sleep = self.config.clock.sleep_until(wake_at);
                 flights.beside(&mut look, || self.calls.now(), sleep).await;
             }
+            self.count(&look.relayed);
             if let Some(error) = &look.relayed.error {
                 let failed = look.relayed.failed;
                 tracing::warn!(outbox = self.name, failed, %error, "the relay could not settle all intents");
@@ -174,6 +209,19 @@ impl<S: Store> Outbox<S> {
             report(&look.relayed);
         }
     }
+
+    #[cfg(feature = "metrics")]
+    fn count(&self, relayed: &Relayed) {
+        let count = |name: &'static str, by: usize| {
+            metrics::counter!(name, "outbox" => self.name.clone()).increment(by as u64);
+        };
+        count("sysd_outbox_published_total", relayed.published);
+        count("sysd_outbox_failed_total", relayed.failed);
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    #[expect(clippy::unused_self, reason = "as above, without metrics")]
+    const fn count(&self, _: &Relayed) {}
 
     /// Looks at all intents once, and settles those that can be.
     ///
@@ -234,7 +282,8 @@ impl<S: Store> Outbox<S> {
                     };
                     while is_full(flights) && flights.land(look, now).await {}
                     let is_stale = flights.prefixes.contains(&group.prefix) || flights.landed.contains(&group.prefix);
-                    if is_stale || look.rests.is_resting(&group.prefix, now()) {
+                    let is_resting = |who: &KeyBytes| look.rests.is_resting(who, now());
+                    if is_stale || is_resting(&group.prefix) || is_resting(&group.rests_as()) {
                         look.relayed.left += group.listed.len();
                         continue;
                     }
@@ -254,11 +303,13 @@ impl<S: Store> Outbox<S> {
     async fn settle(&self, partition: KeyBytes, group: Group, sink: &impl EventSink) -> Settled {
         let (prefix, bytes, count) = (group.prefix.clone(), group.bytes, group.listed.len());
         let mut relayed = Relayed::default();
-        if let Err(error) = self.try_settle(&partition, group, sink, &mut relayed).await {
+        let settled = self.try_settle(&partition, group, sink, &mut relayed).await;
+        let is_stopped = settled.is_err();
+        if let Err(error) = settled {
             relayed.fail(error);
         }
         relayed.left = count.saturating_sub(relayed.settled);
-        Settled { prefix, bytes, relayed }
+        Settled { prefix, bytes, relayed, is_stopped }
     }
 
     async fn try_settle(
@@ -276,15 +327,29 @@ impl<S: Store> Outbox<S> {
         // The order matters: first the intents were listed, then the record, then what its history names.
         let record = self.calls.get(key).await?.map(|record| record.version);
         let mut walk = Walk::new(record, group.listed.keys().copied(), CHAIN_MAX);
+        // Of those of its history that can't be read, the oldest: what comes before it is not held up.
+        let mut stop: Option<(Version, Error)> = None;
         while let Some(version) = walk.next() {
-            let before = match group.listed.get(&version) {
-                Some(listed) => Some(listed.intent.as_ref().map(|intent| intent.before).map_err(Error::share)?),
+            let fetched;
+            let intent = match group.listed.get(&version) {
+                Some(listed) => Some(&listed.intent),
                 None if self.config.has(Bug::ListedOnly) => None,
-                None => self.intent(partition, &group.prefix, version).await?.map(|intent| intent.before),
+                None => {
+                    fetched = self.intent(partition, &group.prefix, version).await?;
+                    fetched.as_ref()
+                }
             };
-            let Some(before) = before else {
-                walk.end();
-                continue;
+            let before = match intent {
+                Some(Ok(intent)) => intent.before,
+                Some(Err(Broken { error, head: None })) => return Err(error.share()),
+                Some(Err(Broken { error, head: Some(head) })) => {
+                    stop = Some((version, error.share()));
+                    head.before
+                }
+                None => {
+                    walk.end();
+                    continue;
+                }
             };
             let circle = |_| Error::corrupt(key, "its intents name each other in a circle");
             walk.step(before).map_err(circle)?;
@@ -293,17 +358,24 @@ impl<S: Store> Outbox<S> {
         let mut decision = decide(record, &walk, readable, self.calls.now());
         self.spoil(&mut decision);
         for version in &decision.publish {
+            if stop.as_ref().is_some_and(|(stop, _)| stop == version) {
+                break;
+            }
             let fetched = match group.listed.get(version) {
                 Some(_) => None,
-                // Gone: another relay published it.
                 None => match self.intent(partition, &group.prefix, *version).await? {
-                    Some(intent) => Some(intent),
+                    Some(intent) => Some(intent.map_err(|broken| broken.error)?),
+                    // Gone: another relay published it.
                     None => continue,
                 },
             };
             let listed = || group.listed.get(version).and_then(|listed| listed.intent.as_ref().ok());
             let Some(intent) = fetched.as_ref().or_else(listed) else { continue };
             self.publish(key, intent, sink, relayed).await?;
+        }
+        // Where that was misread, what looks as if it had been overtaken may be of the history: it stays.
+        if let Some((_, error)) = stop {
+            return Err(error);
         }
         for (version, Listed { token, intent }) in &group.listed {
             let Ok(intent) = intent else { continue };
@@ -314,11 +386,11 @@ impl<S: Store> Outbox<S> {
                 self.carry_out(key, intent, *token).await?;
             }
         }
-        // One that can't be read is none of the history's, so the others did not have to wait for it.
-        match group.listed.into_values().find_map(|listed| listed.intent.err()) {
-            Some(error) => Err(error),
-            None => Ok(()),
+        // One that can't be read is none of the history's: it is told, and the record goes on.
+        if let Some(Broken { error, .. }) = group.listed.into_values().find_map(|listed| listed.intent.err()) {
+            relayed.fail(error);
         }
+        Ok(())
     }
 
     /// Publishes the events of an intent, each within its time, and removes it.
@@ -369,12 +441,20 @@ impl<S: Store> Outbox<S> {
     }
 
     /// The intent of a record's version as it is now.
-    async fn intent(&self, partition: &[u8], prefix: &KeyBytes, version: Version) -> Result<Option<Intent>> {
+    async fn intent(
+        &self,
+        partition: &[u8],
+        prefix: &KeyBytes,
+        version: Version,
+    ) -> Result<Option<std::result::Result<Intent, Broken>>> {
         let mut sort = prefix.clone();
         sort.extend_from_slice(&version.to_bytes());
         let key = Key::row(SPACE, partition, &sort);
         let found = self.calls.get(key).await?;
-        found.map(|record| Intent::decode(key, &record.value)).transpose()
+        let read = |record: Record| {
+            Intent::decode(key, &record.value).map_err(|error| Broken::new(version, &record.value, error))
+        };
+        Ok(found.map(read))
     }
 }
 
@@ -385,6 +465,7 @@ fn add(groups: &mut VecDeque<Group>, key: Key<'_>, value: &Bytes, token: Version
     let version = Version::from_bytes(*version);
     let intent = Intent::decode(key, value);
     let intent = intent.and_then(|intent| if intent.version == version { Ok(intent) } else { Err(corrupt()) });
+    let intent = intent.map_err(|error| Broken::new(version, value, error));
     let listed = Listed { token, intent };
     match groups.back_mut() {
         Some(group) if group.prefix.as_slice() == prefix => {

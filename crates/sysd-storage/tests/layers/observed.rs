@@ -1,4 +1,4 @@
-//! What spans and metrics say of each call, and what they never say.
+//! What spans and metrics say of each call and of relays, and what they never say.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -13,8 +13,10 @@ use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, KeyName, Metadata as MetricMetadata, Recorder,
     SharedString, Unit,
 };
-use sysd_core::{ErrorKind, Expect, Key, Store, Write};
+use sysd_core::event::NewEvent;
+use sysd_core::{ErrorKind, Expect, Key, ManualClock, Space, Store, StoreExt as _, Timestamp, Write, tuple};
 use sysd_storage::layer::{LayerExt as _, Metrics, Trace};
+use sysd_storage::{Memory, MemoryEvents, MemoryEventsConfig, Outbox, OutboxConfig, Wrote};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -206,4 +208,32 @@ fn metrics_count_calls_answers_errors_and_conflicts_apart() {
         assert!(under_way.abs() < 1e-9, "{labels}: {under_way} under way");
     }
     assert!(series.keys().all(|name| name.starts_with("sysd_store_") && !name.contains("secret")));
+}
+
+#[test]
+fn metrics_count_what_a_relay_published_and_what_failed() {
+    const OUTBOX: Space = Space::conditional("outbox");
+    let (numbers, store) = (Numbers::default(), Memory::new());
+    let clock = ManualClock::new(Timestamp::from_micros_saturating(1_000_000_000));
+    let config = OutboxConfig { clock: Arc::new(clock.clone()), ..OutboxConfig::default() };
+    let poll_every = config.poll_every;
+    let outbox = Outbox::new(store.clone(), "shop", &[SPACE], config).unwrap();
+    let events = vec![NewEvent::new(b"secret key", "secret"); 2];
+    let wrote = block_on(outbox.write(Key::lone(SPACE, b"secret key"), "x", Expect::Absent, events)).unwrap();
+    assert!(matches!(wrote, Wrote::Written(_)));
+    let shard = tuple::encode(&("shop", 3_u16));
+    block_on(store.put(Key::row(OUTBOX, &shard, b"names no record"), "?")).unwrap();
+    let log = MemoryEvents::new(MemoryEventsConfig::default()).unwrap();
+    metrics::with_local_recorder(&numbers, || {
+        let mut relay = pin!(outbox.relay(&log));
+        for _ in 0..2 {
+            assert!(relay.as_mut().now_or_never().is_none());
+            // The time that it waits after a look.
+            clock.advance(poll_every);
+        }
+    });
+    let series = numbers.0.lock().unwrap();
+    let counts: Vec<_> = series.iter().map(|(name, count)| (name.as_str(), count.0.load(Ordering::Relaxed))).collect();
+    let expected = [("sysd_outbox_failed_total{outbox=shop}", 1), ("sysd_outbox_published_total{outbox=shop}", 2)];
+    assert_eq!(counts, expected);
 }
