@@ -11,7 +11,7 @@ pub use journal::{AsOf, Audit, AuditError, JournalConfig, JournalWriter, Page, S
 pub use logic::{Books, Command, GROUP_MAX, Inconsistency, Looked, TrialBalance};
 pub use model::{
     Account, AccountId, AccountKind, AccountState, AccountUpdate, AccountView, Action, Balance, Change, Conflict,
-    Currency, CurrencyError, Date, Details, DetailsError, Event, Funds, JournalEntry, Posting, Postings, Receipt,
+    Currency, CurrencyError, Date, Details, DetailsError, Event, Funds, JournalEntry, Posting, Postings, Rate, Receipt,
     Rejection, Reply, Rest, Side, Transaction, TransactionId,
 };
 pub use schema::journal::ChunkHash;

@@ -12,4 +12,4 @@ pub use amount::{Currency, CurrencyError, Side};
 pub use entry::{Change, Event, JournalEntry};
 pub use rejection::Rejection;
 pub use reply::{Balance, Conflict, Receipt, Reply};
-pub use transaction::{Action, Date, Details, DetailsError, Posting, Postings, Rest, Transaction, TransactionId};
+pub use transaction::{Action, Date, Details, DetailsError, Posting, Postings, Rate, Rest, Transaction, TransactionId};

@@ -4,7 +4,7 @@
 use sysd_core::{StateMachine as _, Timestamp};
 use sysd_ledger::{
     Account, AccountId, AccountKind, AccountUpdate, Action, Books, Command, Currency, Date, Details, Funds, GROUP_MAX,
-    Posting, Rejection, Reply, Rest, Side, Transaction, TransactionId,
+    Posting, Rate, Rejection, Reply, Rest, Side, Transaction, TransactionId,
 };
 
 const MAX: u128 = i128::MAX.unsigned_abs();
@@ -229,4 +229,41 @@ fn up_to_moves_what_is_there() {
     let Reply::Recorded(receipt) = ask(&mut books, &sweep(41, 500)) else { panic!("there is some") };
     assert_eq!(receipt.moved, 70);
     assert_eq!(refused(&mut books, &sweep(42, 1)), Rejection::InsufficientFunds { account: ANN, shortfall: 1 });
+}
+
+#[test]
+fn an_exchange_keeps_its_rate() {
+    let mut books = books();
+    let yen = Currency::iso("JPY").unwrap();
+    // The bank's trading accounts: it takes euros and gives yen.
+    let (takes, gives) = (AccountId(20), AccountId(21));
+    for (id, currency) in [(takes, euro()), (gives, yen)] {
+        ask(&mut books, &Command::Open(Box::new(Account::new(id, currency, AccountKind::Equity))));
+    }
+    let exchange = |id: u128, cents: u128, got: u128, mantissa: u64| {
+        let line = |account, side, currency, amount| Posting { account, amount, currency, side };
+        let postings = [
+            line(ANN, Side::Debit, euro(), cents),
+            line(takes, Side::Credit, euro(), cents),
+            line(gives, Side::Debit, yen, got),
+            line(YEN, Side::Credit, yen, got),
+        ];
+        let rate = Rate { from: euro(), to: yen, mantissa, decimals: 3 };
+        let details = Details::new("", vec![]).unwrap().with_rate(rate);
+        Transaction { details: Some(Box::new(details)), ..Transaction::new(TransactionId(id), postings) }
+    };
+    // 0.10 EUR at 161.734 is 16.1734 JPY.
+    for (got, is_kept) in [(15, false), (16, true), (17, true), (18, false)] {
+        let asked = Command::Transact(exchange(100 + got, 10, got, 161_734));
+        if is_kept {
+            assert!(matches!(ask(&mut books, &asked), Reply::Recorded(_)), "{got}");
+        } else {
+            assert_eq!(refused(&mut books, &asked), Rejection::Rate { from: (euro(), 10), to: (yen, got) });
+        }
+    }
+    // What can't be compared is no rate that was kept.
+    let rate = |mantissa, decimals| Rate { from: euro(), to: yen, mantissa, decimals };
+    assert!(!rate(u64::MAX, 0).is_kept(MAX, MAX) && !rate(1, 38).is_kept(1, 1) && !rate(1, 255).is_kept(1, 1));
+    assert!(!rate(1, 0).is_kept(0, 0));
+    assert!(rate(100, 0).is_kept(100, 100));
 }

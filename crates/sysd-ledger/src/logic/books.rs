@@ -258,7 +258,8 @@ impl Books {
     #[inline]
     fn record_pair(&mut self, now: Timestamp, transaction: &Transaction) -> Option<Box<Receipt>> {
         let [a, b] = transaction.postings.as_slice() else { return None };
-        let is_plain = transaction.action == Action::Post && transaction.reverses.is_none();
+        let has_rate = transaction.details.as_ref().is_some_and(|details| details.rate().is_some());
+        let is_plain = transaction.action == Action::Post && transaction.reverses.is_none() && !has_rate;
         if !is_plain || self.closed_through.is_some() || self.tail.bytes() > TAIL_BYTES_MAX || self.has_any_bug() {
             return None;
         }

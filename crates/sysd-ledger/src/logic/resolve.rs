@@ -7,7 +7,8 @@ use super::accounts::{Accounts, Index, Row};
 use super::holds::{Hold, Leg, Legs};
 use crate::model::amount::AMOUNT_MAX;
 use crate::model::{
-    AccountId, AccountState, Action, Balance, Currency, Posting, Rejection, Rest, Side, Transaction, TransactionId,
+    AccountId, AccountState, Action, Balance, Currency, Posting, Rate, Rejection, Rest, Side, Transaction,
+    TransactionId,
 };
 
 /// What is added to a column of an account, and taken from what is held there.
@@ -44,6 +45,9 @@ pub(super) fn resolve(
     now: Timestamp,
     transaction: &Transaction,
 ) -> Result<Resolved, Rejection> {
+    if let Some(rate) = transaction.details.as_ref().and_then(|details| details.rate()) {
+        keeps_rate(rate, &transaction.postings)?;
+    }
     match transaction.action {
         Action::Post => {
             let legs = legs(accounts, &transaction.postings)?;
@@ -225,6 +229,19 @@ fn balanced(postings: &[Posting]) -> Result<(), Rejection> {
     }
     sums.retain(|(_, sum)| *sum != 0);
     if sums.is_empty() { Ok(()) } else { Err(Rejection::Unbalanced { differences: sums.into_vec() }) }
+}
+
+/// What is given in one currency comes to what is got in the other, added up over the debits of each.
+fn keeps_rate(rate: Rate, postings: &[Posting]) -> Result<(), Rejection> {
+    let given = |currency: Currency| {
+        let debits = postings.iter().filter(|posting| (posting.currency, posting.side) == (currency, Side::Debit));
+        debits.fold(0_u128, |sum, posting| sum.saturating_add(posting.amount))
+    };
+    let (from, to) = (given(rate.from), given(rate.to));
+    if rate.is_kept(from, to) {
+        return Ok(());
+    }
+    Err(Rejection::Rate { from: (rate.from, from), to: (rate.to, to) })
 }
 
 /// How much of two equal postings is there.

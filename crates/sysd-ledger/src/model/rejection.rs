@@ -174,6 +174,14 @@ pub enum Rejection {
         /// How many there were.
         bytes: usize,
     },
+    /// The amounts are not those of the rate, or too great to be compared.
+    #[error("{given} is not {got} at the rate that the transaction says", given = from.0.show(i128::try_from(from.1).unwrap_or(i128::MAX)), got = to.0.show(i128::try_from(to.1).unwrap_or(i128::MAX)))]
+    Rate {
+        /// What the postings give.
+        from: (Currency, u128),
+        /// What they get.
+        to: (Currency, u128),
+    },
     /// The store does not keep up with the journal.
     #[error("{bytes} bytes of the journal wait for the store; run the journal's writer, or ask for less at once")]
     JournalBehind {

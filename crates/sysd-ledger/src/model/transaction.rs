@@ -89,11 +89,45 @@ pub enum Action {
     },
 }
 
-/// What the books keep with a transaction and don't look at.
+/// What the books keep with a transaction; of it they look at the rate alone.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Details {
     memo: String,
     metadata: Vec<(String, String)>,
+    rate: Option<Rate>,
+}
+
+/// At which rate one currency was exchanged for another: one major unit of `from` is `mantissa` divided by ten to the power of `decimals`
+/// major units of `to`.
+///
+/// An exchange is a transaction in both currencies, balanced in each by an account of whoever exchanges: a trading account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// What was given.
+    pub from: Currency,
+    /// What was got for it.
+    pub to: Currency,
+    /// The digits of the rate.
+    pub mantissa: u64,
+    /// How many of them are decimals.
+    pub decimals: u8,
+}
+
+impl Rate {
+    /// Whether that much of `from` comes to that much of `to`, in minor units, rounded up or down. Nothing does.
+    pub fn is_kept(&self, from: u128, to: u128) -> bool {
+        if from == 0 {
+            return false;
+        }
+        let power = |exponent: u8| 10_u128.checked_pow(exponent.into());
+        // Both in parts of a minor unit of `to`.
+        let unit = power(self.from.exponent()).zip(power(self.decimals)).and_then(|(a, b)| a.checked_mul(b));
+        let exact = power(self.to.exponent())
+            .and_then(|power| power.checked_mul(self.mantissa.into()))
+            .and_then(|rate| rate.checked_mul(from));
+        let Some((unit, exact)) = unit.zip(exact) else { return false };
+        to.checked_mul(unit).is_some_and(|got| got.abs_diff(exact) < unit)
+    }
 }
 
 /// Details that can't be kept.
@@ -115,7 +149,19 @@ impl Details {
     pub fn new(memo: impl Into<String>, metadata: Vec<(String, String)>) -> Result<Self, DetailsError> {
         let memo = memo.into();
         let bytes = memo.len() + metadata.iter().map(|(key, value)| 2 + key.len() + value.len()).sum::<usize>();
-        if bytes > Self::BYTES_MAX { Err(DetailsError { bytes }) } else { Ok(Self { memo, metadata }) }
+        if bytes > Self::BYTES_MAX { Err(DetailsError { bytes }) } else { Ok(Self { memo, metadata, rate: None }) }
+    }
+
+    /// The same, with the rate of an exchange: the books see that the postings keep it.
+    #[must_use]
+    pub fn with_rate(mut self, rate: Rate) -> Self {
+        self.rate = Some(rate);
+        self
+    }
+
+    /// The rate of an exchange.
+    pub const fn rate(&self) -> Option<Rate> {
+        self.rate
     }
 
     /// The text.

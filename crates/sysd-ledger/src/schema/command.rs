@@ -10,8 +10,8 @@ use super::bytes::{
 use super::journal::ChunkHash;
 use crate::logic::{Command, Looked};
 use crate::model::{
-    Account, AccountId, AccountKind, AccountUpdate, Action, Details, Funds, Posting, Postings, Rest, Side, Transaction,
-    TransactionId,
+    Account, AccountId, AccountKind, AccountUpdate, Action, Details, Funds, Posting, Postings, Rate, Rest, Side,
+    Transaction, TransactionId,
 };
 use bytes::Bytes;
 
@@ -244,6 +244,13 @@ pub(super) fn put_transaction(transaction: &Transaction, out: &mut Vec<u8>) {
             put_bytes(key.as_bytes(), out);
             put_bytes(value.as_bytes(), out);
         }
+        out.push(u8::from(details.rate().is_some()));
+        if let Some(Rate { from, to, mantissa, decimals }) = details.rate() {
+            put_currency(from, out);
+            put_currency(to, out);
+            put_small(mantissa, out);
+            out.push(decimals);
+        }
     }
 }
 
@@ -288,7 +295,13 @@ fn details(reader: &mut Reader<'_>) -> Result<Box<Details>, What> {
     let memo = reader.text()?;
     let count = reader.count(2)?;
     let pairs = (0..count).map(|_| Ok((reader.text()?, reader.text()?))).collect::<Result<_, What>>()?;
-    Details::new(memo, pairs).map(Box::new).map_err(|_| "details are too long")
+    let details = Details::new(memo, pairs).map_err(|_| "details are too long")?;
+    if !reader.flag()? {
+        return Ok(Box::new(details));
+    }
+    let (from, to) = (reader.currency()?, reader.currency()?);
+    let rate = Rate { from, to, mantissa: reader.number()?, decimals: reader.byte()? };
+    Ok(Box::new(details.with_rate(rate)))
 }
 
 #[cfg(test)]

@@ -39,7 +39,14 @@ fn action() -> impl Strategy<Value = Action> {
 
 fn transaction() -> impl Strategy<Value = Transaction> {
     let details = ("[a-zä]{0,9}", proptest::collection::vec(("[a-z]{0,4}", "[a-zß]{0,4}"), 0..3))
-        .prop_map(|(memo, metadata)| Box::new(Details::new(memo, metadata).unwrap()));
+        .prop_map(|(memo, metadata)| Details::new(memo, metadata).unwrap());
+    let rate = (currency(), currency(), any::<u64>(), any::<u8>());
+    let rate =
+        proptest::option::of(rate.prop_map(|(from, to, mantissa, decimals)| Rate { from, to, mantissa, decimals }));
+    let details = (details, rate).prop_map(|(details, rate)| match rate {
+        Some(rate) => Box::new(details.with_rate(rate)),
+        None => Box::new(details),
+    });
     let postings = prop_oneof![
         proptest::collection::vec(posting(), 0..4),
         (posting(), id()).prop_map(|(posting, other)| {
@@ -155,7 +162,9 @@ fn the_format_is_pinned() {
     odd.postings[1].amount = 5;
     odd.reverses = Some(TransactionId(3));
     odd.effective = Some(Date(-2));
-    odd.details = Some(Box::new(Details::new("memo", vec![("k".to_owned(), "v".to_owned())]).unwrap()));
+    let rate = Rate { from: euro, to: Currency::iso("USD").unwrap(), mantissa: 107_529, decimals: 5 };
+    let details = Details::new("memo", vec![("k".to_owned(), "v".to_owned())]).unwrap();
+    odd.details = Some(Box::new(details.with_rate(rate)));
     let mut account = Account::new(AccountId(7), euro, AccountKind::Liability).limited();
     (account.balance_max, account.metadata) = (Some(1_000), b"m".as_slice().into());
     let zeros = |count: usize| "00".repeat(count);
@@ -166,7 +175,7 @@ fn the_format_is_pinned() {
         (
             Command::Group(vec![odd]),
             format!(
-                "0301f2{}80e0fc8ab0919803{}{}{}{}fffffffe046d656d6f01016b0176",
+                "0301f2{}80e0fc8ab0919803{}{}{}{}fffffffe046d656d6f01016b0176014555520000000002555344000000000289c80605",
                 of("a1"),
                 format_args!("0200{eur}ac02{}", of("01")),
                 format_args!("01{eur}05{}", of("02")),
