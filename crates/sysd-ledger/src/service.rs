@@ -1,5 +1,6 @@
 //! The ledger on a store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,10 @@ use sysd_core::{Durability, Effect, Error, ErrorKind, Followed, Replicated, Resu
 use crate::journal::{
     AsOf, Audit, AuditError, Claim, End, Head, Journal, JournalConfig, JournalWriter, Page, StatementLine,
 };
-use crate::logic::{Books, Command, Looked};
+use crate::logic::{Books, Command, Looked, TrialBalance};
 use crate::model::{
-    Account, AccountId, AccountUpdate, AccountView, Balance, Conflict, Date, JournalEntry, Reply, Transaction,
-    TransactionId,
+    Account, AccountId, AccountUpdate, AccountView, Balance, Conflict, Currency, Date, JournalEntry, Reply,
+    Transaction, TransactionId,
 };
 
 /// A double-entry ledger, whose books are in memory and whose log is on a store. Clones share it.
@@ -316,6 +317,17 @@ impl<L: Followed<Books>, S: Store> Ledger<L, S> {
     /// As [`Ledger::read`].
     pub async fn account(&self, id: AccountId) -> Result<Option<AccountView>> {
         self.read(|books| books.account(id)).await
+    }
+
+    /// The sums of all accounts by currency. In each debits equal credits.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`].
+    ///
+    /// # Cost
+    /// Looks at every account.
+    pub async fn trial_balance(&self) -> Result<BTreeMap<Currency, TrialBalance>> {
+        self.read(Books::trial_balance).await
     }
 
     /// The sums of an account as they were; `None` if there is no such account.

@@ -21,8 +21,11 @@ const CHUNKS_AT_ONCE: usize = 64;
 /// So many blocks of ids.
 const BLOCKS_AT_ONCE: usize = 4;
 
-/// Brings what the books recorded to the store, and lets old ids leave memory: spawn it, in one process or in several. It never ends.
-/// Without one, a ledger stops when 64 MiB of its journal wait.
+/// After an error the next look comes so many times later.
+const WAITS_AFTER_ERROR: u32 = 16;
+
+/// Brings what the books recorded to the store, and lets old ids leave memory: spawn it, in one process or in several. It never ends by
+/// itself, and as long as it is there it holds the log open: drop it before waiting for the end of the log's driver. Without one, a ledger stops when 64 MiB of its journal wait.
 ///
 /// # Cancel safety
 /// It may be dropped at any time, and another made: what it had done is done again, with the same bytes.
@@ -53,14 +56,17 @@ impl JournalWriter {
 
 async fn run<L: Replicated<Books>, S: Store>(log: L, journal: Arc<Journal<S>>) {
     loop {
-        // Once more at once as long as there is something to do.
-        match journal.write_behind(&log).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "the journal could not be written; it waits in memory"),
-        }
         let config = &journal.calls.config;
-        config.clock.sleep_until(config.clock.now().saturating_add(config.write_every)).await;
+        // Once more at once as long as there is something to do.
+        let wait = match journal.write_behind(&log).await {
+            Ok(true) => continue,
+            Ok(false) => config.write_every,
+            Err(error) => {
+                tracing::warn!(%error, "the journal could not be written; it waits in memory");
+                config.write_every.saturating_mul(WAITS_AFTER_ERROR)
+            }
+        };
+        config.clock.sleep_until(config.clock.now().saturating_add(wait)).await;
     }
 }
 
