@@ -3,6 +3,8 @@
 
 pub mod logic;
 pub mod model;
+#[cfg(feature = "reconcile")]
+pub mod reconcile;
 mod schema;
 pub mod service;
 
