@@ -1,5 +1,6 @@
 //! Reconciliation: our records beside a settlement file's, and exactly the differences.
 
+mod books;
 mod decimal;
 mod error;
 mod found;

@@ -13,6 +13,7 @@ pub(super) use merge::merge;
 
 /// What comes out of the passes within one reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one at a time is on its way; a box would be an allocation for each")]
 pub(super) enum Step {
     /// It is settled what became of these.
     Found(Finding),

@@ -51,7 +51,9 @@ pub(super) fn put_decision(decision: &Decision, out: &mut Vec<u8>) {
         out.push(u8::from(sum.is_some()));
         put_amount(sum.unwrap_or(0), out);
     }
-    singles.iter().for_each(|single| put_record(single, out));
+    for single in singles {
+        put_record(single, out);
+    }
 }
 
 struct Reader<'a>(&'a [u8]);

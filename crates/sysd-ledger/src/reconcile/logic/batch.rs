@@ -218,12 +218,12 @@ pub(in crate::reconcile) fn apply<E>(
     Ok(())
 }
 
-fn tell<E, I>(stream: &mut Stream<I>, party: Party, key: &str, parts: &mut [Part], out: Out<'_, E>) -> Result<(), E>
+fn tell<E, I>(stream: &mut Stream<I>, party: Party, key: &str, open: &mut [Part], out: Out<'_, E>) -> Result<(), E>
 where
     I: Iterator<Item = Result<Placed, E>>,
 {
     while let Some(Placed { role, record, .. }) = next_of(stream, key)? {
-        let part = parts.iter_mut().find(|part| match role {
+        let part = open.iter_mut().find(|part| match role {
             Role::Member => part.decision.members == party && part.decision.currency == record.currency,
             Role::Single => part.decision.members != party && part.decision.singles.contains(&record),
         });

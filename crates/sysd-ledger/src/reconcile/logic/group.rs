@@ -165,7 +165,8 @@ impl<'a> Group<'a> {
         while let (Some(o), Some(t)) = (ours.peek(), theirs.peek()) {
             if self.is_near(**o, **t, days) {
                 pairs.push((**o, **t));
-                (ours.next(), theirs.next());
+                ours.next();
+                theirs.next();
             } else if self.get(Party::Ours, **o).map(|r| r.day) < self.get(Party::Theirs, **t).map(|r| r.day) {
                 ours.next();
             } else {
@@ -215,7 +216,9 @@ impl<'a> Group<'a> {
             }
             let (inside, rest): (Vec<_>, Vec<_>) = edges.into_iter().partition(|(o, _, _)| part[0].contains(o));
             edges = rest;
-            part.iter_mut().for_each(|places| places.sort_unstable());
+            for places in &mut part {
+                places.sort_unstable();
+            }
             let is_alike =
                 |party: Party, places: &[usize]| places.iter().all(|place| self.says_same(party, places[0], *place));
             if is_alike(Party::Ours, &part[0]) && is_alike(Party::Theirs, &part[1]) {
@@ -252,11 +255,11 @@ impl<'a> Group<'a> {
                 alone[0].extend(ours);
                 alone[1].extend(theirs);
             } else {
-                self.differ([ours, theirs], false, out)?;
+                self.differ(&[ours, theirs], false, out)?;
             }
         }
         if !alone[0].is_empty() && !alone[1].is_empty() {
-            self.differ(alone, true, out)?;
+            self.differ(&alone, true, out)?;
         }
         for party in PARTIES {
             for record in self.sides[at(party)].iter_mut().filter_map(Option::take) {
@@ -287,9 +290,9 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    fn differ<E>(&mut self, places: Places, is_currency: bool, out: Out<'_, E>) -> Result<(), E> {
+    fn differ<E>(&mut self, places: &Places, is_currency: bool, out: Out<'_, E>) -> Result<(), E> {
         let ([o], [t]) = (places[0].as_slice(), places[1].as_slice()) else {
-            let [ours, theirs] = &places;
+            let [ours, theirs] = places;
             let ways: Vec<Places> = ours.iter().flat_map(|o| theirs.iter().map(|t| [vec![*o], vec![*t]])).collect();
             return self.ambiguous(&ways, out);
         };

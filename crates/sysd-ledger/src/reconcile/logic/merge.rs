@@ -118,7 +118,7 @@ fn gather<E, I: Iterator<Item = Result<Record, E>>>(
             None => return Ok(true),
         }
     }
-    Ok(!stream.peek()?.is_some_and(|record| &*record.reference == reference))
+    Ok(stream.peek()?.is_none_or(|record| &*record.reference != reference))
 }
 
 /// One reference with more records than are looked at at once: the exact pass, in the order of the streams. The first ones were read.

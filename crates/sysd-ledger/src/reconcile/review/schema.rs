@@ -323,7 +323,9 @@ fn record(reader: &mut Reader<'_>) -> Result<Record, What> {
 
 fn put_rows(rows: &[u64], out: &mut Vec<u8>) {
     put_number(rows.len() as u128, out);
-    rows.iter().for_each(|row| put_number((*row).into(), out));
+    for row in rows {
+        put_number((*row).into(), out);
+    }
 }
 
 fn rows(reader: &mut Reader<'_>) -> Result<Vec<u64>, What> {
@@ -348,7 +350,9 @@ pub(in crate::reconcile) fn put_difference(difference: &Difference, out: &mut Ve
     }
     for records in [ours, theirs] {
         put_number(records.len() as u128, out);
-        records.iter().for_each(|record| put_record(record, out));
+        for record in records {
+            put_record(record, out);
+        }
     }
     put_number(candidates.len() as u128, out);
     for Candidate { ours, theirs } in candidates {
@@ -422,7 +426,7 @@ fn totals(reader: &mut Reader<'_>) -> Result<Totals, What> {
         let mut side = BTreeMap::new();
         for _ in 0..reader.count(24)? {
             let currency = currency(reader)?;
-            let mut sum = || Ok(Sum { rows: reader.number()?, amount: reader.amount()? });
+            let mut sum = || Ok::<_, What>(Sum { rows: reader.number()?, amount: reader.amount()? });
             let read = sum()?;
             let [matched, amount_differs, currency_differs, missing] = [sum()?, sum()?, sum()?, sum()?];
             let [duplicate, ambiguous, bad] = [sum()?, sum()?, sum()?];

@@ -209,10 +209,7 @@ impl<R: BufRead> CamtRows<R> {
                         }
                         entry.details.push(Part::default());
                     }
-                    let currency = match entry.field(inside) {
-                        Some((_, Some(currency))) => currency,
-                        _ => return Ok(true),
-                    };
+                    let Some((_, Some(currency))) = entry.field(inside) else { return Ok(true) };
                     let attribute = tag.try_get_attribute("Ccy").map_err(|error| malformed(error.to_string()))?;
                     if let Some(attribute) = attribute {
                         let value = attribute.normalized_value(XmlVersion::Implicit1_0);

@@ -361,14 +361,13 @@ fn money(format: &CsvFormat, columns: &Columns, fields: &Fields) -> Result<(Curr
     let mut empty = 0;
     for (amount, code) in &columns.money {
         // What is no amount in any currency is found before the currency is looked at.
-        match is_empty(amount, fields)? {
-            Some(place) => empty = place,
-            None => {
-                let currency = currency(columns, code, fields)?;
-                let read = read(format, amount, fields, currency)?;
-                return Ok((currency, read.unwrap_or(0)));
-            }
+        if let Some(place) = is_empty(amount, fields)? {
+            empty = place;
+            continue;
         }
+        let currency = currency(columns, code, fields)?;
+        let read = read(format, amount, fields, currency)?;
+        return Ok((currency, read.unwrap_or(0)));
     }
     Err((empty, AmountError::Empty.to_string()))
 }
