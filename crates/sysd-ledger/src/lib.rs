@@ -4,6 +4,8 @@
 pub mod journal;
 pub mod logic;
 pub mod model;
+#[cfg(feature = "reconcile")]
+pub mod reconcile;
 mod schema;
 pub mod service;
 

@@ -1,0 +1,188 @@
+//! The review queue on a store.
+
+use sysd_core::{Durability, Effect, Error, ErrorKind, Replicated, Result};
+
+use super::super::found::Found;
+use super::model::{Case, CaseId, FileId, Note, Person, ReviewCommand, ReviewReject, ReviewReply, Step};
+use super::queue::ReviewQueue;
+
+/// A review queue, in memory, whose log is on a store. Clones share it.
+///
+/// ```
+/// use sysd_ledger::reconcile::{
+///     CaseState, CsvFormat, CsvRows, FileId, Note, Person, Reconciliation, ReviewQueue, ReviewReply, Reviews, Step, records,
+/// };
+/// use sysd_ledger::TransactionId;
+/// use sysd_storage::{Memory, Replica, ReplicaConfig};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let (replica, driver) = Replica::<ReviewQueue>::open(Memory::new(), "reviews", ReplicaConfig::default()).await?;
+/// tokio::spawn(driver);
+/// let reviews = Reviews::that_may_forget(replica);
+/// let (ann, name) = (Person::new("ann").ok_or("no name")?, Note::new("may.csv").ok_or("no name")?);
+///
+/// let bytes = "reference,amount,currency,date\norder-1,10.00,EUR,2026-05-01\n".as_bytes();
+/// let file = FileId::of(bytes)?;
+/// let ReviewReply::Begun { run, .. } = reviews.begin(file, name.clone(), ann.clone(), false).await? else { panic!() };
+/// let theirs = CsvRows::new(bytes, CsvFormat::generic());
+/// let mut found = Reconciliation::new(std::env::temp_dir()).find(records([]), theirs)?;
+/// let recorded = reviews.record(file, run, &mut found).await?;
+/// assert_eq!((recorded.new, recorded.known), (1, 0));
+///
+/// // The same file again: there is nothing to do.
+/// assert!(matches!(reviews.begin(file, name, ann.clone(), false).await?, ReviewReply::Seen(_)));
+///
+/// // A person takes it up, posts a transaction, and cites it.
+/// let case = reviews.cases(0, 10).await?.remove(0);
+/// reviews.review(case.id, ann.clone(), Step::Take).await?;
+/// let step = Step::Resolve { transaction: Some(TransactionId(77)), note: None };
+/// let ReviewReply::Reviewed(case) = reviews.review(case.id, ann, step).await? else { panic!() };
+/// assert_eq!(case.state, CaseState::Resolved { transaction: TransactionId(77) });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Guarantees
+/// Those of [`ReviewQueue`]. What was answered is in the log, exactly once; it holds as far as the store keeps what it acknowledged.
+/// Every command may be sent again, and does nothing the second time but answer: a step that was the last one of its trail, by the same
+/// person, adds no line.
+#[derive(Clone, Debug)]
+pub struct Reviews<L> {
+    log: L,
+}
+
+/// What came of recording a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Recorded {
+    /// Cases that are new.
+    pub new: u64,
+    /// Cases that were there.
+    pub known: u64,
+    /// Cases of the file that the run did not find any more. They are as they were.
+    pub not_found: u64,
+}
+
+/// Why a run was not recorded to its end. What was recorded stays; [`Reviews::begin`] and a new run go on with it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// The differences could not be read back.
+    #[error(transparent)]
+    Found(#[from] super::super::error::ReconcileError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] Error),
+    /// The queue refused.
+    #[error(transparent)]
+    Rejected(#[from] ReviewReject),
+}
+
+impl<L: Replicated<ReviewQueue>> Reviews<L> {
+    /// The queue of a log: a replica of [`ReviewQueue`].
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config) if the log's store may forget what it acknowledged.
+    pub fn new(log: L) -> Result<Self> {
+        let durability = log.durability();
+        if durability == Durability::Durable {
+            return Ok(Self { log });
+        }
+        let message = format!(
+            "the store's durability is {durability:?}, so it may forget reviews that were answered; have it sync before it answers, \
+             or make the queue with that_may_forget"
+        );
+        Err(Error::new(ErrorKind::Config, Effect::None, message))
+    }
+
+    /// The same on a store that may forget what it acknowledged, such as memory: for tests.
+    pub fn that_may_forget(log: L) -> Self {
+        Self { log }
+    }
+
+    /// Asks the queue. The other methods are this one with a command.
+    ///
+    /// # Errors
+    /// Those of [`Replicated::submit`]; whatever their effect, the same command may be sent again.
+    ///
+    /// # Cancel safety
+    /// It may be carried out all the same.
+    pub async fn ask(&self, command: ReviewCommand) -> Result<ReviewReply> {
+        self.log.submit(command).await
+    }
+
+    /// Begins a run over a file, or goes on with one that was cut off; a file that was gone through is [`ReviewReply::Seen`], unless it
+    /// is wanted `again`.
+    ///
+    /// # Errors
+    /// As [`Reviews::ask`].
+    pub async fn begin(&self, file: FileId, name: Note, by: Person, again: bool) -> Result<ReviewReply> {
+        self.ask(ReviewCommand::Begin { file, name, by, again }).await
+    }
+
+    /// Records what a run found, and that it is through. Between the commands it reads a little from a temporary file.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    ///
+    /// # Cancel safety
+    /// What was recorded until then stays. A new run goes on with it: nothing is recorded twice.
+    pub async fn record(&self, file: FileId, run: u32, found: &mut Found) -> Result<Recorded, RecordError> {
+        let mut recorded = Recorded::default();
+        found.rewind()?;
+        while let Some(differences) = found.next(file)? {
+            match self.ask(ReviewCommand::Add { file, run, differences }).await? {
+                ReviewReply::Added { new, known } => {
+                    recorded.new += new;
+                    recorded.known += known;
+                }
+                reply => return Err(unexpected(reply)),
+            }
+        }
+        let (totals, differences) = (Box::new(found.summary().totals.clone()), found.cases_len());
+        match self.ask(ReviewCommand::Finish { file, run, totals, differences }).await? {
+            ReviewReply::Finished { not_found } => Ok(Recorded { not_found, ..recorded }),
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    /// What a person does about a case.
+    ///
+    /// # Errors
+    /// As [`Reviews::ask`].
+    pub async fn review(&self, case: CaseId, by: Person, step: Step) -> Result<ReviewReply> {
+        self.ask(ReviewCommand::Review { case, by, step }).await
+    }
+
+    /// A page of cases, behind a number; 0: from the first. Everything counts that was answered anywhere before this was called.
+    ///
+    /// # Errors
+    /// Those of reading the store.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn cases(&self, after: u64, len_max: usize) -> Result<Vec<Case>> {
+        self.log.read_latest(move |queue| queue.cases_after(after).take(len_max).cloned().collect()).await
+    }
+
+    /// Reads the queue, everything counted that was answered anywhere before this was called.
+    ///
+    /// # Errors
+    /// As [`Reviews::cases`].
+    pub async fn read_latest<R: Send>(&self, read: impl FnOnce(&ReviewQueue) -> R + Send) -> Result<R> {
+        self.log.read_latest(read).await
+    }
+
+    /// Where the queue is kept: for snapshots, fencing and the like.
+    pub fn log(&self) -> &L {
+        &self.log
+    }
+}
+
+fn unexpected(reply: ReviewReply) -> RecordError {
+    match reply {
+        ReviewReply::Rejected(why) => why.into(),
+        reply => {
+            Error::new(ErrorKind::Internal, Effect::Unknown, format!("an answer to another question: {reply:?}")).into()
+        }
+    }
+}
