@@ -8,9 +8,10 @@ pub mod model;
 pub mod reconcile;
 mod schema;
 pub mod service;
+pub mod shards;
 
 pub use journal::{AsOf, Audit, AuditError, JournalConfig, JournalWriter, Page, StatementLine};
-pub use logic::{Books, Command, GROUP_MAX, Inconsistency, Looked, TrialBalance};
+pub use logic::{Books, Command, GROUP_MAX, HoldView, Inconsistency, Looked, TrialBalance};
 pub use model::{
     Account, AccountId, AccountKind, AccountState, AccountUpdate, AccountView, Action, Balance, Change, Conflict,
     Currency, CurrencyError, Date, Details, DetailsError, Event, Funds, JournalEntry, Posting, Postings, Rate, Receipt,

@@ -5,6 +5,7 @@ mod blocks;
 mod books;
 #[cfg(feature = "seeded-bugs")]
 mod bugs;
+mod held;
 mod holds;
 mod numbers;
 mod pair;
@@ -17,6 +18,7 @@ pub(crate) use accounts::StoredTrail;
 #[doc(hidden)]
 pub use books::Bug;
 pub use books::{Books, Command, GROUP_MAX, Inconsistency, TrialBalance};
+pub use held::HoldView;
 pub use numbers::Looked;
 pub(crate) use numbers::{Numbers, minted_at_us};
 pub(crate) use stored::{Parts, StoredHold};

@@ -1,0 +1,532 @@
+//! Callers and recoveries of shards, with every message between them and the books delayed, lost, doubled by a second caller, or late;
+//! without a store, so that many thousand histories run in seconds.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sysd_core::entropy::below;
+use sysd_core::{Effect, Error, ErrorKind, Result, SeededEntropy, Timestamp};
+
+use super::crossing::{ATTEMPTS_MAX, Bug, Crossing, Todo};
+use super::recovery::{Fate, OnStore, OpenPart, fate, in_transit, open_parts, standing};
+use super::split::{Layout, Split, split};
+use crate::model::{
+    Account, AccountId, AccountKind, AccountUpdate, Action, Balance, Currency, Date, Posting, Rejection, Reply, Side,
+    Transaction, TransactionId,
+};
+use crate::shards::schema::{Derivation, NOTES, Own, Purpose, is_reserved};
+use crate::shards::{Placement, ShardId, ShardsReply};
+use crate::{Books, Command};
+
+const SEEDS: u64 = 2_000;
+const BUG_SEEDS: u64 = 3_000;
+const SHARDS: u16 = 3;
+const HOLD_US: u64 = 60;
+const DAY_US: u64 = 86_400_000_000;
+const START_DAY: i32 = 20_000;
+/// Of each shard and currency: one without bounds, from which the others have what they have.
+const MINT: u128 = 1;
+const WALLETS: std::ops::RangeInclusive<u128> = 2..=3;
+const FUNDS: u128 = 100;
+/// No run tries an id more often.
+const ATTEMPTS: u8 = 12;
+
+/// A command on its way, and who waits for the answer.
+struct Message {
+    shard: ShardId,
+    command: Command,
+    back: Option<(usize, usize)>,
+}
+
+/// A caller.
+struct Caller {
+    id: TransactionId,
+    /// `None` once it ended, or crashed.
+    crossing: Option<Crossing>,
+    answers: Vec<Option<Result<Reply>>>,
+    looks_at: Option<ShardId>,
+    outcome: Option<Result<ShardsReply>>,
+}
+
+/// Of a transaction, by its coordinator.
+type Attempt = (TransactionId, u8, ShardId);
+
+struct World {
+    entropy: SeededEntropy,
+    now_us: u64,
+    books: Vec<Books>,
+    messages: Vec<Message>,
+    callers: Vec<Caller>,
+    contents: BTreeMap<TransactionId, Vec<Transaction>>,
+    /// What recoveries found and have not asked the coordinator about.
+    found: Vec<(ShardId, OpenPart)>,
+    /// Which parts were held, and what of: by transaction, attempt, coordinator.
+    held: BTreeMap<Attempt, BTreeMap<ShardId, Vec<Posting>>>,
+    names: BTreeMap<(ShardId, TransactionId), Attempt>,
+    /// Whose ids attempts use.
+    used: BTreeMap<TransactionId, TransactionId>,
+    bug: Option<Bug>,
+}
+
+fn layout() -> Layout {
+    Layout { count: SHARDS, placement: Placement::Named, notes: Currency::custom(NOTES, 0).unwrap() }
+}
+
+fn currencies() -> [Currency; 2] {
+    ["EUR", "USD"].map(|code| Currency::iso(code).unwrap())
+}
+
+fn account(shard: u16, currency: usize, which: u128) -> AccountId {
+    ShardId(shard).place(10 * currency as u128 + which)
+}
+
+fn lost(effect: Effect) -> Error {
+    Error::new(ErrorKind::Unavailable, effect, "lost")
+}
+
+impl World {
+    fn new(seed: u64, bug: Option<Bug>) -> Self {
+        let mut this = Self {
+            entropy: SeededEntropy::new(seed),
+            now_us: u64::try_from(START_DAY).unwrap() * DAY_US,
+            books: (0..SHARDS).map(|_| Books::default()).collect(),
+            messages: Vec::new(),
+            callers: Vec::new(),
+            contents: BTreeMap::new(),
+            found: Vec::new(),
+            held: BTreeMap::new(),
+            names: BTreeMap::new(),
+            used: BTreeMap::new(),
+            bug,
+        };
+        for shard in 0..SHARDS {
+            for (at, currency) in currencies().into_iter().enumerate() {
+                let open = |which| Account::new(account(shard, at, which), currency, AccountKind::Liability);
+                this.apply(shard, &Command::Open(Box::new(open(MINT))));
+                for wallet in WALLETS {
+                    this.apply(shard, &Command::Open(Box::new(open(wallet).limited())));
+                    let (from, to) = (account(shard, at, MINT), account(shard, at, wallet));
+                    let id = TransactionId(1 << 100 | to.0);
+                    let paid_in = Transaction::transfer(id, currency, FUNDS, to, from);
+                    let reply = this.apply(shard, &Command::Transact(paid_in));
+                    assert!(matches!(reply, Reply::Recorded(_)), "{reply:?}");
+                }
+            }
+        }
+        this
+    }
+
+    fn below(&self, bound: u64) -> u64 {
+        below(&self.entropy, bound)
+    }
+
+    fn index(&self, len: usize) -> usize {
+        usize::try_from(self.below(len as u64)).unwrap()
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros_saturating(self.now_us)
+    }
+
+    fn apply(&mut self, shard: u16, command: &Command) -> Reply {
+        let now = self.now();
+        self.books[usize::from(shard)].apply(now, command)
+    }
+
+    /// A transfer, an exchange whose parts are balanced by themselves, or a payment in three shards.
+    fn content(&self, id: TransactionId) -> Transaction {
+        let shard = || u16::try_from(self.below(u64::from(SHARDS))).unwrap();
+        let wallet = || if self.below(4) == 0 { MINT } else { 2 + u128::from(self.below(2)) };
+        let amount = u128::from(1 + self.below(70));
+        let posting = |shard, at: usize, which, amount, side| Posting {
+            account: account(shard, at, which),
+            amount,
+            currency: currencies()[at],
+            side,
+        };
+        let (a, b) = (shard(), shard());
+        let postings = match self.below(6) {
+            0 => vec![
+                posting(a, 0, 2, amount, Side::Debit),
+                posting(a, 0, MINT, amount, Side::Credit),
+                posting(b, 1, MINT, amount + 3, Side::Debit),
+                posting(b, 1, 3, amount + 3, Side::Credit),
+            ],
+            1 => vec![
+                posting(a, 0, wallet(), amount + 1, Side::Debit),
+                posting((a + 1) % SHARDS, 0, wallet(), 1, Side::Credit),
+                posting((a + 2) % SHARDS, 0, wallet(), amount, Side::Credit),
+            ],
+            _ => vec![
+                posting(a, 0, wallet(), amount, Side::Debit),
+                posting((a + 1) % SHARDS, 0, wallet(), amount, Side::Credit),
+            ],
+        };
+        let day = START_DAY - 3 + i32::try_from(self.below(6)).unwrap();
+        let effective = (self.below(3) == 0).then_some(Date(day));
+        Transaction { effective, ..Transaction::new(id, postings) }
+    }
+
+    fn call(&mut self) {
+        let is_again = self.below(3) == 0 && !self.contents.is_empty();
+        let id = if is_again {
+            *self.contents.keys().nth(self.index(self.contents.len())).unwrap()
+        } else {
+            TransactionId(self.contents.len() as u128 + 1)
+        };
+        // Now and then somebody asks for something else under an id that is taken.
+        let is_other = is_again && self.below(8) == 0;
+        let transaction = match self.contents.get(&id) {
+            Some(contents) if !is_other => contents[0].clone(),
+            _ => self.content(id),
+        };
+        let Ok(Split::Across(parts)) = split(layout(), &transaction) else { return };
+        let contents = self.contents.entry(id).or_default();
+        if !contents.contains(&transaction) {
+            contents.push(transaction.clone());
+        }
+        let named = parts.clone();
+        let crossing = Crossing::new(&transaction, parts, self.now(), HOLD_US, self.bug);
+        let (used, parts) = (crossing.id(), named);
+        self.used.insert(used, id);
+        for (attempt, part) in (0..ATTEMPTS).flat_map(|attempt| parts.iter().map(move |part| (attempt, part))) {
+            let (coordinator, shard) = (parts[0].shard, part.shard);
+            let hold = Derivation { purpose: Purpose::Hold, attempt, coordinator, shard }.derive(used);
+            self.names.insert((shard, hold), (used, attempt, coordinator));
+        }
+        let answers = Vec::new();
+        self.callers.push(Caller { id, crossing: Some(crossing), answers, looks_at: None, outcome: None });
+        self.drive(self.callers.len() - 1);
+    }
+
+    fn drive(&mut self, at: usize) {
+        let caller = &mut self.callers[at];
+        let Some(crossing) = &mut caller.crossing else { return };
+        match crossing.todo() {
+            Todo::Ask(asks) => {
+                caller.answers = asks.iter().map(|_| None).collect();
+                for (slot, (shard, command)) in asks.into_iter().enumerate() {
+                    self.messages.push(Message { shard, command, back: Some((at, slot)) });
+                }
+            }
+            Todo::Look(coordinator) => caller.looks_at = Some(coordinator),
+            Todo::Done(done) => {
+                caller.outcome = Some(done);
+                caller.crossing = None;
+            }
+        }
+    }
+
+    fn answer(&mut self, back: Option<(usize, usize)>, answer: Result<Reply>) {
+        let Some((at, slot)) = back else { return };
+        let caller = &mut self.callers[at];
+        let Some(crossing) = &mut caller.crossing else { return };
+        caller.answers[slot] = Some(answer);
+        if caller.answers.iter().all(Option::is_some) {
+            crossing.told(std::mem::take(&mut caller.answers).into_iter().flatten().collect());
+            self.drive(at);
+        }
+    }
+
+    fn look(&mut self, at: usize) {
+        let now = self.now();
+        let caller = &mut self.callers[at];
+        let (Some(crossing), Some(coordinator)) = (&mut caller.crossing, caller.looks_at.take()) else { return };
+        let found =
+            standing(&self.books[usize::from(coordinator.0)], &OnStore::default(), coordinator, caller.id).unwrap();
+        if let Some(done) = crossing.looked(now, Ok(found)) {
+            caller.outcome = Some(done);
+            caller.crossing = None;
+        } else {
+            self.drive(at);
+        }
+    }
+
+    /// Delivers a message, or loses it, or its answer; or answers that nobody knows, and it comes later.
+    fn deliver(&mut self, is_peace: bool) {
+        if self.messages.is_empty() {
+            return;
+        }
+        let at = self.index(self.messages.len());
+        let fault = if is_peace { 99 } else { self.below(30) };
+        if fault == 2 {
+            let back = self.messages[at].back.take();
+            return self.answer(back, Err(lost(Effect::Unknown)));
+        }
+        let Message { shard, command, back } = self.messages.swap_remove(at);
+        match fault {
+            0 => return self.answer(back, Err(lost(Effect::None))),
+            1 => return self.answer(back, Err(lost(Effect::Unknown))),
+            _ => {}
+        }
+        let reply = self.apply(shard.0, &command);
+        if let (Command::Transact(transaction), Reply::Recorded(_)) = (&command, &reply)
+            && matches!(transaction.action, Action::Hold { .. })
+            && let Some(name) = self.names.get(&(shard, transaction.id))
+        {
+            self.held.entry(*name).or_default().insert(shard, transaction.postings.to_vec());
+        }
+        self.answer(back, if fault == 3 { Err(lost(Effect::Unknown)) } else { Ok(reply) });
+    }
+
+    fn recover(&mut self, is_peace: bool) {
+        for shard in (0..SHARDS).map(ShardId) {
+            if !is_peace && self.below(2) == 0 {
+                continue;
+            }
+            let open = open_parts(&self.books[usize::from(shard.0)], shard, 100);
+            if open.first_deadline.is_some_and(|at| at <= self.now()) {
+                self.messages.push(Message { shard, command: Command::Tick, back: None });
+            }
+            self.found.extend(open.parts.into_iter().map(|part| (shard, part)));
+        }
+    }
+
+    fn decide(&mut self) {
+        if self.found.is_empty() {
+            return;
+        }
+        let (shard, part) = self.found.swap_remove(self.index(self.found.len()));
+        let coordinator = part.coordinator;
+        let found = fate(&self.books[usize::from(coordinator.0)], &OnStore::default(), shard, part, self.bug).unwrap();
+        if matches!(found, Fate::Wait { until: Some(at) } if at <= self.now()) {
+            self.messages.push(Message { shard: coordinator, command: Command::Tick, back: None });
+        }
+        // A day that was closed is told as the shell tells it.
+        let closed = self.books[usize::from(shard.0)].closed_through().map(|through| Date(through.0 + 1));
+        let own = if matches!(found, Fate::Post { .. }) { part.effective } else { None };
+        let day = closed.filter(|day| own.unwrap_or(Date(START_DAY)) < *day);
+        if let Some(command) = found.command(shard, part, day) {
+            self.messages.push(Message { shard, command, back: None });
+        }
+    }
+
+    fn meddle(&mut self) {
+        let shard = u16::try_from(self.below(u64::from(SHARDS))).unwrap();
+        let wallet = account(shard, 0, 2 + u128::from(self.below(2)));
+        let command = match self.below(5) {
+            0 => Command::ClosePeriod(Date(START_DAY - 3 + i32::try_from(self.below(4)).unwrap())),
+            1 => Command::Update(wallet, AccountUpdate::Freeze),
+            2 => Command::Update(wallet, AccountUpdate::Unfreeze),
+            // A payment within the shard, with what is there.
+            _ => {
+                let id = TransactionId(1 << 101 | u128::from(self.below(u64::MAX)));
+                let (euro, amount) = (currencies()[0], u128::from(1 + self.below(40)));
+                Command::Transact(Transaction::transfer(id, euro, amount, wallet, account(shard, 0, MINT)))
+            }
+        };
+        self.apply(shard, &command);
+    }
+
+    fn step(&mut self) {
+        match self.below(100) {
+            0..4 => self.call(),
+            4..6 => self.now_us += self.below(HOLD_US),
+            6..9 => self.recover(false),
+            9 if !self.callers.is_empty() => {
+                let at = self.index(self.callers.len());
+                self.callers[at].crossing = None;
+            }
+            10 => self.meddle(),
+            11..25 => self.decide(),
+            25..40 if !self.callers.is_empty() => {
+                let at = self.index(self.callers.len());
+                self.look(at);
+            }
+            _ => self.deliver(false),
+        }
+    }
+
+    /// What must hold at any time.
+    fn check(&self) -> std::result::Result<(), String> {
+        for (shard, books) in self.books.iter().enumerate() {
+            books.verify().map_err(|what| format!("shard {shard}: {what}"))?;
+            for (currency, wallet) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+                let id = account(u16::try_from(shard).unwrap(), currency, wallet);
+                let Balance { debits_posted, credits_posted, debits_held, .. } = books.balance(id).unwrap();
+                if debits_posted + debits_held > credits_posted {
+                    return Err(format!("wallet {id} is beyond its funds"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Without faults everything comes to an end.
+    fn settle(&mut self) -> std::result::Result<(), String> {
+        for shard in 0..SHARDS {
+            for wallet in WALLETS {
+                self.apply(shard, &Command::Update(account(shard, 0, wallet), AccountUpdate::Unfreeze));
+            }
+        }
+        for _ in 0..40 {
+            for at in 0..self.callers.len() {
+                self.look(at);
+            }
+            while !self.messages.is_empty() {
+                self.deliver(true);
+            }
+            self.now_us += HOLD_US;
+            self.recover(true);
+            while !self.found.is_empty() {
+                self.decide();
+            }
+            let is_quiet = self.callers.iter().all(|caller| caller.crossing.is_none());
+            if is_quiet && self.messages.is_empty() && self.books.iter().all(|books| books.holds_len() == 0) {
+                return Ok(());
+            }
+        }
+        Err("in peace, something is not finished".to_owned())
+    }
+
+    fn check_end(&self) -> std::result::Result<(), String> {
+        let mut expected = BTreeMap::<AccountId, i128>::new();
+        let mut posted_ids = BTreeMap::<TransactionId, u32>::new();
+        for ((id, attempt, coordinator), parts) in &self.held {
+            let derivation =
+                |shard| Derivation { purpose: Purpose::Post, attempt: *attempt, coordinator: *coordinator, shard };
+            let derive = |shard| derivation(shard).derive(*id);
+            let is_posted = |shard: ShardId| self.books[usize::from(shard.0)].number(derive(shard)).is_some();
+            let posted: BTreeSet<_> = parts.keys().copied().filter(|shard| is_posted(*shard)).collect();
+            if posted.is_empty() {
+                continue;
+            }
+            let all: BTreeSet<_> = parts.keys().copied().collect();
+            if posted != all {
+                return Err(format!("{id}, attempt {attempt}: held in {all:?}, posted in {posted:?}"));
+            }
+            *posted_ids.entry(self.used[id]).or_default() += 1;
+            let mut sums = BTreeMap::<Currency, i128>::new();
+            for posting in parts.values().flatten().filter(|posting| !is_reserved(posting.account)) {
+                let amount = i128::try_from(posting.amount).unwrap();
+                let signed = if posting.side == Side::Credit { amount } else { -amount };
+                *sums.entry(posting.currency).or_default() += signed;
+                if posting.account.0 & 0xff != 0 {
+                    *expected.entry(posting.account).or_default() += signed;
+                }
+            }
+            if sums.values().any(|sum| *sum != 0) {
+                return Err(format!("{id} was posted in part: {sums:?}"));
+            }
+        }
+        if let Some((id, count)) =
+            posted_ids.iter().find(|(id, count)| **count > 1 && self.contents.get(id).is_some_and(|all| all.len() == 1))
+        {
+            return Err(format!("{id} was posted {count} times"));
+        }
+        self.check_balances(&expected)?;
+        for caller in &self.callers {
+            let is_posted = posted_ids.contains_key(&caller.id);
+            let callers = self.callers.iter().filter(|other| other.id == caller.id).count();
+            match &caller.outcome {
+                Some(Ok(ShardsReply::Recorded { .. } | ShardsReply::Exists { .. })) if !is_posted => {
+                    return Err(format!("{} was answered and is not there", caller.id));
+                }
+                Some(Ok(ShardsReply::Rejected(why))) if is_posted && callers == 1 => {
+                    return Err(format!("{} was rejected ({why}) and is there", caller.id));
+                }
+                Some(Err(error)) if error.effect() == Effect::None && is_posted && callers == 1 => {
+                    return Err(format!("{} had no effect ({error}) and is there", caller.id));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Accounts in transit add up to zero by pairs; and all others, with what was posted within shards, to what was posted across them.
+    fn check_balances(&self, expected: &BTreeMap<AccountId, i128>) -> std::result::Result<(), String> {
+        let mut pairs = BTreeMap::<_, i128>::new();
+        let mut totals = BTreeMap::<Currency, i128>::new();
+        let mut crossed = BTreeMap::<(ShardId, Currency), i128>::new();
+        for (shard, books) in (0..SHARDS).map(ShardId).zip(&self.books) {
+            for view in books.accounts() {
+                let balance = view.balance.posted(Side::Credit);
+                let currency = view.account.currency;
+                if let Some(Own::InTransit { shard, peer, .. }) = Own::of(view.account.id) {
+                    *pairs.entry((shard.min(peer), shard.max(peer), currency)).or_default() += balance;
+                } else if !is_reserved(view.account.id) {
+                    *totals.entry(currency).or_default() += balance;
+                    *crossed.entry((shard, currency)).or_default() += balance;
+                }
+            }
+            for sum in in_transit(books).into_values() {
+                // It is what the accounts of the application lack.
+                let theirs: i128 = crossed.iter().filter(|((at, _), _)| *at == shard).map(|(_, sum)| *sum).sum();
+                if sum != 0 && theirs == 0 {
+                    return Err(format!("{shard}: in transit are {sum}, the others lack nothing"));
+                }
+            }
+        }
+        if let Some((pair, sum)) = pairs.iter().find(|(_, sum)| **sum != 0) {
+            return Err(format!("{pair:?}: {sum} are in transit for ever"));
+        }
+        if let Some((currency, sum)) = totals.iter().find(|(_, sum)| **sum != 0) {
+            return Err(format!("{sum} of {currency} came from nowhere"));
+        }
+        for ((shard, currency), sum) in crossed {
+            let of_shard = |account: &AccountId| account.0 >> 112 == u128::from(shard.0);
+            let in_currency = |account: &AccountId| currencies()[usize::from(account.0 & 0xff >= 10)] == currency;
+            let asked = expected.iter().filter(|(account, _)| of_shard(account) && in_currency(account));
+            let asked: i128 = asked.map(|(_, sum)| *sum).sum();
+            if sum != asked {
+                return Err(format!("{shard}: {sum} of {currency} came across, not {asked}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn run(seed: u64, bug: Option<Bug>) -> std::result::Result<usize, String> {
+    let mut world = World::new(seed, bug);
+    for _ in 0..300 {
+        world.step();
+        world.check()?;
+    }
+    world.settle()?;
+    world.check()?;
+    world.check_end()?;
+    let is_recorded = |caller: &&Caller| {
+        matches!(caller.outcome, Some(Ok(ShardsReply::Recorded { .. } | ShardsReply::Exists { .. })))
+    };
+    Ok(world.callers.iter().filter(is_recorded).count())
+}
+
+#[test]
+fn all_or_nothing_whatever_is_lost() {
+    assert!(ATTEMPTS < ATTEMPTS_MAX);
+    let mut recorded = 0;
+    for seed in 0..SEEDS {
+        recorded += run(seed, None).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+    assert!(recorded > usize::try_from(2 * SEEDS).unwrap(), "only {recorded} were recorded");
+}
+
+#[test]
+fn each_mistake_is_seen() {
+    for bug in [Bug::PostBeforeHolds, Bug::PartsExpire, Bug::VoidUnasked, Bug::FreshIds] {
+        let caught = (0..BUG_SEEDS).find_map(|seed| run(seed, Some(bug)).err().map(|what| (seed, what)));
+        let (seed, what) = caught.unwrap_or_else(|| panic!("{bug:?} went unseen for {BUG_SEEDS} seeds"));
+        println!("{bug:?} is caught by seed {seed}: {what}");
+    }
+}
+
+#[test]
+fn a_rejection_says_what_one_log_would_say() {
+    let mut world = World::new(1, None);
+    let (a, b) = (account(0, 0, 2), account(1, 0, 2));
+    let too_much = Transaction::transfer(TransactionId(1), currencies()[0], 130, a, b);
+    let Ok(Split::Across(parts)) = split(layout(), &too_much) else { panic!("it lies across") };
+    let crossing = Crossing::new(&too_much, parts, world.now(), HOLD_US, None);
+    let caller =
+        Caller { id: too_much.id, crossing: Some(crossing), answers: Vec::new(), looks_at: None, outcome: None };
+    world.callers.push(caller);
+    world.drive(0);
+    while !world.messages.is_empty() {
+        world.deliver(true);
+    }
+    let outcome = world.callers[0].outcome.take().unwrap().unwrap();
+    let expected = Rejection::InsufficientFunds { account: b, shortfall: 30 };
+    assert_eq!(outcome, ShardsReply::Rejected(Box::new(expected)));
+    assert!(world.books.iter().all(|books| books.holds_len() == 0));
+}

@@ -1,0 +1,196 @@
+//! What became of transactions across shards: read from the books alone.
+
+use std::collections::BTreeMap;
+
+use sysd_core::Timestamp;
+
+use super::crossing::{ATTEMPTS_MAX, Bug};
+use crate::logic::{Books, Command};
+use crate::model::{Currency, Date, Posting, Side, Transaction, TransactionId};
+use crate::shards::ShardId;
+use crate::shards::schema::{Derivation, Own, Purpose, is_reserved, note_day};
+
+/// What the store said of ids that are not in memory any more, of books that have forgotten so many.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct OnStore {
+    pub(crate) forgotten: u64,
+    pub(crate) numbers: BTreeMap<TransactionId, Option<u64>>,
+}
+
+/// The store is to be asked for that id; so many were forgotten then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unknown {
+    pub(crate) id: TransactionId,
+    pub(crate) forgotten: u64,
+}
+
+impl OnStore {
+    /// The number of an id, if it was recorded.
+    fn number(&self, books: &Books, id: TransactionId) -> Result<Option<u64>, Unknown> {
+        let (number, forgotten) = (books.number(id), books.ids_forgotten());
+        if number.is_some() || forgotten == 0 {
+            return Ok(number);
+        }
+        // What was recorded since is in memory, as long as nothing more was forgotten.
+        let known = self.numbers.get(&id).filter(|_| self.forgotten == forgotten);
+        known.copied().ok_or(Unknown { id, forgotten })
+    }
+
+    fn has(&self, books: &Books, id: TransactionId) -> Result<bool, Unknown> {
+        self.number(books, id).map(|number| number.is_some())
+    }
+}
+
+/// How an id stands with its coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// An attempt was posted, with that number of the coordinator's journal.
+    Posted { attempt: u8, number: u64 },
+    /// An attempt is under way.
+    Held { expires_at: Option<Timestamp> },
+    /// All attempts before this one ended without a post, for ever.
+    Free { attempt: u8 },
+    /// There were as many as there may be.
+    Spent,
+}
+
+/// How `id` stands with a coordinator, whose books these are.
+///
+/// # Errors
+/// [`Unknown`] if that can't be told from memory alone.
+pub(crate) fn standing(
+    books: &Books,
+    on_store: &OnStore,
+    coordinator: ShardId,
+    id: TransactionId,
+) -> Result<Standing, Unknown> {
+    for attempt in 0..ATTEMPTS_MAX {
+        let derive = |purpose| Derivation { purpose, attempt, coordinator, shard: coordinator }.derive(id);
+        if let Some(hold) = books.hold(derive(Purpose::Hold)) {
+            return Ok(Standing::Held { expires_at: hold.expires_at });
+        }
+        if !on_store.has(books, derive(Purpose::Hold))? {
+            return Ok(Standing::Free { attempt });
+        }
+        if let Some(number) = on_store.number(books, derive(Purpose::Post))? {
+            return Ok(Standing::Posted { attempt, number });
+        }
+    }
+    Ok(Standing::Spent)
+}
+
+/// An open hold of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OpenPart {
+    pub(crate) hold: TransactionId,
+    pub(crate) coordinator: ShardId,
+    pub(crate) effective: Option<Date>,
+}
+
+/// What is open in a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct OpenParts {
+    /// Of other coordinators, the oldest first.
+    pub(crate) parts: Vec<OpenPart>,
+    /// The first deadline of those that this shard coordinates.
+    pub(crate) first_deadline: Option<Timestamp>,
+}
+
+/// Up to `max` parts that are open in a shard, whose books these are.
+pub(crate) fn open_parts(books: &Books, shard: ShardId, max: usize) -> OpenParts {
+    let mut found = OpenParts::default();
+    if books.holds_len() == 0 {
+        return found;
+    }
+    for hold in books.holds_of(is_reserved) {
+        let own = |posting: &Posting| Own::of(posting.account).map(|own| (own, posting.amount));
+        let (mut coordinator, mut effective) = (shard, None);
+        for (own, amount) in hold.postings.iter().filter_map(own) {
+            // The coordinator is the least of the shards; its own legs name the others.
+            coordinator = coordinator.min(own.peer());
+            if matches!(own, Own::Note { .. }) {
+                effective = note_day(amount);
+            }
+        }
+        if coordinator == shard {
+            let first = found.first_deadline.into_iter().chain(hold.expires_at).min();
+            found.first_deadline = first;
+        } else if found.parts.len() < max {
+            found.parts.push(OpenPart { hold: hold.id, coordinator, effective });
+        }
+    }
+    found
+}
+
+/// What is to become of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The coordinator has posted that attempt at that id.
+    Post { id: TransactionId, attempt: u8 },
+    /// It has not, and never will.
+    Void { id: TransactionId, attempt: u8 },
+    /// It may, until then.
+    Wait { until: Option<Timestamp> },
+}
+
+/// What is to become of a part in `shard`, by the books of its coordinator, which must have in them all that was answered when the
+/// part was found.
+///
+/// # Errors
+/// [`Unknown`] if that can't be told from memory alone.
+pub(crate) fn fate(
+    books: &Books,
+    on_store: &OnStore,
+    shard: ShardId,
+    part: OpenPart,
+    bug: Option<Bug>,
+) -> Result<Fate, Unknown> {
+    let coordinator = part.coordinator;
+    for attempt in 0..ATTEMPTS_MAX {
+        let id = Derivation { purpose: Purpose::Hold, attempt, coordinator, shard }.invert(part.hold);
+        let derive = |purpose| Derivation { purpose, attempt, coordinator, shard: coordinator }.derive(id);
+        let hold = books.hold(derive(Purpose::Hold));
+        if hold.is_none() && !on_store.has(books, derive(Purpose::Hold))? {
+            continue;
+        }
+        return Ok(match hold {
+            _ if bug == Some(Bug::VoidUnasked) => Fate::Void { id, attempt },
+            Some(hold) => Fate::Wait { until: hold.expires_at },
+            None if on_store.has(books, derive(Purpose::Post))? => Fate::Post { id, attempt },
+            None => Fate::Void { id, attempt },
+        });
+    }
+    // The coordinator's hold was acknowledged before any other part's was asked for, so its store has forgotten it.
+    let first = Derivation { purpose: Purpose::Hold, attempt: 0, coordinator, shard };
+    Ok(Fate::Void { id: first.invert(part.hold), attempt: 0 })
+}
+
+impl Fate {
+    /// What to ask the part's shard; `day`: the day for which, if not its own.
+    pub(crate) fn command(self, shard: ShardId, part: OpenPart, day: Option<Date>) -> Option<Command> {
+        let coordinator = part.coordinator;
+        let derive = |purpose, attempt, id| Derivation { purpose, attempt, coordinator, shard }.derive(id);
+        let transaction = match self {
+            Self::Post { id, attempt } => {
+                let post = Transaction::post_held(derive(Purpose::Post, attempt, id), part.hold);
+                Transaction { effective: day.or(part.effective), ..post }
+            }
+            Self::Void { id, attempt } => {
+                let void = Transaction::void(derive(Purpose::Void, attempt, id), part.hold);
+                Transaction { effective: day, ..void }
+            }
+            Self::Wait { .. } => return None,
+        };
+        Some(Command::Transact(transaction))
+    }
+}
+
+/// Debits less credits of what is posted in accounts in transit.
+pub(crate) fn in_transit(books: &Books) -> BTreeMap<Currency, i128> {
+    let mut sums = BTreeMap::<Currency, i128>::new();
+    for view in books.accounts().filter(|view| matches!(Own::of(view.account.id), Some(Own::InTransit { .. }))) {
+        let sum = sums.entry(view.account.currency).or_default();
+        *sum = sum.saturating_add(view.balance.posted(Side::Debit));
+    }
+    sums
+}

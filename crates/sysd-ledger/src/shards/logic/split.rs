@@ -1,0 +1,137 @@
+//! A transaction cut into the parts of its shards.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Action, Currency, Posting, Postings, Rejection, Side, Transaction};
+use crate::shards::schema::{Own, is_reserved, note_amount, shard_of};
+use crate::shards::{Placement, Refusal, ShardId};
+
+/// Where accounts lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) count: u16,
+    pub(crate) placement: Placement,
+    /// What notes are counted in.
+    pub(crate) notes: Currency,
+}
+
+/// What one shard does of a transaction. It is balanced by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) shard: ShardId,
+    pub(crate) postings: Postings,
+}
+
+impl Part {
+    /// The shards' own accounts that it needs.
+    pub(crate) fn own(&self) -> impl Iterator<Item = Own> {
+        self.postings.iter().filter_map(|posting| Own::of(posting.account))
+    }
+}
+
+/// Where a transaction goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Split {
+    /// As it is.
+    Within(ShardId),
+    /// In parts, by their shards; the first one's is the coordinator.
+    Across(Vec<Part>),
+}
+
+/// Why it goes nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unsplit {
+    Refused(Refusal),
+    Rejected(Rejection),
+}
+
+impl From<Refusal> for Unsplit {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// The shard of an account of the application.
+///
+/// # Errors
+/// [`Refusal::Reserved`], [`Refusal::NoShard`].
+pub(crate) fn place(layout: Layout, account: crate::model::AccountId) -> Result<ShardId, Refusal> {
+    if is_reserved(account) {
+        return Err(Refusal::Reserved { account });
+    }
+    shard_of(layout.placement, layout.count, account).ok_or(Refusal::NoShard { account })
+}
+
+/// Cuts a transaction up.
+///
+/// # Errors
+/// [`Unsplit`].
+pub(crate) fn split(layout: Layout, transaction: &Transaction) -> Result<Split, Unsplit> {
+    let mut parts = BTreeMap::<ShardId, Postings>::new();
+    for posting in &transaction.postings {
+        parts.entry(place(layout, posting.account)?).or_default().push(*posting);
+    }
+    let Some((&coordinator, _)) = parts.first_key_value() else {
+        return Err(match transaction.action {
+            Action::PostHeld { .. } | Action::Void { .. } => Refusal::ShardUnknown.into(),
+            _ => Unsplit::Rejected(Rejection::PostingCount { count: 0 }),
+        });
+    };
+    if parts.len() == 1 {
+        return Ok(Split::Within(coordinator));
+    }
+    if transaction.action != Action::Post {
+        return Err(Refusal::Action.into());
+    }
+    if transaction.reverses.is_some() {
+        return Err(Refusal::Reversal.into());
+    }
+    let mut at_coordinator = Postings::new();
+    for (&shard, postings) in parts.iter_mut().skip(1) {
+        for (currency, difference) in differences(postings)? {
+            let amount = difference.unsigned_abs();
+            let (there, here) = if difference > 0 { (Side::Credit, Side::Debit) } else { (Side::Debit, Side::Credit) };
+            let leg = |shard, peer, side| Posting {
+                account: Own::InTransit { shard, peer, currency }.id(),
+                amount,
+                currency,
+                side,
+            };
+            postings.push(leg(shard, coordinator, there));
+            at_coordinator.push(leg(coordinator, shard, here));
+        }
+    }
+    let parts = parts.into_iter().map(|(shard, mut postings)| {
+        if shard == coordinator {
+            postings.extend(at_coordinator.iter().copied());
+        }
+        let is_known = postings.iter().any(|posting| is_reserved(posting.account));
+        if !is_known || transaction.effective.is_some() {
+            let (currency, amount) = (layout.notes, note_amount(transaction.effective));
+            for side in [Side::Debit, Side::Credit] {
+                let account = Own::Note { shard, peer: coordinator, side, currency }.id();
+                postings.push(Posting { account, amount, currency, side });
+            }
+        }
+        Part { shard, postings }
+    });
+    Ok(Split::Across(parts.collect()))
+}
+
+/// Debits less credits, of each currency in which they differ.
+fn differences(postings: &[Posting]) -> Result<BTreeMap<Currency, i128>, Unsplit> {
+    let mut sums = BTreeMap::<Currency, i128>::new();
+    for posting in postings {
+        let overflow = || Unsplit::Rejected(Rejection::Overflow { account: posting.account });
+        let amount = i128::try_from(posting.amount).map_err(|_| overflow())?;
+        let signed = if posting.side == Side::Debit { amount } else { -amount };
+        let sum = sums.entry(posting.currency).or_default();
+        *sum = sum.checked_add(signed).ok_or_else(overflow)?;
+    }
+    sums.retain(|_, sum| *sum != 0);
+    Ok(sums)
+}
+
+#[cfg(test)]
+#[path = "split_tests.rs"]
+mod tests;

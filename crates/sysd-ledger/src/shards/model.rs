@@ -1,0 +1,171 @@
+//! What is said to shards, and what they answer.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use sysd_core::Error;
+
+use crate::logic::{Inconsistency, TrialBalance};
+use crate::model::{AccountId, Currency, Receipt, Rejection, Reply, TransactionId};
+
+/// One of the shards: its place in the list of ledgers, from 0 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct ShardId(pub u16);
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shard {}", self.0)
+    }
+}
+
+/// In which shard an account lies. It is stored when the shards are made, and stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Placement {
+    /// A hash of its id says so.
+    #[default]
+    Hashed,
+    /// The first two bytes of its id are the shard's number: the application chooses, so that accounts that often meet lie together.
+    /// [`ShardId::place`] makes such an id.
+    Named,
+}
+
+impl ShardId {
+    /// An account's id that lies in this shard, for [`Placement::Named`]: `id` with its first two bytes replaced.
+    pub const fn place(self, id: u128) -> AccountId {
+        AccountId((self.0 as u128) << 112 | (id << 16) >> 16)
+    }
+}
+
+/// Why shards don't do what one log of books would. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// An id of the shards' own accounts: those begin with `ff 54 52`.
+    #[error("account {account} is one of the shards' own; choose another id")]
+    Reserved {
+        /// The account.
+        account: AccountId,
+    },
+    /// With [`Placement::Named`], its first two bytes are no shard.
+    #[error("account {account} names a shard that is not there")]
+    NoShard {
+        /// The account.
+        account: AccountId,
+    },
+    /// A transaction without postings names no shard.
+    #[error("without postings it can't be told in which shard the hold is; ask that shard")]
+    ShardUnknown,
+    /// Across shards there is [`Action::Post`](crate::Action::Post) only.
+    #[error("across shards a transaction can only be posted at once; keep the accounts of holds in one shard")]
+    Action,
+    /// Across shards nothing is noted as reversed.
+    #[error("across shards a reversal can't be noted; post the opposite as a transaction of its own")]
+    Reversal,
+    /// A group is all in one shard.
+    #[error("the accounts of a group must lie in one shard; make it one transaction, or place them together")]
+    Group,
+    /// The id was tried too often.
+    #[error("{id} was tried {attempts} times without being posted; take another id")]
+    Spent {
+        /// The id.
+        id: TransactionId,
+        /// How often.
+        attempts: u16,
+    },
+}
+
+/// What a shard recorded of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardReceipt {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its receipt, under a derived id. The shard's own accounts are in it too.
+    pub receipt: Receipt,
+}
+
+/// What shards answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShardsReply {
+    /// It lay in one shard, whose answer this is.
+    Within {
+        /// The shard.
+        shard: ShardId,
+        /// Its answer.
+        reply: Reply,
+    },
+    /// It lies across shards, is recorded, and will be posted in all of them.
+    Recorded {
+        /// The coordinator's first, then those of the others that posted their part.
+        receipts: Vec<ShardReceipt>,
+        /// Those that have not answered yet that theirs is posted: what goes out there is held, what comes in does not count yet.
+        /// Recovery posts it.
+        in_transit: Vec<ShardId>,
+    },
+    /// It lies across shards and was recorded before.
+    Exists {
+        /// The id.
+        id: TransactionId,
+        /// The coordinator.
+        coordinator: ShardId,
+        /// Its number in the coordinator's journal.
+        number: u64,
+    },
+    /// One of its shards can't, so none did.
+    Rejected(Box<Rejection>),
+    /// Shards don't do that.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for ShardsReply {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What a look for unfinished transactions did.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    /// How many parts were posted, because their coordinator had.
+    pub posted: usize,
+    /// How many were voided, because their coordinator never will.
+    pub voided: usize,
+    /// How many wait for a coordinator whose deadline is not past.
+    pub waiting: usize,
+    /// Parts that are to be posted and can't be for now, such as those of a frozen account; they stay held.
+    pub blocked: Vec<(ShardId, Rejection)>,
+    /// Shards that could not be asked.
+    pub errors: Vec<(ShardId, Error)>,
+}
+
+impl Recovery {
+    /// The same for another caller; errors without their sources.
+    pub(super) fn share(&self) -> Self {
+        let Self { posted, voided, waiting, ref blocked, ref errors } = *self;
+        let errors = errors.iter().map(|(shard, error)| (*shard, error.share())).collect();
+        Self { posted, voided, waiting, blocked: blocked.clone(), errors }
+    }
+
+    /// Whether nothing is left that a look could finish or that still waits.
+    pub fn is_clear(&self) -> bool {
+        self.posted == 0 && self.voided == 0 && self.waiting == 0 && self.blocked.is_empty() && self.errors.is_empty()
+    }
+}
+
+/// The sums of all shards.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ShardsBalance {
+    /// All accounts of all shards, the shards' own too.
+    pub sums: BTreeMap<Currency, TrialBalance>,
+    /// Debits less credits of all accounts in transit: zero where nothing is on its way.
+    pub in_transit: BTreeMap<Currency, i128>,
+}
+
+/// A shard that does not agree with itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{shard}: {cause}")]
+pub struct ShardInconsistency {
+    /// The shard.
+    pub shard: ShardId,
+    /// What is wrong.
+    pub cause: Inconsistency,
+}

@@ -1,0 +1,628 @@
+//! Shards on their ledgers.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures::future::join_all;
+use sysd_core::{Clock, Effect, Error, ErrorKind, Replicated, Result, Store, SystemClock, timeout};
+
+use super::logic::crossing::{ATTEMPTS_MAX, Crossing, Todo};
+use super::logic::recovery::{Fate, OnStore, OpenPart, Unknown, fate, in_transit, open_parts, standing};
+use super::logic::split::{Layout, Split, Unsplit, place, split};
+use super::schema::{NOTES, sign, sign_id};
+use super::{Bug, Placement, Recovery, Refusal, ShardId, ShardInconsistency, ShardsBalance, ShardsReply};
+use crate::logic::{Books, Command, Looked};
+use crate::model::{Account, AccountId, AccountUpdate, AccountView, Currency, Date, Rejection, Reply, Transaction};
+use crate::service::Ledger;
+
+/// How shards are made and driven.
+#[derive(Clone)]
+pub struct ShardsConfig {
+    /// The name of the set, at most [`NAME_MAX`](Self::NAME_MAX) bytes. It is stored in every shard, so that no shard of another set is
+    /// taken for one of this.
+    pub name: String,
+    /// Where accounts lie. It is stored too.
+    pub placement: Placement,
+    /// How long a transaction across shards may take until it is decided; what a caller held that then disappeared is held so
+    /// long, and until recovery has looked.
+    pub hold_for: Duration,
+    /// How long a shard may take to answer.
+    pub call_wait_max: Duration,
+    /// How often recovery looks for what others left unfinished.
+    pub recover_every: Duration,
+    /// The time: of deadlines and waits.
+    pub clock: Arc<dyn Clock>,
+    /// A deliberate mistake.
+    #[cfg(feature = "seeded-bugs")]
+    #[doc(hidden)]
+    pub bug: Option<Bug>,
+}
+
+impl ShardsConfig {
+    /// The most bytes of a name.
+    pub const NAME_MAX: usize = 256;
+    /// The most shards.
+    pub const SHARDS_MAX: usize = 4_096;
+
+    /// Of a set of that name; accounts are placed by a hash.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            placement: Placement::Hashed,
+            hold_for: Duration::from_secs(10),
+            call_wait_max: Duration::from_secs(5),
+            recover_every: Duration::from_secs(5),
+            clock: Arc::new(SystemClock),
+            #[cfg(feature = "seeded-bugs")]
+            bug: None,
+        }
+    }
+
+    #[cfg(feature = "seeded-bugs")]
+    fn bug(&self) -> Option<Bug> {
+        self.bug
+    }
+
+    #[cfg(not(feature = "seeded-bugs"))]
+    #[expect(clippy::unused_self, reason = "as above, without the field")]
+    const fn bug(&self) -> Option<Bug> {
+        None
+    }
+
+    fn check(&self, count: usize) -> Result<u16> {
+        if !(1..=Self::SHARDS_MAX).contains(&count) {
+            return Err(Error::invalid("ledgers", format!("there are 1 to {} shards, not {count}", Self::SHARDS_MAX)));
+        }
+        if self.name.len() > Self::NAME_MAX {
+            return Err(Error::too_large("name", self.name.len(), Self::NAME_MAX));
+        }
+        let waits =
+            [("hold_for", self.hold_for), ("call_wait_max", self.call_wait_max), ("recover_every", self.recover_every)];
+        for (field, wait) in waits {
+            if wait < Duration::from_micros(1) {
+                return Err(Error::invalid(field, "it is zero; choose some seconds"));
+            }
+        }
+        u16::try_from(count).map_err(|_| Error::invalid("ledgers", "there are too many shards"))
+    }
+}
+
+impl fmt::Debug for ShardsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardsConfig")
+            .field("name", &self.name)
+            .field("placement", &self.placement)
+            .field("hold_for", &self.hold_for)
+            .field("call_wait_max", &self.call_wait_max)
+            .field("recover_every", &self.recover_every)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner<L, S> {
+    ledgers: Vec<Ledger<L, S>>,
+    config: ShardsConfig,
+    layout: Layout,
+    last: Mutex<Option<Recovery>>,
+}
+
+/// A ledger of many ledgers, each of them a shard. Clones share it.
+///
+/// An account lies in one shard. A transaction whose accounts lie in one shard costs what it costs there. One across shards is
+/// balanced in each of them by accounts in transit, is held in all of them, and is then posted in all of them, or in none.
+///
+/// ```
+/// use sysd_ledger::shards::{Placement, ShardId, Shards, ShardsConfig, ShardsReply};
+/// use sysd_ledger::{Account, AccountKind, Books, Currency, JournalConfig, Ledger, Side, Transaction, TransactionId};
+/// use sysd_storage::{Memory, Replica, ReplicaConfig};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let (store, mut ledgers) = (Memory::new(), Vec::new());
+/// for name in ["bank-0", "bank-1"] {
+///     let (replica, driver) = Replica::<Books>::open(store.clone(), name, ReplicaConfig::default()).await?;
+///     tokio::spawn(driver);
+///     // Memory is no place for real books; on a disk it would be `Ledger::new`.
+///     let (ledger, writer) = Ledger::that_may_forget(replica, store.clone(), name, JournalConfig::default())?;
+///     tokio::spawn(writer);
+///     ledgers.push(ledger);
+/// }
+/// let config = ShardsConfig { placement: Placement::Named, ..ShardsConfig::new("bank") };
+/// let (shards, recovery) = Shards::open(ledgers, config).await?;
+/// tokio::spawn(recovery);
+///
+/// let euro = Currency::iso("EUR")?;
+/// let (bank, ann) = (ShardId(0).place(1), ShardId(1).place(1));
+/// shards.open_account(Account::new(bank, euro, AccountKind::Asset)).await?;
+/// shards.open_account(Account::new(ann, euro, AccountKind::Liability).limited()).await?;
+///
+/// let paid_in = Transaction::transfer(TransactionId(1), euro, 50_00, ann, bank);
+/// let reply = shards.transact(paid_in.clone()).await?;
+/// assert!(matches!(reply, ShardsReply::Recorded { in_transit, .. } if in_transit.is_empty()));
+/// // The same again is the same.
+/// assert!(matches!(shards.transact(paid_in).await?, ShardsReply::Exists { .. }));
+///
+/// let view = shards.account(ann).await?.ok_or("no account")?;
+/// assert_eq!(view.balance.posted(Side::Credit), 50_00);
+/// assert_eq!(shards.verify().await??.in_transit[&euro], 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Guarantees
+/// - Each shard is balanced by itself in every currency, posted and held, after every step.
+/// - A transaction across shards is posted in all of its shards or in none, whoever crashes and whenever: at once where all goes
+///   well, else once recovery has looked. What goes out of an account is held there from the first step on; what comes in counts
+///   once it is posted. So nothing is spent twice, and nothing is spent before it is there.
+/// - The same transaction under the same id is posted once, whoever asks and however often.
+///
+/// They hold as far as the stores keep what they acknowledged. After a loss in one shard and not in others, accounts in transit no longer add up
+/// to zero, and say by how much.
+pub struct Shards<L, S> {
+    inner: Arc<Inner<L, S>>,
+}
+
+impl<L, S> Clone for Shards<L, S> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<L, S> fmt::Debug for Shards<L, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shards").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+fn ids_leave() -> Error {
+    let message = "ids kept leaving memory while the store was asked for them; keep more of them in memory";
+    Error::new(ErrorKind::Contention, Effect::None, message)
+}
+
+fn config_error(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::Config, Effect::None, message)
+}
+
+impl<L: Replicated<Books>, S: Store> Shards<L, S> {
+    /// The shards of these ledgers, always in the same order; and the future that recovers what callers left unfinished, to be spawned.
+    /// It ends some time after the last clone was dropped. Each ledger has a log of its own, a name of its own, and its writer running.
+    /// Ledgers without accounts become shards of a new set, whose number never changes.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config) if a ledger is of another set, in another place, or has accounts from a time without shards;
+    /// [`Invalid`](ErrorKind::Invalid) for a configuration that can't be; those of the ledgers.
+    ///
+    /// # Cancel safety
+    /// Some of the ledgers may have become shards of the set; opening it again goes on.
+    pub async fn open(
+        ledgers: Vec<Ledger<L, S>>,
+        config: ShardsConfig,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + 'static)> {
+        let count = config.check(ledgers.len())?;
+        let notes = Currency::custom(NOTES, 0).map_err(|error| config_error(error.to_string()))?;
+        let layout = Layout { count, placement: config.placement, notes };
+        let this = Self { inner: Arc::new(Inner { ledgers, config, layout, last: Mutex::new(None) }) };
+        // All are looked at before any is signed.
+        let mut unsigned = Vec::new();
+        for shard in this.shards() {
+            let expected = this.sign_of(shard);
+            let look = move |books: &Books| (books.account(sign_id(notes)), books.accounts_len());
+            match this.read(shard, look).await? {
+                (Some(view), _) if view.account == expected => {}
+                (Some(_), _) => {
+                    return Err(config_error(format!(
+                        "{shard} is the ledger of another set, of another place in it, or the set has another number of \
+                         shards or another placement"
+                    )));
+                }
+                (None, 0) => unsigned.push((shard, expected)),
+                (None, _) => {
+                    return Err(config_error(format!(
+                        "{shard} has accounts of a ledger without shards; begin shards with new ledgers"
+                    )));
+                }
+            }
+        }
+        for (shard, sign) in unsigned {
+            match this.ask(shard, Command::Open(Box::new(sign))).await? {
+                Reply::Done => {}
+                _ => return Err(config_error(format!("somebody made {shard} a shard of another set"))),
+            }
+        }
+        let recovery = recover_for_ever(Arc::downgrade(&this.inner));
+        Ok((this, recovery))
+    }
+
+    fn shards(&self) -> impl Iterator<Item = ShardId> + use<L, S> {
+        (0..self.inner.layout.count).map(ShardId)
+    }
+
+    fn sign_of(&self, shard: ShardId) -> Account {
+        let Layout { count, placement, notes } = self.inner.layout;
+        sign(notes, &self.inner.config.name, placement, count, shard)
+    }
+
+    /// In which shard an account lies.
+    ///
+    /// # Errors
+    /// [`Refusal::Reserved`], [`Refusal::NoShard`].
+    pub fn shard_of(&self, account: AccountId) -> Result<ShardId, Refusal> {
+        place(self.inner.layout, account)
+    }
+
+    /// The ledgers, by their shards: for statements, audits, closing what is not here. Who writes to one directly must leave alone the
+    /// shards' own accounts and ids.
+    pub fn ledgers(&self) -> &[Ledger<L, S>] {
+        &self.inner.ledgers
+    }
+
+    fn ledger(&self, shard: ShardId) -> Result<&Ledger<L, S>> {
+        let missing = || Error::invalid("shard", format!("there is no {shard}"));
+        self.inner.ledgers.get(usize::from(shard.0)).ok_or_else(missing)
+    }
+
+    async fn in_time<T>(&self, effect: Effect, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let wait = self.inner.config.call_wait_max;
+        let late = || Error::new(ErrorKind::Timeout, effect, format!("a shard did not answer within {wait:?}"));
+        timeout(&self.inner.config.clock, wait, call).await.map_err(|_| late())?
+    }
+
+    /// Asks the books themselves: whether an id is new decides who makes an attempt, so the first answer is not wanted again.
+    async fn ask(&self, shard: ShardId, command: Command) -> Result<Reply> {
+        let ledger = self.ledger(shard)?;
+        let id = match &command {
+            Command::Transact(transaction) => Some(transaction.id),
+            _ => None,
+        };
+        let mut reply = self.in_time(Effect::Unknown, ledger.log().submit(command.clone())).await?;
+        for _ in 0..LOOKS_MAX {
+            let (Reply::LookUp { forgotten }, Some(id)) = (&reply, id) else { return Ok(reply) };
+            let forgotten = *forgotten;
+            let number = self.in_time(Effect::None, ledger.number(id)).await?;
+            let looked = Looked { forgotten, found: number.map(|number| (id, number)).into_iter().collect() };
+            let again = Command::Looked(looked, Box::new(command.clone()));
+            reply = self.in_time(Effect::Unknown, ledger.log().submit(again)).await?;
+        }
+        Err(ids_leave())
+    }
+
+    async fn read<R: Send>(&self, shard: ShardId, read: impl FnOnce(&Books) -> R + Send) -> Result<R> {
+        self.in_time(Effect::None, self.ledger(shard)?.log().read_latest(read)).await
+    }
+
+    /// Reads what needs ids that may have left memory.
+    async fn read_ids<R: Send>(
+        &self,
+        shard: ShardId,
+        decide: impl Fn(&Books, &OnStore) -> Result<R, Unknown> + Send + Sync,
+    ) -> Result<R> {
+        let mut on_store = OnStore::default();
+        for _ in 0..LOOKS_MAX {
+            let Unknown { id, forgotten } = match self.read(shard, |books| decide(books, &on_store)).await? {
+                Ok(decided) => return Ok(decided),
+                Err(unknown) => unknown,
+            };
+            if on_store.forgotten != forgotten {
+                on_store = OnStore { forgotten, ..OnStore::default() };
+            }
+            let number = self.in_time(Effect::None, self.ledger(shard)?.number(id)).await?;
+            on_store.numbers.insert(id, number);
+        }
+        Err(ids_leave())
+    }
+
+    async fn within(&self, shard: ShardId, command: Command) -> Result<ShardsReply> {
+        let reply = self.in_time(Effect::Unknown, self.ledger(shard)?.ask(command)).await?;
+        Ok(ShardsReply::Within { shard, reply })
+    }
+
+    /// Opens an account in its shard; one that was opened just so is [`Reply::Done`] too.
+    ///
+    /// # Errors
+    /// As [`Shards::transact`].
+    ///
+    /// # Cancel safety
+    /// It may be opened all the same.
+    pub async fn open_account(&self, account: Account) -> Result<ShardsReply> {
+        match self.shard_of(account.id) {
+            Ok(shard) => self.within(shard, Command::Open(Box::new(account))).await,
+            Err(refusal) => Ok(refusal.into()),
+        }
+    }
+
+    /// Freezes, unfreezes or closes an account.
+    ///
+    /// # Errors
+    /// As [`Shards::transact`].
+    ///
+    /// # Cancel safety
+    /// It may be done all the same.
+    pub async fn update_account(&self, id: AccountId, update: AccountUpdate) -> Result<ShardsReply> {
+        match self.shard_of(id) {
+            Ok(shard) => self.within(shard, Command::Update(id, update)).await,
+            Err(refusal) => Ok(refusal.into()),
+        }
+    }
+
+    /// Records a transaction: in one shard as it is, whatever its action; across shards if it is posted at once and reverses nothing.
+    ///
+    /// # Errors
+    /// Those of the ledgers. With an effect of `None` it is not recorded, and never will be by this call, though parts of it may be held for
+    /// [`hold_for`](ShardsConfig::hold_for) and until recovery has looked. With `Unknown` ask again under the same id: it is
+    /// recorded then, or is answered [`ShardsReply::Exists`], or [`Contention`](ErrorKind::Contention) as long as that other call
+    /// may still come to an end.
+    ///
+    /// # Cost
+    /// In one shard, that of [`Replicated::submit`]. Across shards four of them, one after the other: the coordinator's hold, the others'
+    /// holds together, the coordinator's post, the others' posts together; two more the first time that two shards meet in a currency.
+    ///
+    /// # Cancel safety
+    /// It is recorded in all shards or in none; recovery ends what was begun.
+    pub async fn transact(&self, transaction: Transaction) -> Result<ShardsReply> {
+        match split(self.inner.layout, &transaction) {
+            Ok(Split::Within(shard)) => self.within(shard, Command::Transact(transaction)).await,
+            Ok(Split::Across(parts)) => {
+                let Inner { config, .. } = &*self.inner;
+                let hold_us = u64::try_from(config.hold_for.as_micros()).unwrap_or(u64::MAX);
+                let crossing = Crossing::new(&transaction, parts, config.clock.now(), hold_us, config.bug());
+                self.cross(transaction.id, crossing).await
+            }
+            Err(Unsplit::Refused(refusal)) => Ok(refusal.into()),
+            Err(Unsplit::Rejected(rejection)) => Ok(ShardsReply::Rejected(Box::new(rejection))),
+        }
+    }
+
+    async fn cross(&self, id: crate::model::TransactionId, mut crossing: Crossing) -> Result<ShardsReply> {
+        loop {
+            match crossing.todo() {
+                Todo::Done(done) => return done,
+                Todo::Ask(asks) => {
+                    let asked = asks.into_iter().map(|(shard, command)| self.ask(shard, command));
+                    crossing.told(join_all(asked).await);
+                }
+                Todo::Look(coordinator) => {
+                    let decide = |books: &Books, on_store: &OnStore| standing(books, on_store, coordinator, id);
+                    let look = self.read_ids(coordinator, decide).await;
+                    if let Some(done) = crossing.looked(self.inner.config.clock.now(), look) {
+                        return done;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Records a transaction in a shard: for what has no postings that would say in which, such as to post all of a hold, or to void it.
+    ///
+    /// # Errors
+    /// As [`Shards::transact`]; [`Invalid`](ErrorKind::Invalid) if there is no such shard, or an account lies in another.
+    ///
+    /// # Cancel safety
+    /// It may be recorded all the same.
+    pub async fn transact_in(&self, shard: ShardId, transaction: Transaction) -> Result<ShardsReply> {
+        for posting in &transaction.postings {
+            match self.shard_of(posting.account) {
+                Ok(found) if found == shard => {}
+                Ok(found) => {
+                    let message = format!("account {} lies in {found}, not in {shard}", posting.account);
+                    return Err(Error::invalid("shard", message));
+                }
+                Err(refusal) => return Ok(refusal.into()),
+            }
+        }
+        self.within(shard, Command::Transact(transaction)).await
+    }
+
+    /// Records all of these transactions or none, if their accounts all lie in one shard.
+    ///
+    /// # Errors
+    /// As [`Shards::transact`].
+    ///
+    /// # Cancel safety
+    /// All may be recorded all the same, or none.
+    pub async fn transact_all(&self, transactions: Vec<Transaction>) -> Result<ShardsReply> {
+        let mut found = None;
+        for posting in transactions.iter().flat_map(|transaction| &transaction.postings) {
+            match self.shard_of(posting.account) {
+                Ok(shard) if found.is_none_or(|found| found == shard) => found = Some(shard),
+                Ok(_) => return Ok(Refusal::Group.into()),
+                Err(refusal) => return Ok(refusal.into()),
+            }
+        }
+        match found {
+            Some(shard) => self.within(shard, Command::Group(transactions)).await,
+            None => Ok(Refusal::ShardUnknown.into()),
+        }
+    }
+
+    /// Closes the books through a day, one shard after the other. What was decided across shards before and not posted everywhere
+    /// is posted for the first open day where its own is closed.
+    ///
+    /// # Errors
+    /// As [`Shards::transact`]: some shards may have closed it; closing it again goes on.
+    ///
+    /// # Cancel safety
+    /// As after an error.
+    pub async fn close_period(&self, through: Date) -> Result<()> {
+        for shard in self.shards() {
+            self.ask(shard, Command::ClosePeriod(through)).await?;
+        }
+        Ok(())
+    }
+
+    /// An account as it stands, with all that was answered anywhere before this was called; `None` if there is none, or it is none of the
+    /// application's.
+    ///
+    /// # Errors
+    /// Those of reading the log.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn account(&self, id: AccountId) -> Result<Option<AccountView>> {
+        match self.shard_of(id) {
+            Ok(shard) => self.read(shard, move |books| books.account(id)).await,
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Whether each shard agrees with itself, and the sums of all. The shards are read one after the other: what is on its way meanwhile
+    /// may be seen in one and not in another, in which case [`in_transit`](ShardsBalance::in_transit) is not zero.
+    ///
+    /// # Errors
+    /// Those of reading the ledgers; inside, the first [`ShardInconsistency`].
+    ///
+    /// # Cost
+    /// Looks at every account and every hold.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn verify(&self) -> Result<Result<ShardsBalance, ShardInconsistency>> {
+        let mut balance = ShardsBalance::default();
+        for shard in self.shards() {
+            let (sums, moving) = self.read(shard, |books| (books.verify(), in_transit(books))).await?;
+            let sums = match sums {
+                Ok(sums) => sums,
+                Err(cause) => return Ok(Err(ShardInconsistency { shard, cause })),
+            };
+            for (currency, more) in sums {
+                let sum = balance.sums.entry(currency).or_default();
+                sum.accounts += more.accounts;
+                sum.total.debits_posted = sum.total.debits_posted.saturating_add(more.total.debits_posted);
+                sum.total.credits_posted = sum.total.credits_posted.saturating_add(more.total.credits_posted);
+                sum.total.debits_held = sum.total.debits_held.saturating_add(more.total.debits_held);
+                sum.total.credits_held = sum.total.credits_held.saturating_add(more.total.credits_held);
+            }
+            for (currency, more) in moving {
+                let sum = balance.in_transit.entry(currency).or_default();
+                *sum = sum.saturating_add(more);
+            }
+        }
+        Ok(Ok(balance))
+    }
+
+    /// Ends what callers left unfinished, as far as it can be ended now: parts whose coordinator posted are posted, those whose
+    /// coordinator never will are voided. Any process may do so, at any time, and several at once. The future of [`Shards::open`] does.
+    ///
+    /// # Cost
+    /// A read of every shard and a look at all of its holds; for what is found, a read of its coordinator and a command.
+    ///
+    /// # Cancel safety
+    /// What it did stays; the next one goes on.
+    pub async fn recover(&self) -> Recovery {
+        let mut all = Recovery::default();
+        for one in join_all(self.shards().map(|shard| self.recover_shard(shard))).await {
+            all.posted += one.posted;
+            all.voided += one.voided;
+            all.waiting += one.waiting;
+            all.blocked.extend(one.blocked);
+            all.errors.extend(one.errors);
+        }
+        all
+    }
+
+    /// What the last look of the recovery future found, if there was one.
+    pub fn last_recovery(&self) -> Option<Recovery> {
+        self.inner.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Recovery::share)
+    }
+
+    async fn recover_shard(&self, shard: ShardId) -> Recovery {
+        let mut done = Recovery::default();
+        let found = match self.read(shard, move |books| open_parts(books, shard, PARTS_MAX)).await {
+            Ok(found) => found,
+            Err(error) => {
+                done.errors.push((shard, error));
+                return done;
+            }
+        };
+        let now = self.inner.config.clock.now();
+        if found.first_deadline.is_some_and(|at| at <= now)
+            && let Err(error) = self.ask(shard, Command::Tick).await
+        {
+            done.errors.push((shard, error));
+        }
+        let mut parts = found.parts;
+        parts.sort_by_key(|part| part.coordinator);
+        for of_one in parts.chunk_by(|a, b| a.coordinator == b.coordinator) {
+            if let Err((at, error)) = self.recover_parts(shard, of_one, &mut done).await {
+                done.errors.push((at, error));
+            }
+        }
+        done
+    }
+
+    /// Of one coordinator.
+    async fn recover_parts(
+        &self,
+        shard: ShardId,
+        parts: &[OpenPart],
+        done: &mut Recovery,
+    ) -> Result<(), (ShardId, Error)> {
+        let Some(coordinator) = parts.first().map(|part| part.coordinator) else { return Ok(()) };
+        let bug = self.inner.config.bug();
+        let fate_of =
+            |part: OpenPart| self.read_ids(coordinator, move |books, on_store| fate(books, on_store, shard, part, bug));
+        let fates = async || {
+            let all: Result<Vec<_>> = join_all(parts.iter().map(|part| fate_of(*part))).await.into_iter().collect();
+            all.map_err(|error| (coordinator, error))
+        };
+        let mut found = fates().await?;
+        let now = self.inner.config.clock.now();
+        let is_over = |fate: &Fate| matches!(fate, Fate::Wait { until: Some(at) } if *at <= now);
+        if found.iter().any(is_over) {
+            self.ask(coordinator, Command::Tick).await.map_err(|error| (coordinator, error))?;
+            found = fates().await?;
+        }
+        let settled = join_all(parts.iter().zip(&found).map(|(part, fate)| self.settle(shard, *part, *fate))).await;
+        for (fate, answer) in found.iter().zip(settled) {
+            match (fate, answer) {
+                (Fate::Wait { .. }, _) => done.waiting += 1,
+                (_, Err(error)) => done.errors.push((shard, error)),
+                (_, Ok(Some(rejection))) => done.blocked.push((shard, rejection)),
+                (Fate::Post { .. }, Ok(None)) => done.posted += 1,
+                (Fate::Void { .. }, Ok(None)) => done.voided += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers why it can't be settled for now.
+    async fn settle(&self, shard: ShardId, part: OpenPart, fate: Fate) -> Result<Option<Rejection>> {
+        let (mut day, mut rejected) = (None, None);
+        for _ in 0..TRIES_MAX {
+            let Some(command) = fate.command(shard, part, day) else { return Ok(None) };
+            match self.ask(shard, command).await? {
+                Reply::Rejected(rejection) => match *rejection {
+                    // Somebody else was faster.
+                    Rejection::NoHold { .. } => return Ok(None),
+                    Rejection::PeriodClosed { through } if through.0 < i32::MAX => {
+                        day = Some(Date(through.0 + 1));
+                        rejected = Some(*rejection);
+                    }
+                    rejection => return Ok(Some(rejection)),
+                },
+                _ => return Ok(None),
+            }
+        }
+        Ok(rejected)
+    }
+}
+
+/// So many ids of one question are looked up on the store: those of all attempts, and some more.
+const LOOKS_MAX: usize = 4 * ATTEMPTS_MAX as usize;
+/// The most parts of a shard that one look ends.
+const PARTS_MAX: usize = 1_000;
+/// How often a part is asked for again whose day was closed meanwhile.
+const TRIES_MAX: u8 = 3;
+
+async fn recover_for_ever<L: Replicated<Books>, S: Store>(inner: Weak<Inner<L, S>>) {
+    loop {
+        let Some(alive) = inner.upgrade() else { return };
+        let shards = Shards { inner: alive };
+        let found = shards.recover().await;
+        *shards.inner.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        let ShardsConfig { clock, recover_every, .. } = &shards.inner.config;
+        let sleep = clock.sleep_until(clock.now().saturating_add(*recover_every));
+        drop(shards);
+        sleep.await;
+    }
+}

@@ -1,0 +1,190 @@
+//! Shards on ledgers: what they are opened with, what they do, what they refuse, and ids that have left memory.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::time::Duration;
+
+use sysd_core::ErrorKind;
+use sysd_ledger::shards::{Placement, Refusal, ShardId, Shards, ShardsConfig, ShardsReply};
+use sysd_ledger::{
+    Account, AccountId, AccountKind, Books, Currency, Date, JournalConfig, Ledger, Posting, Rejection, Reply, Side,
+    Transaction, TransactionId,
+};
+use sysd_storage::{Memory, Replica, ReplicaConfig};
+
+type OnMemory = Shards<Replica<Books>, Memory>;
+
+fn euro() -> Currency {
+    Currency::iso("EUR").unwrap()
+}
+
+async fn ledgers(store: &Memory, count: usize) -> Vec<Ledger<Replica<Books>, Memory>> {
+    let mut all = Vec::new();
+    for at in 0..count {
+        let name = format!("books-{at}");
+        let (replica, driver) = Replica::open(store.clone(), &name, ReplicaConfig::default()).await.unwrap();
+        tokio::spawn(driver);
+        let config = JournalConfig { ids_in_memory: 0, ..JournalConfig::default() };
+        let (ledger, _writer) = Ledger::that_may_forget(replica, store.clone(), &name, config).unwrap();
+        all.push(ledger);
+    }
+    all
+}
+
+fn config() -> ShardsConfig {
+    ShardsConfig { placement: Placement::Named, ..ShardsConfig::new("bank") }
+}
+
+/// In each shard 1 without bounds and 2, a wallet with 100.
+async fn funded(store: &Memory, count: u16) -> OnMemory {
+    let (shards, _recovery) = Shards::open(ledgers(store, count.into()).await, config()).await.unwrap();
+    for shard in (0..count).map(ShardId) {
+        let open = |id| Account::new(shard.place(id), euro(), AccountKind::Liability);
+        shards.open_account(open(1)).await.unwrap();
+        shards.open_account(open(2).limited()).await.unwrap();
+        let id = TransactionId(900 + u128::from(shard.0));
+        let paid_in = Transaction::transfer(id, euro(), 100, shard.place(2), shard.place(1));
+        assert!(matches!(
+            shards.transact(paid_in).await.unwrap(),
+            ShardsReply::Within { reply: Reply::Recorded(_), .. }
+        ));
+    }
+    shards
+}
+
+fn across(id: u128, amount: u128) -> Transaction {
+    Transaction::transfer(TransactionId(id), euro(), amount, ShardId(1).place(2), ShardId(0).place(2))
+}
+
+async fn wallet(shards: &OnMemory, shard: u16) -> i128 {
+    shards.account(ShardId(shard).place(2)).await.unwrap().unwrap().balance.posted(Side::Credit)
+}
+
+fn is_recorded(reply: &ShardsReply) -> bool {
+    matches!(reply, ShardsReply::Recorded { receipts, in_transit } if receipts.len() > 1 && in_transit.is_empty())
+}
+
+#[tokio::test]
+async fn shards_are_opened_as_they_were_made() {
+    let store = Memory::new();
+    drop(funded(&store, 2).await);
+    let refused = async |ledgers, config| match Shards::open(ledgers, config).await {
+        Ok(_) => panic!("it must be refused"),
+        Err(error) => error.kind(),
+    };
+    let mut swapped = ledgers(&store, 2).await;
+    swapped.swap(0, 1);
+    assert_eq!(refused(swapped, config()).await, ErrorKind::Config);
+    assert_eq!(refused(ledgers(&store, 3).await, config()).await, ErrorKind::Config);
+    assert_eq!(refused(ledgers(&store, 2).await, ShardsConfig::new("bank")).await, ErrorKind::Config);
+    let other = ShardsConfig { name: "other".to_owned(), ..config() };
+    assert_eq!(refused(ledgers(&store, 2).await, other).await, ErrorKind::Config);
+    assert_eq!(refused(Vec::new(), config()).await, ErrorKind::Invalid);
+    let zero = ShardsConfig { hold_for: Duration::ZERO, ..config() };
+    assert_eq!(refused(ledgers(&store, 2).await, zero).await, ErrorKind::Invalid);
+    // One that was no shard, and has accounts.
+    let alone = Memory::new();
+    let one = ledgers(&alone, 1).await;
+    one[0].open_account(Account::new(AccountId(1), euro(), AccountKind::Asset)).await.unwrap();
+    assert_eq!(refused(one, config()).await, ErrorKind::Config);
+
+    let (shards, _recovery) = Shards::open(ledgers(&store, 2).await, config()).await.unwrap();
+    assert_eq!(wallet(&shards, 1).await, 100);
+}
+
+#[tokio::test]
+async fn across_shards_all_or_nothing() {
+    let shards = funded(&Memory::new(), 3).await;
+    assert!(is_recorded(&shards.transact(across(1, 60)).await.unwrap()));
+    assert!(matches!(shards.transact(across(1, 60)).await.unwrap(), ShardsReply::Exists { id: TransactionId(1), .. }));
+    assert_eq!((wallet(&shards, 0).await, wallet(&shards, 1).await), (40, 160));
+
+    // The coordinator has it, another has not.
+    let posting = |shard, amount, side| Posting { account: ShardId(shard).place(2), amount, currency: euro(), side };
+    let too_much = Transaction::new(
+        TransactionId(2),
+        [posting(0, 10, Side::Credit), posting(1, 161, Side::Debit), posting(2, 151, Side::Credit)],
+    );
+    let expected = Rejection::InsufficientFunds { account: ShardId(1).place(2), shortfall: 1 };
+    let reply = shards.transact(too_much.clone()).await.unwrap();
+    assert_eq!(reply, ShardsReply::Rejected(Box::new(expected)));
+    assert_eq!((wallet(&shards, 0).await, wallet(&shards, 1).await), (40, 160));
+    let sums = shards.verify().await.unwrap().unwrap();
+    assert_eq!((sums.sums[&euro()].total.debits_held, sums.in_transit[&euro()]), (0, 0));
+
+    // What was rejected may be asked again.
+    let more = Transaction::transfer(TransactionId(3), euro(), 1, ShardId(1).place(2), ShardId(1).place(1));
+    shards.transact(more).await.unwrap();
+    assert!(is_recorded(&shards.transact(too_much).await.unwrap()));
+    assert!(shards.recover().await.is_clear());
+}
+
+#[tokio::test]
+async fn unbalanced_is_rejected_with_the_difference() {
+    let shards = funded(&Memory::new(), 2).await;
+    let mut transaction = across(1, 10);
+    transaction.postings[0].amount = 13;
+    let expected = Rejection::Unbalanced { differences: vec![(euro(), 3)] };
+    assert_eq!(shards.transact(transaction).await.unwrap(), ShardsReply::Rejected(Box::new(expected)));
+}
+
+#[tokio::test]
+async fn a_day_is_the_same_in_all_parts_and_a_closed_one_is_rejected() {
+    let shards = funded(&Memory::new(), 2).await;
+    let of_day = |id, day| Transaction { effective: Some(Date(day)), ..across(id, 1) };
+    assert!(is_recorded(&shards.transact(of_day(1, 19_000)).await.unwrap()));
+    shards.close_period(Date(19_000)).await.unwrap();
+    let expected = Rejection::PeriodClosed { through: Date(19_000) };
+    assert_eq!(shards.transact(of_day(2, 19_000)).await.unwrap(), ShardsReply::Rejected(Box::new(expected)));
+    assert!(is_recorded(&shards.transact(of_day(3, 19_001)).await.unwrap()));
+}
+
+#[tokio::test]
+async fn within_a_shard_everything_works_and_across_some_is_refused() {
+    let shards = funded(&Memory::new(), 2).await;
+    let (wallet, bank) = (ShardId(1).place(2), ShardId(1).place(1));
+    let within = |id, amount| Transaction::transfer(TransactionId(id), euro(), amount, bank, wallet);
+    let done =
+        |reply: ShardsReply| matches!(reply, ShardsReply::Within { shard: ShardId(1), reply: Reply::Recorded(_) });
+    assert!(done(shards.transact(within(1, 30).held_until(None)).await.unwrap()));
+    let post = Transaction::post_held(TransactionId(2), TransactionId(1));
+    assert_eq!(shards.transact(post.clone()).await.unwrap(), ShardsReply::Refused(Refusal::ShardUnknown));
+    assert!(done(shards.transact_in(ShardId(1), post).await.unwrap()));
+    let group = vec![within(3, 1), within(4, 2)];
+    let reply = shards.transact_all(group.clone()).await.unwrap();
+    assert!(matches!(reply, ShardsReply::Within { reply: Reply::GroupRecorded(_), .. }));
+    let apart = vec![within(5, 1), across(6, 1)];
+    assert_eq!(shards.transact_all(apart).await.unwrap(), ShardsReply::Refused(Refusal::Group));
+    assert_eq!(shards.transact_in(ShardId(0), within(7, 1)).await.unwrap_err().kind(), ErrorKind::Invalid);
+    let held = across(8, 1).held_until(None);
+    assert_eq!(shards.transact(held).await.unwrap(), ShardsReply::Refused(Refusal::Action));
+    let own = AccountId(0xff54_5201_0000_0001_4555_5200_0000_0002);
+    let account = Account::new(own, euro(), AccountKind::Asset);
+    assert_eq!(shards.open_account(account).await.unwrap(), ShardsReply::Refused(Refusal::Reserved { account: own }));
+    assert_eq!(shards.account(own).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn ids_that_have_left_memory_are_known() {
+    let shards = funded(&Memory::new(), 2).await;
+    let push_out = async |from: u128| {
+        for (shard, ledger) in (0..).map(ShardId).zip(shards.ledgers()) {
+            for some in 0..10 {
+                let first = from + some * 1_000;
+                let transfer = |id| Transaction::transfer(TransactionId(id), euro(), 1, shard.place(2), shard.place(1));
+                ledger.transact_each((first..first + 1_000).map(transfer).collect()).await.unwrap();
+            }
+            ledger.write_journal().await.unwrap();
+        }
+    };
+    let forgotten = async || shards.ledgers()[0].read(Books::ids_forgotten).await.unwrap();
+    push_out(1 << 40).await;
+    let before = forgotten().await;
+    assert!(before > 0);
+    assert!(is_recorded(&shards.transact(across(1, 60)).await.unwrap()));
+    push_out(2 << 40).await;
+    push_out(3 << 40).await;
+    assert!(forgotten().await > before);
+    assert!(matches!(shards.transact(across(1, 60)).await.unwrap(), ShardsReply::Exists { .. }));
+    assert!(is_recorded(&shards.transact(across(2, 60)).await.unwrap()));
+    assert!(shards.recover().await.is_clear());
+}

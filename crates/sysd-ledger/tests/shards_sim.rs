@@ -1,0 +1,455 @@
+//! Shards on replicas, simulated: a faulty network, processes that crash, callers of the same id; and one fault at every storage call.
+//!
+//! `SYSD_SIM_SEEDS=100000` runs more seeds, `SYSD_SIM_SEED=7` only that one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sysd_core::{Clock as _, Effect, Error, RetryPolicy};
+use sysd_ledger::shards::{Bug, Placement, ShardId, Shards, ShardsConfig, ShardsReply};
+use sysd_ledger::{
+    Account, AccountId, AccountKind, Balance, Books, Currency, JournalConfig, Ledger, Posting, Reply, Side,
+    Transaction, TransactionId,
+};
+use sysd_storage::{Replica, ReplicaConfig};
+use sysd_testkit::sim::{Fault, Faults, Node, SimStore, Simulation, SkewedClock, sweep};
+
+const SEEDS: u64 = 600;
+const BUG_SEEDS: u64 = 2_000;
+const SHARDS: u16 = 3;
+const FUNDS: u128 = 100;
+const WALLETS: Range<u128> = 2..4;
+const SETTER: Node = Node(8);
+const LAST: Node = Node(9);
+
+type OnReplicas = Shards<Replica<Books>, SimStore>;
+
+fn euro() -> Currency {
+    Currency::iso("EUR").unwrap()
+}
+
+fn dollar() -> Currency {
+    Currency::iso("USD").unwrap()
+}
+
+/// 1: without bounds; 2 and 3: wallets; 10: without bounds, in dollars.
+fn account(shard: u16, which: u128) -> AccountId {
+    ShardId(shard).place(which)
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn replica_config(simulation: &Simulation, clock: SkewedClock) -> ReplicaConfig {
+    ReplicaConfig {
+        submit_wait_max: ms([8, 30][usize::try_from(simulation.below(2)).unwrap()]),
+        call_wait_max: ms(10),
+        poll_every: None,
+        snapshot_log_bytes: Some(4_000),
+        snapshot_wait_max: Duration::from_secs(1),
+        batch_commands_max: 4,
+        retry: RetryPolicy { wait_base: ms(1), wait_max: ms(8), ..RetryPolicy::default() },
+        clock: Arc::new(clock),
+        entropy: simulation.entropy(),
+        ..ReplicaConfig::default()
+    }
+}
+
+/// What callers were told, by id.
+#[derive(Default)]
+struct Seen {
+    contents: BTreeMap<u128, Transaction>,
+    outcomes: BTreeMap<u128, Vec<Outcome>>,
+}
+
+/// As far as it says whether the transaction is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    There,
+    NotByThis,
+    Unknown,
+}
+
+type Shared = Arc<Mutex<Seen>>;
+
+fn outcome(answer: &Result<ShardsReply, Error>) -> Outcome {
+    match answer {
+        Ok(
+            ShardsReply::Recorded { .. }
+            | ShardsReply::Exists { .. }
+            | ShardsReply::Within { reply: Reply::Recorded(_), .. },
+        ) => Outcome::There,
+        Ok(_) => Outcome::NotByThis,
+        Err(error) if error.effect() == Effect::None => Outcome::NotByThis,
+        Err(_) => Outcome::Unknown,
+    }
+}
+
+async fn wait(simulation: &Simulation, wait: Duration) {
+    let clock = simulation.clock();
+    clock.sleep_until(clock.now().saturating_add(wait)).await;
+}
+
+async fn open_once(simulation: &Simulation, node: Node, bug: Option<Bug>) -> Result<OnReplicas, Error> {
+    let clock = SkewedClock::new(simulation.clock(), ms(u64::from(node.0) * 3));
+    let mut ledgers = Vec::new();
+    for shard in 0..SHARDS {
+        let config = replica_config(simulation, clock.clone());
+        let (replica, driver) = Replica::open(simulation.store(node), &format!("books-{shard}"), config).await?;
+        simulation.spawn(node, async move { assert!(driver.await.is_ok(), "the log can be read") });
+        let journal = JournalConfig {
+            call_wait_max: ms(10),
+            clock: Arc::new(clock.clone()),
+            entropy: simulation.entropy(),
+            ..JournalConfig::default()
+        };
+        let name = format!("books-{shard}");
+        let (ledger, writer) = Ledger::that_may_forget(replica, simulation.store(node), &name, journal)?;
+        simulation.spawn(node, writer);
+        ledgers.push(ledger);
+    }
+    let config = ShardsConfig {
+        placement: Placement::Named,
+        hold_for: ms(60),
+        call_wait_max: ms(40),
+        recover_every: ms(25),
+        clock: Arc::new(clock),
+        bug,
+        ..ShardsConfig::new("bank")
+    };
+    let (shards, recovery) = Shards::open(ledgers, config).await?;
+    simulation.spawn(node, recovery);
+    Ok(shards)
+}
+
+async fn open(simulation: &Simulation, node: Node, bug: Option<Bug>) -> OnReplicas {
+    loop {
+        match open_once(simulation, node, bug).await {
+            Ok(shards) => return shards,
+            Err(_) => wait(simulation, ms(5)).await,
+        }
+    }
+}
+
+/// Accounts and funds, in peace.
+async fn set_up(simulation: Simulation) {
+    let shards = open_once(&simulation, SETTER, None).await.unwrap();
+    for shard in 0..SHARDS {
+        let open = |which, currency| Account::new(account(shard, which), currency, AccountKind::Liability);
+        shards.open_account(open(1, euro())).await.unwrap();
+        shards.open_account(open(10, dollar())).await.unwrap();
+        for wallet in WALLETS {
+            shards.open_account(open(wallet, euro()).limited()).await.unwrap();
+            let id = TransactionId(1_000_000 + u128::from(shard) * 10 + wallet);
+            let paid_in = Transaction::transfer(id, euro(), FUNDS, account(shard, wallet), account(shard, 1));
+            assert_eq!(outcome(&shards.transact(paid_in).await), Outcome::There);
+        }
+    }
+}
+
+/// A transfer, mostly across shards; an exchange; a payment in all shards.
+fn content(simulation: &Simulation, id: u128) -> Transaction {
+    let below = |bound| u16::try_from(simulation.below(bound)).unwrap();
+    let posting = |shard, which, amount, side| {
+        let currency = if which == 10 { dollar() } else { euro() };
+        Posting { account: account(shard % SHARDS, which), amount, currency, side }
+    };
+    let wallet = || 2 + u128::from(below(2));
+    let (a, amount) = (below(u64::from(SHARDS)), u128::from(1 + below(70)));
+    let postings = match below(6) {
+        0 => vec![
+            posting(a, 2, amount, Side::Debit),
+            posting(a, 1, amount, Side::Credit),
+            posting(a + 1, 10, 7, Side::Debit),
+            posting(a + 2, 10, 7, Side::Credit),
+        ],
+        1 => vec![
+            posting(a, wallet(), amount + 1, Side::Debit),
+            posting(a + 1, wallet(), 1, Side::Credit),
+            posting(a + 2, wallet(), amount, Side::Credit),
+        ],
+        2 => vec![posting(a, 2, amount, Side::Debit), posting(a, 3, amount, Side::Credit)],
+        _ => vec![posting(a, wallet(), amount, Side::Debit), posting(a + 1, wallet(), amount, Side::Credit)],
+    };
+    Transaction::new(TransactionId(id), postings)
+}
+
+async fn client(simulation: Simulation, shards: OnReplicas, seen: Shared) {
+    for _ in 0..4 {
+        wait(&simulation, Duration::from_micros(simulation.below(20_000))).await;
+        let id = {
+            let next = seen.lock().unwrap().contents.len() as u64;
+            // One of the last, or a new one.
+            if simulation.chance(300) && next > 0 { next - 1 - simulation.below(next.min(4)) } else { next }
+        };
+        let id = u128::from(id);
+        let transaction = {
+            let fresh = content(&simulation, id);
+            seen.lock().unwrap().contents.entry(id).or_insert(fresh).clone()
+        };
+        // Whoever is never answered counts as unknown.
+        let at = {
+            let mut seen = seen.lock().unwrap();
+            let outcomes = seen.outcomes.entry(id).or_default();
+            outcomes.push(Outcome::Unknown);
+            outcomes.len() - 1
+        };
+        let answer = outcome(&shards.transact(transaction).await);
+        seen.lock().unwrap().outcomes.get_mut(&id).unwrap()[at] = answer;
+    }
+}
+
+async fn process(simulation: Simulation, node: Node, seen: Shared, bug: Option<Bug>) {
+    let shards = open(&simulation, node, bug).await;
+    for _ in 0..2 {
+        simulation.spawn(node, client(simulation.clone(), shards.clone(), Arc::clone(&seen)));
+    }
+}
+
+fn weather(simulation: &Simulation) -> Faults {
+    match simulation.below(8) {
+        0 => Faults::NONE,
+        1..7 => Faults::MANY,
+        _ => Faults { request_lost: 100, reply_lost: 150, late: 100, ..Faults::MANY },
+    }
+}
+
+/// What all accounts of the application have, and whether anything is held or on its way.
+async fn look(shards: &OnReplicas) -> Result<BTreeMap<AccountId, i128>, String> {
+    let balance = shards.verify().await.map_err(|error| error.to_string())?.map_err(|what| what.to_string())?;
+    if let Some((currency, sum)) = balance.in_transit.iter().find(|(_, sum)| **sum != 0) {
+        return Err(format!("{sum} of {currency} are in transit for ever"));
+    }
+    for (currency, sums) in &balance.sums {
+        if sums.total.debits_held != 0 {
+            return Err(format!("{} of {currency} are held for ever", sums.total.debits_held));
+        }
+    }
+    let mut all = BTreeMap::new();
+    for shard in 0..SHARDS {
+        for which in [1, 2, 3, 10] {
+            let view = shards.account(account(shard, which)).await.unwrap().unwrap();
+            let Balance { debits_posted, debits_held, credits_posted, .. } = view.balance;
+            if WALLETS.contains(&which) && debits_posted + debits_held > credits_posted {
+                return Err(format!("{} is beyond its funds", view.account.id));
+            }
+            all.insert(view.account.id, view.balance.posted(Side::Credit));
+        }
+    }
+    Ok(all)
+}
+
+/// In peace: everything comes to an end, and what is there is what callers were told.
+async fn settle(simulation: Simulation, seen: Shared, bug: Option<Bug>) -> Result<(), String> {
+    let shards = open_once(&simulation, LAST, bug).await.map_err(|error| error.to_string())?;
+    let mut rounds = 0;
+    while !shards.recover().await.is_clear() {
+        rounds += 1;
+        if rounds > 30 {
+            return Err(format!("recovery does not end: {:?}", shards.recover().await));
+        }
+        wait(&simulation, ms(20)).await;
+    }
+    look(&shards).await?;
+    let (contents, outcomes) = {
+        let seen = seen.lock().unwrap();
+        (seen.contents.clone(), seen.outcomes.clone())
+    };
+    let mut expected = BTreeMap::<AccountId, i128>::new();
+    for shard in 0..SHARDS {
+        for wallet in WALLETS {
+            *expected.entry(account(shard, wallet)).or_default() += i128::try_from(FUNDS).unwrap();
+            *expected.entry(account(shard, 1)).or_default() -= i128::try_from(FUNDS).unwrap();
+        }
+    }
+    for (id, transaction) in contents {
+        // Asking again tells the truth.
+        let answer = shards.transact(transaction.clone()).await;
+        let before = outcomes.get(&id).cloned().unwrap_or_default();
+        let is_there = match &answer {
+            Ok(ShardsReply::Exists { .. } | ShardsReply::Within { reply: Reply::Exists { .. }, .. }) => {
+                if before.iter().all(|outcome| *outcome == Outcome::NotByThis) {
+                    return Err(format!("{id} is there, though all were told that theirs is not: {before:?}"));
+                }
+                true
+            }
+            Ok(ShardsReply::Within { reply: Reply::Recorded(_), .. }) => true,
+            Ok(_) => {
+                if before.contains(&Outcome::There) {
+                    return Err(format!("{id} was answered and is not there: {answer:?}"));
+                }
+                outcome(&answer) == Outcome::There
+            }
+            Err(error) => return Err(format!("in peace, {id} is not answered: {error}")),
+        };
+        if is_there {
+            for posting in &transaction.postings {
+                let amount = i128::try_from(posting.amount).unwrap();
+                let signed = if posting.side == Side::Credit { amount } else { -amount };
+                *expected.entry(posting.account).or_default() += signed;
+            }
+        }
+    }
+    let found = look(&shards).await?;
+    for (account, balance) in found {
+        let expected = expected.get(&account).copied().unwrap_or(0);
+        if balance != expected {
+            return Err(format!("{account} has {balance}, what is there adds up to {expected}"));
+        }
+    }
+    Ok(())
+}
+
+fn in_peace(
+    simulation: &Simulation,
+    node: Node,
+    task: impl Future<Output = Result<(), String>> + Send + 'static,
+) -> Result<(), String> {
+    let done = Arc::new(Mutex::new(None));
+    let sink = Arc::clone(&done);
+    simulation.spawn(node, async move {
+        let result = task.await;
+        *sink.lock().unwrap() = Some(result);
+    });
+    simulation.run_for(Duration::from_secs(3)).map_err(|error| error.to_string())?;
+    let result = done.lock().unwrap().take();
+    result.unwrap_or_else(|| Err("in peace, something does not come to an end".to_owned()))
+}
+
+fn run(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
+    let simulation = Simulation::new(seed);
+    let setting = simulation.clone();
+    in_peace(&simulation, SETTER, async move {
+        set_up(setting).await;
+        Ok(())
+    })?;
+    simulation.crash(SETTER);
+    let seen = Shared::default();
+    let nodes: Vec<Node> = (0..2).map(Node).collect();
+    simulation.set_faults(weather(&simulation));
+    let start = |node: Node| simulation.spawn(node, process(simulation.clone(), node, Arc::clone(&seen), bug));
+    nodes.iter().copied().for_each(start);
+    for _ in 0..simulation.below(5) {
+        let pause = Duration::from_micros(simulation.below(80_000));
+        simulation.run_for(pause).map_err(|error| error.to_string())?;
+        let node = nodes[usize::try_from(simulation.below(nodes.len() as u64)).unwrap()];
+        simulation.crash(node);
+        start(node);
+    }
+    simulation.run_for(ms(300)).map_err(|error| error.to_string())?;
+    simulation.set_faults(Faults::NONE);
+    nodes.iter().for_each(|node| simulation.crash(*node));
+    // What is late arrives.
+    simulation.run_for(Duration::from_secs(11)).map_err(|error| error.to_string())?;
+    in_peace(&simulation, LAST, settle(simulation.clone(), seen, bug))?;
+    simulation.crash(LAST);
+    Ok(simulation.digest())
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}")))
+}
+
+/// Runs seeds on two threads; the least that failed of those that ran before the first failure stopped all.
+fn first_failure(seeds: Range<u64>, bug: Option<Bug>) -> Option<(u64, String)> {
+    let next = AtomicU64::new(seeds.start);
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while failures.lock().unwrap().is_empty() {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    match std::panic::catch_unwind(|| run(seed, bug)) {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(what)) => failures.lock().unwrap().push((seed, what)),
+                        Err(_) => failures.lock().unwrap().push((seed, "it panicked".to_owned())),
+                    }
+                }
+            });
+        }
+    });
+    failures.into_inner().unwrap().into_iter().min()
+}
+
+#[test]
+fn all_or_nothing_whatever_happens() {
+    let seeds = match from_environment("SYSD_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..from_environment("SYSD_SIM_SEEDS").unwrap_or(SEEDS),
+    };
+    if let Some((seed, what)) = first_failure(seeds, None) {
+        panic!("seed {seed}: {what}\nagain: SYSD_SIM_SEED={seed} cargo test -p sysd-ledger --test shards_sim");
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..10 {
+        assert_eq!(run(seed, None), run(seed, None), "seed {seed}");
+    }
+    assert_ne!(run(1, None), run(2, None));
+}
+
+#[test]
+fn each_mistake_is_seen() {
+    for bug in [Bug::PostBeforeHolds, Bug::PartsExpire, Bug::VoidUnasked, Bug::FreshIds] {
+        let caught = first_failure(0..BUG_SEEDS, Some(bug));
+        let (seed, what) = caught.unwrap_or_else(|| panic!("{bug:?} went unseen for {BUG_SEEDS} seeds"));
+        println!("{bug:?} is caught by seed {seed}: {what}");
+    }
+}
+
+/// A payment in all shards, one that a shard can't, one between two, each asked twice.
+async fn life(simulation: Simulation, seen: Shared) {
+    let Ok(shards) = open_once(&simulation, Node(0), None).await else { return };
+    let posting =
+        |shard, which, amount, side| Posting { account: account(shard, which), amount, currency: euro(), side };
+    let (debit, credit) = (Side::Debit, Side::Credit);
+    let all = [
+        vec![posting(1, 2, 30, debit), posting(0, 2, 10, credit), posting(2, 2, 20, credit)],
+        vec![posting(0, 2, 10, credit), posting(2, 3, 120, debit), posting(1, 3, 110, credit)],
+        vec![posting(2, 3, 40, debit), posting(1, 3, 40, credit)],
+    ];
+    for (id, postings) in (0..).zip(all) {
+        let transaction = Transaction::new(TransactionId(id), postings);
+        seen.lock().unwrap().contents.insert(id, transaction.clone());
+        for at in 0..2 {
+            seen.lock().unwrap().outcomes.entry(id).or_default().push(Outcome::Unknown);
+            let answer = outcome(&shards.transact(transaction.clone()).await);
+            seen.lock().unwrap().outcomes.get_mut(&id).unwrap()[at] = answer;
+        }
+    }
+}
+
+#[test]
+fn every_fault_at_every_storage_call() {
+    let scenario = |simulation: &Simulation, fault: Fault| {
+        let setting = simulation.clone();
+        in_peace(simulation, SETTER, async move {
+            set_up(setting).await;
+            Ok(())
+        })?;
+        simulation.crash(SETTER);
+        let seen = Shared::default();
+        simulation.set_fault(Node(0), fault);
+        simulation.spawn(Node(0), life(simulation.clone(), Arc::clone(&seen)));
+        simulation.run_for(ms(400)).map_err(|error| error.to_string())?;
+        let calls = simulation.calls(Node(0));
+        simulation.crash(Node(0));
+        simulation.run_for(Duration::from_secs(1)).map_err(|error| error.to_string())?;
+        in_peace(simulation, LAST, settle(simulation.clone(), seen, None))?;
+        Ok(calls)
+    };
+    let runs = sweep(scenario).unwrap_or_else(|what| panic!("{what}"));
+    // Three faults, and some sixty calls in that life.
+    assert!(runs > 150, "only {runs} runs");
+}
