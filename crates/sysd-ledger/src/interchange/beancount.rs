@@ -99,6 +99,7 @@ fn begin(cursor: &mut Cursor<'_>, journal: &mut RawJournal) -> Result<Block, Pro
 }
 
 fn dated(day: Date, cursor: &mut Cursor<'_>, journal: &mut RawJournal) -> Result<Block, Problem> {
+    let start = *cursor;
     let word = cursor.take_while(|char| !char.is_whitespace());
     cursor.skip_spaces();
     let what = match word {
@@ -114,7 +115,10 @@ fn dated(day: Date, cursor: &mut Cursor<'_>, journal: &mut RawJournal) -> Result
             let name = cursor.take_while(|char| !char.is_whitespace() && char != ';');
             return Ok(Block::Commodity(name.to_owned()));
         }
-        "pad" => return Err(Problem::Refused { what: "a pad makes amounts that are not in the file; write the transaction" }),
+        "pad" => {
+            *cursor = start;
+            return Err(Problem::Refused { what: "a pad makes amounts that are not in the file; write the transaction" });
+        }
         "balance" => "an asserted balance, which was not checked",
         "close" => "the closing of an account, which stays open",
         "price" => "a market price",
@@ -123,7 +127,10 @@ fn dated(day: Date, cursor: &mut Cursor<'_>, journal: &mut RawJournal) -> Result
         "event" => "an event",
         "query" => "a query",
         "custom" => "a custom directive",
-        _ => return Err(Problem::Unknown { word: word.chars().take(40).collect() }),
+        _ => {
+            *cursor = start;
+            return Err(Problem::Unknown { word: word.chars().take(40).collect() });
+        }
     };
     journal.skip(cursor.number, what);
     Ok(Block::Passed)

@@ -46,11 +46,22 @@ impl Program {
 
     /// What it says each account has, or why it does not want the journal.
     pub(crate) fn balances(self, journal: &str) -> Result<Balances, String> {
+        self.ask(journal, true)
+    }
+
+    /// The same for a journal that does not declare everything that is in it.
+    pub(crate) fn balances_of_others(self, journal: &str) -> Result<Balances, String> {
+        self.ask(journal, false)
+    }
+
+    fn ask(self, journal: &str, is_strict: bool) -> Result<Balances, String> {
         let file = Scratch::new(journal, if self == Self::Beancount { "beancount" } else { "journal" });
         let path = file.0.to_str().unwrap();
         match self {
             Self::Hledger => {
-                run("hledger", &["-f", path, "check", "--strict"])?;
+                if is_strict {
+                    run("hledger", &["-f", path, "check", "--strict"])?;
+                }
                 let arguments = ["-f", path, "balance", "--flat", "--no-total", "--empty", "--layout=bare", "-O", "csv"];
                 csv(&run("hledger", &arguments)?, |row| match row {
                     [account, commodity, balance] => vec![(account.clone(), commodity.clone(), balance.clone())],
