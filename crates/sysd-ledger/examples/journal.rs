@@ -53,7 +53,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     for entry in &entries {
         exporter.entry(entry)?;
     }
-    exporter.finish().0.into_inner()?;
+    drop(exporter.finish().0.into_inner()?);
     Ok(())
 }
 

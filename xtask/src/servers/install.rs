@@ -44,7 +44,11 @@ pub(super) fn build_tools() -> Result<(), String> {
 /// What the tests of the ledger's journals ask what they read.
 pub(super) fn journal_programs() -> Result<(), String> {
     let programs = ["hledger", "ledger", "bean-check", "bean-query"];
-    tools("hledger, ledger and beancount, which read the ledger's journals,", &programs, &["hledger", "ledger", "beancount"])
+    tools(
+        "hledger, ledger and beancount, which read the ledger's journals,",
+        &programs,
+        &["hledger", "ledger", "beancount"],
+    )
 }
 
 fn tools(name: &str, programs: &[&str], packages: &[&str]) -> Result<(), String> {

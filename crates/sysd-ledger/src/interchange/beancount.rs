@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::Date;
 
+use super::Format;
 use super::day;
 use super::names;
 use super::problem::{ImportErrors, Problem};
 use super::raw::{Cursor, RawJournal, RawPosting, RawTransaction, Style};
-use super::Format;
 
 /// What the indented lines belong to.
 enum Block {
@@ -90,7 +90,9 @@ fn begin(cursor: &mut Cursor<'_>, journal: &mut RawJournal) -> Result<Block, Pro
         "include" => {
             Problem::Refused { what: "included files are not followed; import each by itself, or put them together" }
         }
-        "plugin" => Problem::Refused { what: "a plugin may change what is in the file; print what it makes, and import that" },
+        "plugin" => {
+            Problem::Refused { what: "a plugin may change what is in the file; print what it makes, and import that" }
+        }
         "pushtag" | "poptag" | "pushmeta" | "popmeta" => {
             Problem::Refused { what: "this directive changes what other lines mean; write them out" }
         }
@@ -117,7 +119,9 @@ fn dated(day: Date, cursor: &mut Cursor<'_>, journal: &mut RawJournal) -> Result
         }
         "pad" => {
             *cursor = start;
-            return Err(Problem::Refused { what: "a pad makes amounts that are not in the file; write the transaction" });
+            return Err(Problem::Refused {
+                what: "a pad makes amounts that are not in the file; write the transaction",
+            });
         }
         "balance" => "an asserted balance, which was not checked",
         "close" => "the closing of an account, which stays open",
@@ -259,11 +263,7 @@ fn indented(block: &mut Block, cursor: &mut Cursor<'_>, journal: &mut RawJournal
     Ok(())
 }
 
-fn posting(
-    cursor: &mut Cursor<'_>,
-    transaction: &mut RawTransaction,
-    journal: &mut RawJournal,
-) -> Result<(), Problem> {
+fn posting(cursor: &mut Cursor<'_>, transaction: &mut RawTransaction, journal: &mut RawJournal) -> Result<(), Problem> {
     let line = cursor.number;
     if cursor.eat("* ") || cursor.eat("! ") {
         journal.skip(line, "the mark of a single posting");

@@ -54,7 +54,8 @@ mod tests {
     #[test]
     fn two_currencies_never_have_one_name() {
         let mut names = Commodities::default();
-        let [zero, one, letter] = [("POINTS", 0), ("POINTS", 1), ("X", 3)].map(|(c, e)| Currency::custom(c, e).unwrap());
+        let [zero, one, letter] =
+            [("POINTS", 0), ("POINTS", 1), ("X", 3)].map(|(c, e)| Currency::custom(c, e).unwrap());
         assert_eq!(names.name(Format::Beancount, zero), ("POINTS".to_owned(), true));
         assert_eq!(names.name(Format::Beancount, one), ("POINTS.E1".to_owned(), true));
         assert_eq!(names.name(Format::Beancount, zero), ("POINTS".to_owned(), false));

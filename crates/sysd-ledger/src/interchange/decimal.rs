@@ -27,9 +27,10 @@ impl Decimal {
         }
         // Zeros at the end would cost room for nothing.
         let part = part.trim_end_matches('0');
-        let mantissa = whole.bytes().chain(part.bytes()).try_fold(0_i128, |sum, byte| {
-            sum.checked_mul(10)?.checked_add(i128::from(byte - b'0'))
-        });
+        let mantissa = whole
+            .bytes()
+            .chain(part.bytes())
+            .try_fold(0_i128, |sum, byte| sum.checked_mul(10)?.checked_add(i128::from(byte - b'0')));
         let scale = u32::try_from(part.len()).map_err(|_| bad())?;
         Ok(Self { mantissa: mantissa.ok_or(Problem::TooLarge)?, scale })
     }

@@ -69,7 +69,8 @@ fn decode(text: &str) -> Option<String> {
             out.push(byte);
             continue;
         }
-        let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+        let mut digit =
+            || bytes.next().and_then(|byte| char::from(byte).to_digit(16)).and_then(|d| u8::try_from(d).ok());
         out.push(digit()? * 16 + digit()?);
     }
     String::from_utf8(out).ok()

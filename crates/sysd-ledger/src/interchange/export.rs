@@ -35,7 +35,9 @@ pub enum ExportError {
         why: &'static str,
     },
     /// Two accounts of one currency and one name.
-    #[error("account {account} would be called {name:?}, as another in {currency} is; their balances could not be told apart")]
+    #[error(
+        "account {account} would be called {name:?}, as another in {currency} is; their balances could not be told apart"
+    )]
     SameName {
         /// The second of them.
         account: AccountId,
@@ -53,7 +55,9 @@ pub enum ExportError {
         day: Date,
     },
     /// More than `beancount` can add exactly.
-    #[error("with number {number} of the journal account {account} has sums of more than 28 digits, which beancount would round")]
+    #[error(
+        "with number {number} of the journal account {account} has sums of more than 28 digits, which beancount would round"
+    )]
     Digits {
         /// The account.
         account: AccountId,
@@ -186,9 +190,11 @@ impl<W: Write> Exporter<W> {
         if is_new {
             match self.format {
                 Format::Text => {
-                    // hledger insists on the point.
-                    let zeros = "0".repeat(decimals.into());
-                    write!(text, "\ncommodity {commodity}\n    format 1.{zeros} {commodity}\n")?;
+                    writeln!(text, "\ncommodity {commodity}")?;
+                    // Without decimals it has no form that both take: hledger insists on a point, and ledger on none.
+                    if decimals > 0 {
+                        writeln!(text, "    format 1.{} {commodity}", "0".repeat(decimals.into()))?;
+                    }
                 }
                 Format::Beancount => {
                     write!(text, "\n1400-01-01 commodity {commodity}\n  sysd-decimals: {decimals}\n")?;

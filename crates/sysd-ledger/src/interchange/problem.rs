@@ -39,7 +39,9 @@ pub enum Problem {
         text: String,
     },
     /// A number of which the programs think differently.
-    #[error("{text:?} is a thousandfold in one program of what it is in another; write it without the comma, or with decimals")]
+    #[error(
+        "{text:?} is a thousandfold in one program of what it is in another; write it without the comma, or with decimals"
+    )]
     Ambiguous {
         /// The number.
         text: String,
@@ -67,7 +69,9 @@ pub enum Problem {
         exponent: u8,
     },
     /// Debits are not credits.
-    #[error("debits less credits are not zero: {differences}; if something was exchanged, write its price with @ or @@")]
+    #[error(
+        "debits less credits are not zero: {differences}; if something was exchanged, write its price with @ or @@"
+    )]
     Unbalanced {
         /// By commodity.
         differences: String,
@@ -76,7 +80,9 @@ pub enum Problem {
     #[error("a second amount is left out; one at most can be worked out")]
     TwoLeftOut,
     /// An account of no kind.
-    #[error("{account:?} is no asset, liability, equity, income or expense by its name; say which it is with Importer::kind")]
+    #[error(
+        "{account:?} is no asset, liability, equity, income or expense by its name; say which it is with Importer::kind"
+    )]
     Kind {
         /// Its name.
         account: String,

@@ -152,11 +152,14 @@ impl<'a> Cursor<'a> {
         }
         let name = match style {
             Style::Text => self.take_while(|char| {
-                !(char.is_whitespace() || char.is_control() || char.is_numeric() || "-+.,;:@={}()[]<>\"'!?*/^&|~#%\\`".contains(char))
+                !(char.is_whitespace()
+                    || char.is_control()
+                    || char.is_numeric()
+                    || "-+.,;:@={}()[]<>\"'!?*/^&|~#%\\`".contains(char))
             }),
-            Style::Beancount => self.take_while(|char| {
-                char.is_ascii_uppercase() || char.is_ascii_digit() || "'._-".contains(char)
-            }),
+            Style::Beancount => {
+                self.take_while(|char| char.is_ascii_uppercase() || char.is_ascii_digit() || "'._-".contains(char))
+            }
         };
         let is_name = match style {
             Style::Text => !name.is_empty(),
@@ -168,7 +171,8 @@ impl<'a> Cursor<'a> {
     /// An amount with its commodity.
     pub(super) fn amount(&mut self, style: Style) -> Result<RawAmount, Problem> {
         let mut sign = self.sign();
-        let begins_with_number = |cursor: &Self| cursor.rest().starts_with(|char: char| char.is_ascii_digit() || char == '.');
+        let begins_with_number =
+            |cursor: &Self| cursor.rest().starts_with(|char: char| char.is_ascii_digit() || char == '.');
         if self.rest().starts_with('(') {
             return Err(Problem::Refused { what: "an amount that is to be worked out; write the number" });
         }
@@ -197,7 +201,9 @@ impl<'a> Cursor<'a> {
     pub(super) fn price(&mut self, style: Style) -> Result<Option<RawPrice>, Problem> {
         self.skip_spaces();
         if self.rest().starts_with('{') {
-            return Err(Problem::Refused { what: "lots and their costs are not kept; write what was paid with @ or @@" });
+            return Err(Problem::Refused {
+                what: "lots and their costs are not kept; write what was paid with @ or @@",
+            });
         }
         if !self.eat("@") {
             return Ok(None);
@@ -261,7 +267,20 @@ mod tests {
         ] {
             assert_eq!(text(line).as_deref(), Ok(expected), "{line}");
         }
-        for line in ["", "5", "EUR", "$", "1,00 EUR", "1.000,00 EUR", "--5 EUR", "-$-5", "(1/3) EUR", "5 \"EUR", ".5 EUR", "1 * 2 EUR"] {
+        for line in [
+            "",
+            "5",
+            "EUR",
+            "$",
+            "1,00 EUR",
+            "1.000,00 EUR",
+            "--5 EUR",
+            "-$-5",
+            "(1/3) EUR",
+            "5 \"EUR",
+            ".5 EUR",
+            "1 * 2 EUR",
+        ] {
             assert!(text(line).is_err(), "{line}");
         }
         assert_eq!(text("$1,234"), Err(Problem::Ambiguous { text: "1,234".to_owned() }));

@@ -120,7 +120,8 @@ impl Resolver<'_> {
     }
 
     fn kind(&self, name: &str) -> Option<AccountKind> {
-        let is_below = |root: &str| name.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+        let is_below =
+            |root: &str| name.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
         let said = self.importer.kinds.iter().filter(|(root, _)| is_below(root)).max_by_key(|(root, _)| root.len());
         said.map(|(_, kind)| *kind).or_else(|| kind_of(name))
     }
@@ -155,12 +156,7 @@ impl Resolver<'_> {
         Some(id)
     }
 
-    fn transaction(
-        &mut self,
-        mut raw: RawTransaction,
-        written: &HashSet<TransactionId>,
-        errors: &mut ImportErrors,
-    ) {
+    fn transaction(&mut self, mut raw: RawTransaction, written: &HashSet<TransactionId>, errors: &mut ImportErrors) {
         let line = raw.line;
         let Some(day) = raw.day else { return };
         let Some(legs) = self.legs(&mut raw, errors) else { return };
@@ -178,12 +174,15 @@ impl Resolver<'_> {
         if let Some(before) = self.ids.insert(id, line) {
             return errors.push(line, None, Problem::SameTransaction { id: id.to_string(), line: before });
         }
-        let (details, reverses) = match if own.is_some() { written_details(raw) } else { details(raw).map(|d| (d, None)) } {
-            Ok(found) => found,
-            Err(problem) => return errors.push(line, None, problem),
-        };
+        let (details, reverses) =
+            match if own.is_some() { written_details(raw) } else { details(raw).map(|d| (d, None)) } {
+                Ok(found) => found,
+                Err(problem) => return errors.push(line, None, problem),
+            };
         if reverses.is_some_and(|reverses| !written.contains(&reverses)) {
-            self.imported.skipped.push(super::Skipped { line, what: "a link to what was reversed, which is not in this file" });
+            self.imported
+                .skipped
+                .push(super::Skipped { line, what: "a link to what was reversed, which is not in this file" });
         }
         let mut postings = crate::model::Postings::new();
         for ((name, currency), amount) in legs {
@@ -227,7 +226,9 @@ impl Resolver<'_> {
         let mut has_price = false;
         for posting in &raw.postings {
             let RawPosting { line, column, account, amount, price } = posting;
-            if self.opened.as_ref().is_some_and(|opened| !opened.contains(account)) && self.blamed.insert(account.clone()) {
+            if self.opened.as_ref().is_some_and(|opened| !opened.contains(account))
+                && self.blamed.insert(account.clone())
+            {
                 errors.push(*line, None, Problem::NotOpened { account: account.clone() });
             }
             let Some(amount) = amount else {
@@ -354,7 +355,8 @@ fn net(lines: Vec<(String, (Currency, i128))>, trading: Option<&str>) -> Option<
 
 fn details(raw: RawTransaction) -> Result<Option<Details>, Problem> {
     let told = [("payee", raw.payee.as_str()), ("code", raw.code.as_str()), ("status", raw.status)];
-    let told = told.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let told =
+        told.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| (key.to_owned(), value.to_owned()));
     let metadata: Vec<_> = told.chain(raw.tags).collect();
     if raw.memo.is_empty() && metadata.is_empty() {
         return Ok(None);

@@ -75,7 +75,9 @@ fn begin(mut cursor: Cursor<'_>, journal: &mut RawJournal, errors: &mut ImportEr
         }
         "N" => return Block::Nothing,
         "decimal-mark" if line.ends_with('.') => return Block::Nothing,
-        "include" | "!include" | "@include" => "included files are not followed; import each by itself, or put them together",
+        "include" | "!include" | "@include" => {
+            "included files are not followed; import each by itself, or put them together"
+        }
         word if word.starts_with('~') => {
             journal.skip(cursor.number, "a rule for periodic transactions");
             return Block::Passed;
@@ -218,33 +220,36 @@ fn indented(
         }
         Block::Passed | Block::Comment(_) => {}
         Block::Nothing if cursor.rest().starts_with([';', '#', '*']) => {}
-        Block::Nothing => cursor.blame(errors, Problem::Syntax { expected: "a transaction, to which an indented line" }),
+        Block::Nothing => {
+            cursor.blame(errors, Problem::Syntax { expected: "a transaction, to which an indented line" })
+        }
     }
     Some(())
 }
 
-fn posting(
-    cursor: &mut Cursor<'_>,
-    transaction: &mut RawTransaction,
-    journal: &mut RawJournal,
-) -> Result<(), Problem> {
+fn posting(cursor: &mut Cursor<'_>, transaction: &mut RawTransaction, journal: &mut RawJournal) -> Result<(), Problem> {
     let line = cursor.number;
     if !status(cursor).is_empty() {
         journal.skip(line, "the mark of a single posting");
     }
     if cursor.rest().starts_with(['(', '[']) {
-        return Err(Problem::Refused { what: "virtual postings are no postings of double entry; write an account that balances them" });
+        return Err(Problem::Refused {
+            what: "virtual postings are no postings of double entry; write an account that balances them",
+        });
     }
     let rest = cursor.rest();
-    let end = rest.find("  ").into_iter().chain(rest.find('\t')).min().unwrap_or(rest.len());
+    let end = rest.find("  ").unwrap_or(rest.len());
     let account = rest.get(..end).unwrap_or("");
+    if account.contains('\t') {
+        // To hledger the amount is a part of the name then, and is left out.
+        return Err(Problem::Refused { what: "behind an account a tab is not enough for hledger; write two spaces" });
+    }
     if account.is_empty() || account.contains([';', '"', '{', '}']) || account.chars().any(char::is_control) {
-        return Err(Problem::Syntax { expected: "an account, and two spaces or a tab behind it," });
+        return Err(Problem::Syntax { expected: "an account, and two spaces behind it," });
     }
     cursor.advance(end);
     cursor.skip_spaces();
-    let mut posting =
-        RawPosting { line, column: None, account: account.to_owned(), amount: None, price: None };
+    let mut posting = RawPosting { line, column: None, account: account.to_owned(), amount: None, price: None };
     if cursor.rest().starts_with('=') {
         return Err(Problem::Refused { what: "a balance instead of an amount; write the amount" });
     }

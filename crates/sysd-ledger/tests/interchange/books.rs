@@ -74,14 +74,45 @@ fn changes(account: &Account, before: Balance, after: Balance) -> Vec<Change> {
 /// Codes that each program has trouble with, if it has: digits, a single letter, a constant, one code with two exponents.
 pub(crate) fn currencies() -> Vec<Currency> {
     let iso = ["EUR", "JPY", "BHD", "XAU"].map(|code| Currency::iso(code).unwrap());
-    let custom = [("WEI", 38), ("A1", 5), ("X", 0), ("POINTS", 0), ("POINTS", 1), ("TRUE", 2), ("ABCDEF9", 18), ("E", 3)];
+    let custom =
+        [("WEI", 38), ("A1", 5), ("X", 0), ("POINTS", 0), ("POINTS", 1), ("TRUE", 2), ("ABCDEF9", 18), ("E", 3)];
     iso.into_iter().chain(custom.map(|(code, exponent)| Currency::custom(code, exponent).unwrap())).collect()
 }
 
 const NASTY: &[&str] = &[
-    "Rent", "", "a; b", "x|y", "\n2020-01-01 * \"x\"\n  Assets:Bank  5 EUR", "\"", "\\", "\\\"", "\u{2028}", "  two  spaces ", "(code) *",
-    "date:2020-13-45", "[=2020/99/99]", "[2020-13-01]", "key:: 1/0", ":tag:", "50%", "%3B", "Größe 😀", "\t", "\r\n", "; sysd-id: 0x1",
-    "Value:: (1/0)", "= 5 EUR", "{2} @ 3 EUR", "include x", "!", "a,b:c,d", "\u{0}", "\u{1b}[31m", "#tag ^link", "Payee: other", "\u{a0}",
+    "Rent",
+    "",
+    "a; b",
+    "x|y",
+    "\n2020-01-01 * \"x\"\n  Assets:Bank  5 EUR",
+    "\"",
+    "\\",
+    "\\\"",
+    "\u{2028}",
+    "  two  spaces ",
+    "(code) *",
+    "date:2020-13-45",
+    "[=2020/99/99]",
+    "[2020-13-01]",
+    "key:: 1/0",
+    ":tag:",
+    "50%",
+    "%3B",
+    "Größe 😀",
+    "\t",
+    "\r\n",
+    "; sysd-id: 0x1",
+    "Value:: (1/0)",
+    "= 5 EUR",
+    "{2} @ 3 EUR",
+    "include x",
+    "!",
+    "a,b:c,d",
+    "\u{0}",
+    "\u{1b}[31m",
+    "#tag ^link",
+    "Payee: other",
+    "\u{a0}",
 ];
 
 fn nasty(rng: &mut Pcg64Mcg) -> String {
@@ -97,9 +128,8 @@ pub(crate) fn random(seed: u64, steps: u32, sum_max: u128) -> Kept {
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
     let mut kept = Kept::default();
     let currencies = currencies();
-    let kinds = [
-        AccountKind::Asset, AccountKind::Liability, AccountKind::Equity, AccountKind::Income, AccountKind::Expense,
-    ];
+    let kinds =
+        [AccountKind::Asset, AccountKind::Liability, AccountKind::Equity, AccountKind::Income, AccountKind::Expense];
     for id in 1..=48_u128 {
         let currency = currencies[usize::try_from(id).unwrap() % currencies.len()];
         let kind = kinds[rng.random_range(0..kinds.len())];
@@ -110,7 +140,8 @@ pub(crate) fn random(seed: u64, steps: u32, sum_max: u128) -> Kept {
     }
     let accounts = kept.accounts();
     for step in 1..=u128::from(steps) {
-        let now = Timestamp::from_micros(1_700_000_000_000_000 + u64::try_from(step).unwrap() * 3_600_000_001);
+        let now = 1_700_000_000_000_000 + u64::try_from(step).unwrap() * 3_600_000_001;
+        let now = Timestamp::from_micros(now).unwrap();
         let transaction = any_transaction(&mut rng, &accounts, &kept, step, sum_max / u128::from(steps));
         kept.transact(now, transaction);
     }
@@ -120,7 +151,8 @@ pub(crate) fn random(seed: u64, steps: u32, sum_max: u128) -> Kept {
 
 fn any_transaction(rng: &mut Pcg64Mcg, accounts: &[Account], kept: &Kept, id: u128, amount_max: u128) -> Transaction {
     let mut postings = Vec::new();
-    for currency in (0..rng.random_range(1..=3_u32)).map(|_| accounts[rng.random_range(0..accounts.len())].currency) {
+    for _ in 0..rng.random_range(1..=3_u32) {
+        let currency = accounts[rng.random_range(0..accounts.len())].currency;
         if postings.iter().any(|posting: &Posting| posting.currency == currency) {
             continue;
         }

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use sysd_core::Timestamp;
 use sysd_ledger::interchange::{ExportError, Exported, Exporter, Format, Importer, IoWriter};
 use sysd_ledger::{
-    Account, AccountId, AccountKind, Currency, Date, Details, Event, JournalEntry, Posting, Side, Transaction, TransactionId,
+    Account, AccountId, AccountKind, Currency, Date, Details, Event, JournalEntry, Posting, Side, Transaction,
+    TransactionId,
 };
 
 use crate::books::Kept;
@@ -15,7 +16,10 @@ use crate::round_trip::{agrees, write};
 
 const BANK: AccountId = AccountId(1);
 const SALES: AccountId = AccountId(2);
-const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+fn now() -> Timestamp {
+    Timestamp::from_micros(1_700_000_000_000_000).unwrap()
+}
 
 fn euro() -> Currency {
     Currency::iso("EUR").unwrap()
@@ -37,11 +41,14 @@ fn a_journal_looks_like_this() {
     let mut kept = shop(euro());
     let details = Details::new("Order 17; paid", vec![("order".to_owned(), "A-17".to_owned())]).unwrap();
     let first = Transaction { effective: Some(Date(0)), details: Some(Box::new(details)), ..sale(7, euro(), 12_05) };
-    kept.transact(NOW, first);
-    kept.transact(NOW, sale(8, euro(), 5).held_until(None));
+    kept.transact(now(), first);
+    kept.transact(now(), sale(8, euro(), 5).held_until(None));
     let back = Posting { account: BANK, amount: 12_05, currency: euro(), side: Side::Credit };
     let reversal = [back, Posting { account: SALES, side: Side::Debit, ..back }];
-    kept.transact(NOW, Transaction { reverses: Some(TransactionId(7)), ..Transaction::new(TransactionId(9), reversal) });
+    kept.transact(
+        now(),
+        Transaction { reverses: Some(TransactionId(7)), ..Transaction::new(TransactionId(9), reversal) },
+    );
 
     let (text, done) = write(&kept, Format::Text);
     assert_eq!(done, Exported { accounts: 2, transactions: 2, left_out: 1 });
@@ -88,9 +95,11 @@ account Income:0x2
 #[test]
 fn the_last_of_38_decimals_is_there_and_the_first_of_39_digits() {
     let wei = Currency::custom("WEI", 38).unwrap();
-    for (currency, amount) in [(wei, 1), (wei, i128::MAX.unsigned_abs()), (Currency::iso("JPY").unwrap(), i128::MAX.unsigned_abs())] {
+    for (currency, amount) in
+        [(wei, 1), (wei, i128::MAX.unsigned_abs()), (Currency::iso("JPY").unwrap(), i128::MAX.unsigned_abs())]
+    {
         let mut kept = shop(currency);
-        kept.transact(NOW, sale(1, currency, amount));
+        kept.transact(now(), sale(1, currency, amount));
         for program in ALL {
             if program == Program::Beancount && amount > 1 {
                 continue;
@@ -105,9 +114,9 @@ fn what_beancount_would_round_is_refused() {
     let yen = Currency::iso("JPY").unwrap();
     let most = 10_u128.pow(28) - 1;
     let mut kept = shop(yen);
-    kept.transact(NOW, sale(1, yen, most));
+    kept.transact(now(), sale(1, yen, most));
     agrees(Program::Beancount, &kept, &write(&kept, Format::Beancount).0).unwrap();
-    kept.transact(NOW, sale(2, yen, 1));
+    kept.transact(now(), sale(2, yen, 1));
     let mut exporter = Exporter::new(Format::Beancount, String::new()).unwrap();
     kept.accounts().iter().for_each(|account| exporter.account(account).unwrap());
     exporter.entry(&kept.entries[0]).unwrap();
@@ -119,7 +128,7 @@ fn what_beancount_would_round_is_refused() {
 
 fn entry(transaction: Transaction) -> JournalEntry {
     let mut kept = shop(euro());
-    kept.transact(NOW, transaction);
+    kept.transact(now(), transaction);
     kept.entries.remove(0)
 }
 
@@ -146,7 +155,10 @@ fn what_can_not_be_written_is_an_error_and_not_a_journal_without_it() {
 #[test]
 fn a_hold_that_ended_is_counted_and_left_out() {
     let mut exporter = Exporter::new(Format::Text, String::new()).unwrap();
-    let ended = JournalEntry { event: Event::HoldEnded { hold: TransactionId(1) }, ..entry(sale(1, euro(), 5).held_until(None)) };
+    let ended = JournalEntry {
+        event: Event::HoldEnded { hold: TransactionId(1) },
+        ..entry(sale(1, euro(), 5).held_until(None))
+    };
     exporter.entry(&ended).unwrap();
     assert_eq!(exporter.finish().1, Exported { left_out: 1, ..Exported::default() });
 }
@@ -154,7 +166,9 @@ fn a_hold_that_ended_is_counted_and_left_out() {
 #[test]
 fn names_are_checked() {
     let account = Account::new(BANK, euro(), AccountKind::Asset);
-    for (format, name) in [(Format::Text, "A\n2020-01-01 x"), (Format::Text, ""), (Format::Beancount, "Assets:Wells Fargo")] {
+    for (format, name) in
+        [(Format::Text, "A\n2020-01-01 x"), (Format::Text, ""), (Format::Beancount, "Assets:Wells Fargo")]
+    {
         let mut exporter = Exporter::with_names(format, String::new(), move |_| name.to_owned()).unwrap();
         assert!(matches!(exporter.account(&account), Err(ExportError::Name { .. })), "{name:?}");
     }
@@ -206,7 +220,7 @@ proptest! {
         let memo = format!("{memo}{}", memo_lines.join("\n"));
         let Ok(details) = Details::new(memo, metadata) else { return Ok(()) };
         let mut kept = shop(euro());
-        kept.transact(NOW, Transaction { details: Some(Box::new(details.clone())), ..sale(1, euro(), 5) });
+        kept.transact(now(), Transaction { details: Some(Box::new(details.clone())), ..sale(1, euro(), 5) });
         for format in [Format::Text, Format::Beancount] {
             let (journal, _) = write(&kept, format);
             let imported = Importer::new(format, "").read(&journal).unwrap();

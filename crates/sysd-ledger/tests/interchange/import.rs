@@ -57,11 +57,12 @@ P 2024/01/01 AAPL $30.00
 2024-01-01=2024-01-03 * (17) Opening | balances  ; kind: first
     ; :one:two:
     Assets:Bank    $1,000.00  ; just so
-    Assets:Cash:Box        $ -20
+    Assets:Cash        $ -5
+    Assets:Cash:Box        $ -15
     Equity:Opening Balances
 
 2024/1/2 ! Shares
-    Assets:Broker\t50 AAPL @ $3.10
+    Assets:Broker  50 AAPL @ $3.10
     ! Expenses:Fees    $1.00
     Assets:Bank    $-156.00 = $844.00
 
@@ -83,14 +84,15 @@ P 2024/01/01 AAPL $30.00
 #[test]
 fn a_text_journal_is_read() {
     let imported = importer(Format::Text).read(JOURNAL).unwrap();
-    assert_eq!(imported.lines, [16, 22, 27, 37]);
+    assert_eq!(imported.lines, [16, 23, 28, 38]);
     let skipped: Vec<_> = imported.skipped.iter().map(|skipped| skipped.line).collect();
-    assert_eq!(skipped, [10, 12, 24, 25, 33]);
+    assert_eq!(skipped, [10, 12, 25, 26, 34]);
     let expected = [
         ("Assets:Bank", "USD", "833.00"),
         ("Assets:Broker", "AAPL", "50"),
         ("Assets:Cash:Box", "EUR", "10.00"),
-        ("Assets:Cash:Box", "USD", "-20.00"),
+        ("Assets:Cash", "USD", "-5.00"),
+        ("Assets:Cash:Box", "USD", "-15.00"),
         ("Equity:Opening Balances", "USD", "-980.00"),
         ("Equity:Trading", "AAPL", "-50"),
         ("Equity:Trading", "EUR", "-10.00"),
@@ -105,7 +107,12 @@ fn a_text_journal_is_read() {
     let details = imported.transactions[0].details.as_deref().unwrap();
     assert_eq!(details.memo(), "Opening | balances");
     let expected = [
-        ("code", "17"), ("status", "cleared"), ("date2", "2024-01-03"), ("kind", "first"), ("tag", "one"), ("tag", "two"),
+        ("code", "17"),
+        ("status", "cleared"),
+        ("date2", "2024-01-03"),
+        ("kind", "first"),
+        ("tag", "one"),
+        ("tag", "two"),
         ("comment", "just so"),
     ];
     assert_eq!(details.metadata(), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
@@ -150,7 +157,13 @@ fn a_beancount_journal_is_read() {
     let details = imported.transactions[0].details.as_deref().unwrap();
     assert_eq!(details.memo(), "Pay \"x\"");
     let expected = [
-        ("payee", "Ann"), ("status", "cleared"), ("tag", "a"), ("link", "b"), ("ref", "17"), ("days", "20"), ("comment", "all of it"),
+        ("payee", "Ann"),
+        ("status", "cleared"),
+        ("tag", "a"),
+        ("link", "b"),
+        ("ref", "17"),
+        ("days", "20"),
+        ("comment", "all of it"),
         ("bonus", "TRUE"),
     ];
     assert_eq!(details.metadata(), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
@@ -183,14 +196,19 @@ fn the_same_again_is_the_same_and_what_is_added_is_new() {
     let coffee = "2024-02-01 Coffee\n    Expenses:Food    $3\n    Assets:Bank\n\n";
     let later = format!("{coffee}{coffee}{}", JOURNAL.replace("2024.01.03 Twice", "2024-01-03 * Twice  ; seen"));
     let second = importer(Format::Text).read(&later).unwrap();
-    let replies: Vec<_> =
-        second.transactions.iter().map(|transaction| kept.transact(Timestamp::UNIX_EPOCH, transaction.clone())).collect();
+    let replies: Vec<_> = second
+        .transactions
+        .iter()
+        .map(|transaction| kept.transact(Timestamp::UNIX_EPOCH, transaction.clone()))
+        .collect();
     assert!(matches!(replies[..2], [Reply::Recorded(_), Reply::Recorded(_)]));
     assert!(replies[2..].iter().all(|reply| matches!(reply, Reply::Exists { .. })), "{replies:?}");
     assert_eq!(kept.books.journal_len(), recorded + 2);
 
     let other = Importer::new(Format::Text, "another").commodity("$", dollar()).read(JOURNAL).unwrap();
-    assert!(other.transactions.iter().all(|transaction| first.transactions.iter().all(|found| found.id != transaction.id)));
+    assert!(
+        other.transactions.iter().all(|transaction| first.transactions.iter().all(|found| found.id != transaction.id))
+    );
     assert_eq!(other.accounts, first.accounts);
 }
 
@@ -243,7 +261,11 @@ fn errors_say_where_and_what() {
         (transaction("    Assets:A  $1 x\n    Income:B\n"), "2:18: the end of the posting"),
         (transaction("    Assets:A  3 EUR @ $0.33333\n    Income:B\n"), "3: -0.99999 USD has more"),
         (transaction("    Assets:A  170141183460469231731687303715884105728 EUR\n"), "2:15: this is more than"),
-        (transaction("    Assets:A  1 EUR @ 1 USD\n    Income:B  -0.98 USD\n"), "1: debits less credits are not zero: 0.02 USD"),
+        (
+            transaction("    Assets:A  1 EUR @ 1 USD\n    Income:B  -0.98 USD\n"),
+            "1: debits less credits are not zero: 0.02 USD",
+        ),
+        (transaction("    Assets:A\t$1\n    Income:B\n"), "2:5: behind an account a tab"),
         (transaction("    Assets:A ; x\n    Income:B  $1\n"), "2:5: an account, and two spaces"),
         (transaction("    Other:A  $1\n    Income:B  $-1\n"), "1: \"Other:A\" is no asset"),
         (transaction("    ; sysd-id: 7\n    Assets:A  $1\n    Income:B\n"), "1: the tag \"sysd-id\""),

@@ -62,27 +62,39 @@ impl Program {
                 if is_strict {
                     run("hledger", &["-f", path, "check", "--strict"])?;
                 }
-                let arguments = ["-f", path, "balance", "--flat", "--no-total", "--empty", "--layout=bare", "-O", "csv"];
+                let arguments =
+                    ["-f", path, "balance", "--flat", "--no-total", "--empty", "--layout=bare", "-O", "csv"];
                 csv(&run("hledger", &arguments)?, |row| match row {
                     [account, commodity, balance] => vec![(account.clone(), commodity.clone(), balance.clone())],
                     _ => panic!("hledger answered {row:?}"),
                 })
             }
             Self::Ledger => {
-                // One amount a line: those of an account follow one another, the last with its name.
+                // One amount a line: those of an account follow one another, the last with its name. Of the account alone:
+                // a total would have those below it in it, though the list is flat.
                 let arguments = [
-                    "--args-only", "-f", path, "balance", "--flat", "--no-total", "--empty", "--no-pager",
-                    "--balance-format", "%(scrub(display_total))\t%(account)\n",
+                    "--args-only",
+                    "-f",
+                    path,
+                    "balance",
+                    "--flat",
+                    "--no-total",
+                    "--empty",
+                    "--no-pager",
+                    "--balance-format",
+                    "%(scrub(amount))\t%(account)\n",
                 ];
                 Ok(ledger(&run("ledger", &arguments)?))
             }
             Self::Beancount => {
                 run("bean-check", &[path])?;
-                let query = "SELECT account, currency, sum(position) GROUP BY account, currency";
+                // As text: what it prints as a number it may round first.
+                let query = "SELECT account, currency, str(sum(number)) GROUP BY account, currency";
                 csv(&run("bean-query", &["-f", "csv", path, query])?, |row| match row {
-                    [account, _, position] => amounts(position)
-                        .map(|(amount, commodity)| (account.trim().to_owned(), commodity, amount))
-                        .collect(),
+                    [account, currency, sum] => {
+                        let amount = sum.trim_start_matches("Decimal('").trim_end_matches("')");
+                        vec![(account.clone(), currency.clone(), amount.to_owned())]
+                    }
                     _ => panic!("bean-query answered {row:?}"),
                 })
             }
@@ -102,7 +114,11 @@ fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let (said, complained) = (text(output.stdout), text(output.stderr));
     // bean-query answers even if the file is wrong; whatever is complained about is wrong.
-    if output.status.success() && complained.trim().is_empty() { Ok(said) } else { Err(format!("{program}: {complained}{said}")) }
+    if output.status.success() && complained.trim().is_empty() {
+        Ok(said)
+    } else {
+        Err(format!("{program}: {complained}{said}"))
+    }
 }
 
 fn csv(text: &str, read: impl Fn(&[String]) -> Vec<(String, String, String)>) -> Result<Balances, String> {
@@ -124,17 +140,24 @@ fn insert(balances: &mut Balances, account: String, commodity: String, amount: &
     }
 }
 
-fn amounts(text: &str) -> impl Iterator<Item = (String, String)> {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let pairs = words.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].trim_end_matches(')').to_owned()));
-    pairs.collect::<Vec<_>>().into_iter()
+/// `5 EUR`, `$5`, `$ 5`.
+fn amount(text: &str) -> Option<(String, String)> {
+    let is_number = |char: char| char.is_ascii_digit() || ['-', '.'].contains(&char);
+    let number: String = text.chars().filter(|char| is_number(*char)).collect();
+    let (first, last) = (text.find(is_number)?, text.rfind(is_number)?);
+    // A code may have digits, and stands behind then.
+    match text.split_once(' ') {
+        Some((number, code)) if first == 0 => Some((number.to_owned(), code.to_owned())),
+        _ if last + 1 == text.len() => Some((number, text[..first].trim().to_owned())),
+        _ => None,
+    }
 }
 
 fn ledger(text: &str) -> Balances {
     let (mut balances, mut pending) = (Balances::new(), Vec::new());
     for line in text.lines() {
         let (amount, account) = line.split_once('\t').map_or((line, None), |(amount, account)| (amount, Some(account)));
-        pending.extend(amounts(amount).next());
+        pending.extend(self::amount(amount.trim()));
         if let Some(account) = account {
             for (amount, commodity) in pending.drain(..) {
                 insert(&mut balances, account.to_owned(), commodity, &amount);
@@ -168,7 +191,12 @@ fn plain(number: &str) -> String {
 #[test]
 fn numbers_are_compared_whatever_their_form() {
     for (number, expected) in [
-        ("1.50", "1.5"), ("-0.0", "0"), ("1E-38", "0.00000000000000000000000000000000000001"), ("1.2E+3", "1200"), ("007", "7"), ("-12.340", "-12.34"),
+        ("1.50", "1.5"),
+        ("-0.0", "0"),
+        ("1E-38", "0.00000000000000000000000000000000000001"),
+        ("1.2E+3", "1200"),
+        ("007", "7"),
+        ("-12.340", "-12.34"),
     ] {
         assert_eq!(plain(number), expected);
     }

@@ -61,10 +61,10 @@ fn sum_max(program: Program) -> u128 {
 #[test]
 fn every_program_finds_the_balances_of_the_books() {
     for program in ALL {
-        for seed in 0..6 {
+        for seed in 0..4 {
             let kept = random(seed, 120, sum_max(program));
             let (journal, done) = write(&kept, program.format());
-            assert!(done.transactions > 40 && done.left_out > 0 && done.accounts == 48, "{done:?}");
+            assert!(done.transactions > 20 && done.left_out > 0 && done.accounts == 48, "{done:?}");
             agrees(program, &kept, &journal).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         }
     }
@@ -73,10 +73,12 @@ fn every_program_finds_the_balances_of_the_books() {
 #[test]
 fn what_was_written_is_read_again_as_it_was() {
     for (format, max) in [(Format::Text, i128::MAX.unsigned_abs()), (Format::Beancount, 10_u128.pow(28) - 1)] {
-        for seed in 0..200 {
+        for seed in 0..100 {
             let kept = random(seed, 60, max);
             let (journal, _) = write(&kept, format);
-            let imported = Importer::new(format, "theirs").read(&journal).unwrap_or_else(|errors| panic!("seed {seed}: {errors}\n{journal}"));
+            let imported = Importer::new(format, "theirs")
+                .read(&journal)
+                .unwrap_or_else(|errors| panic!("seed {seed}: {errors}\n{journal}"));
             let mut again = Kept::default();
             imported.accounts.iter().for_each(|account| again.open(account));
             for (transaction, line) in imported.transactions.iter().zip(&imported.lines) {
