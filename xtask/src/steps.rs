@@ -85,6 +85,7 @@ pub(crate) fn root() -> Result<PathBuf, String> {
 }
 
 fn served(root: &Path, arguments: &[&str]) -> Result<(), String> {
+    servers::ensure_test_programs()?;
     let running = servers::start_for_tests()?;
     let environment = running.environment().iter().map(|(name, value)| (name.as_str(), OsStr::new(value)));
     // What tests leave behind goes when the servers go.

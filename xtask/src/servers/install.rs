@@ -38,19 +38,31 @@ pub(super) fn java() -> Result<PathBuf, String> {
 
 /// What librdkafka is built with.
 pub(super) fn build_tools() -> Result<(), String> {
-    let is_there = || is_installed("make") && is_installed("g++");
+    tools("make and a C++ compiler, which librdkafka is built with", &["g++", "make"], &["g++", "make"])
+}
+
+/// What the tests of the ledger's journals ask what they read.
+pub(super) fn journal_programs() -> Result<(), String> {
+    let programs = ["hledger", "ledger", "bean-check", "bean-query"];
+    tools(
+        "hledger, ledger and beancount, which read the ledger's journals,",
+        &programs,
+        &["hledger", "ledger", "beancount"],
+    )
+}
+
+fn tools(name: &str, programs: &[&str], packages: &[&str]) -> Result<(), String> {
+    let is_there = || programs.iter().all(|program| is_installed(program));
     if is_there() {
         return Ok(());
     }
-    eprintln!(
-        "make or a C++ compiler is missing, which librdkafka is built with: installing g++ and make with apt-get"
-    );
-    let install = ["install", "-y", "--no-install-recommends", "g++", "make"];
+    let list = packages.join(" ");
+    eprintln!("of {name} something is missing: installing {list} with apt-get");
+    let install: Vec<_> = ["install", "-y", "--no-install-recommends"].iter().chain(packages).copied().collect();
     if (apt_get(&install) || (apt_get(&["update"]) && apt_get(&install))) && is_there() {
         return Ok(());
     }
-    Err("librdkafka is built with make and a C++ compiler, `g++`, and apt-get could not install them: install both"
-        .to_owned())
+    Err(format!("of {name} something is missing, and apt-get could not install it: install {list}"))
 }
 
 fn is_installed(program: &str) -> bool {

@@ -99,6 +99,11 @@ pub(crate) fn ensure_build_tools() -> Result<(), String> {
     install::build_tools()
 }
 
+/// Installs the programs that tests run and that are no servers, where that is possible.
+pub(crate) fn ensure_test_programs() -> Result<(), String> {
+    install::journal_programs()
+}
+
 /// `cargo xtask servers up|down|status`; `up` takes the names of servers, none for all.
 pub(crate) fn by_hand(root: &Path, arguments: &[&str]) -> Result<(), String> {
     match arguments {
