@@ -5,8 +5,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 use sysd::core::Store;
+use sysd::ledger::reconcile::Record;
 use sysd::ledger::{
-    Account, AccountId, AccountKind, Action, Books, Currency, Ledger, Posting, Reply, Rest, Side, Transaction,
+    Account, AccountId, AccountKind, Action, Books, Currency, Date, Ledger, Posting, Reply, Rest, Side, Transaction,
     TransactionId,
 };
 use sysd::storage::Replica;
@@ -25,11 +26,12 @@ pub(crate) struct Counts {
     pub(crate) recorded: u64,
     pub(crate) rejected: u64,
     pub(crate) known: u64,
+    pub(crate) bad: u64,
 }
 
 impl Counts {
     /// The replies of a payment; what has a number up to `before`, or one that another has, was recorded before.
-    fn add(&mut self, replies: &[Reply], before: u64) {
+    pub(crate) fn add(&mut self, replies: &[Reply], before: u64) {
         let mut last = before;
         for reply in replies {
             match reply {
@@ -135,6 +137,31 @@ impl Platform<'_> {
             _ => vec![Transaction::new(id(0), pays()), Transaction::new(id(0), pays())],
         }
     }
+}
+
+/// How a provider would know a transaction.
+pub(crate) fn reference(id: TransactionId) -> String {
+    format!("{:x}", id.0)
+}
+
+/// What the bank says of what customers paid in: it lost every 97th payment, and every 101st it has with a minor unit more.
+pub(crate) fn statement(shape: &Shape, day: Date) -> Result<Vec<Record>, String> {
+    let currencies =
+        CURRENCIES.map(Currency::iso).into_iter().collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    let platform = Platform { shape, currencies };
+    let mut records = Vec::new();
+    for number in (0..shape.payments).filter(|number| number % 97 != 96) {
+        let bank = (0..CURRENCIES.len()).map(|at| account(Who::Bank, at)).collect::<Vec<_>>();
+        for transaction in platform.payment(number) {
+            let Some(posting) = transaction.postings.iter().find(|posting| bank.contains(&posting.account)) else {
+                continue;
+            };
+            let amount = i128::try_from(posting.amount).map_err(|error| error.to_string())?;
+            let amount = amount + i128::from(number % 101 == 100);
+            records.push(Record::new(&reference(transaction.id), posting.currency, amount, day, number + 1));
+        }
+    }
+    Ok(records)
 }
 
 /// Opens the accounts and makes the payments.
