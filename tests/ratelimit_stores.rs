@@ -1,4 +1,5 @@
-//! Every algorithm on every store decides as the memory store does, under one clock that is driven: seeded histories, answer for answer.
+//! Every algorithm on every store decides as the memory store does, under one clock that is driven: seeded histories, answer for answer,
+//! and what is stored after them byte for byte.
 #![cfg(all(
     feature = "memory",
     feature = "local",
@@ -15,11 +16,12 @@ use futures::future::join_all;
 use sysd::core::entropy::below;
 use sysd::core::lease::HolderId;
 use sysd::core::{
-    AnyStore, Clock as _, Entropy as _, ManualClock, SeededEntropy, SystemEntropy, Timestamp, random_base62,
+    AnyStore, Clock as _, Entropy as _, Key, ManualClock, SeededEntropy, Store as _, SystemEntropy, Timestamp,
+    random_base62, tuple,
 };
 use sysd::ratelimit::{
     Ask, CalendarUnit, CalendarWindow, Concurrency, ConcurrencyLimiter, FixedWindow, HoldId, HoldLimiter, JointLimiter,
-    LeakyBucket, Limit, Rate, RateLimiter, Rule, RuleLimiter, RuleSet, SlidingLog, SlidingWindow, TokenBucket,
+    LeakyBucket, Limit, Rate, RateLimiter, Rule, RuleLimiter, RuleSet, SlidingLog, SlidingWindow, TokenBucket, schema,
 };
 use sysd::storage::{Memory, open_by_clocks, prepare};
 
@@ -138,13 +140,19 @@ fn duration(entropy: &SeededEntropy) -> Duration {
     Duration::from_micros(us)
 }
 
-/// Two processes on the store and two in memory are asked the same by the same clock: how many were denied, or where they differ.
-async fn history(seed: u64, stores: &[AnyStore], memory: &AnyStore, clock: &ManualClock) -> Result<usize, String> {
+/// Two processes on the store and two in memory are asked the same by the same clock: how many were denied, and how many
+/// records were the same, or where they differ.
+async fn history(
+    seed: u64,
+    stores: &[AnyStore],
+    memory: &AnyStore,
+    clock: &ManualClock,
+) -> Result<(usize, usize), String> {
     let (entropy, name) = (SeededEntropy::new(seed), format!("same {}", random_base62(12, &SystemEntropy)));
     clock.set(start(seed));
     let on_store: Vec<_> = stores.iter().map(|store| Process::new(store, &name, seed, clock)).collect();
     let in_memory = Process::new(memory, &name, seed, clock);
-    let (rules, mut denied) = (rules(seed, clock), 0);
+    let (rules, mut denied, mut records) = (rules(seed, clock), 0, 0);
     for step in 0..STEPS {
         clock.advance(duration(&entropy));
         #[allow(clippy::cast_possible_truncation, reason = "all are small")]
@@ -161,8 +169,40 @@ async fn history(seed: u64, stores: &[AnyStore], memory: &AnyStore, clock: &Manu
             return Err(format!("seed {seed}, step {step}: {asked:?} at {}\n{one}\nin memory\n{other}", clock.now()));
         }
         denied += usize::from(one.contains("Denied"));
+        if step % (STEPS / 2) == STEPS / 2 - 1 {
+            let (there, in_memory) = (stored(&stores[0], &name).await, stored(memory, &name).await);
+            if there != in_memory {
+                let at = clock.now();
+                return Err(format!("seed {seed}, step {step}: stored at {at}\n{there:?}\nin memory\n{in_memory:?}"));
+            }
+            records += in_memory.iter().flatten().count();
+        }
     }
-    Ok(denied)
+    Ok((denied, records))
+}
+
+/// What lies in the records of a history, and until when.
+async fn stored(store: &AnyStore, name: &str) -> Vec<Option<(Vec<u8>, Option<Timestamp>)>> {
+    let spaces = [
+        schema::BUCKETS,
+        schema::QUEUES,
+        schema::FIXED_WINDOWS,
+        schema::SLIDING_WINDOWS,
+        schema::SLIDING_LOGS,
+        schema::RULES,
+        schema::HOLDS,
+        schema::SLOTS,
+    ];
+    let joint = format!("{name} joint");
+    let mut found = Vec::new();
+    for space in spaces {
+        for (name, key) in [(name, KEYS[0]), (name, KEYS[1]), (&joint, KEYS[0]), (&joint, "all")] {
+            let partition = tuple::encode(&(name, key));
+            let record = store.get(Key::lone(space, &partition)).await.unwrap();
+            found.push(record.map(|record| (record.value.to_vec(), record.expires_at)));
+        }
+    }
+    found
 }
 
 fn memory(clock: &ManualClock) -> AnyStore {
@@ -178,9 +218,13 @@ async fn decides_as_memory_does(url: &str, histories: u64) {
     let stores = open_by_clocks(url, twice).await.unwrap();
     let run = |(seed, (stores, clock))| async move { history(seed, stores, &memory(clock), clock).await };
     let runs = (0..).zip(stores.chunks(2).zip(&clocks)).map(run);
-    let denied: usize =
-        join_all(runs).await.into_iter().map(|denied| denied.unwrap_or_else(|told| panic!("{told}"))).sum();
+    let (mut denied, mut records) = (0, 0);
+    for told in join_all(runs).await {
+        let (of_one, of_store) = told.unwrap_or_else(|told| panic!("{told}"));
+        (denied, records) = (denied + of_one, records + of_store);
+    }
     assert!(denied > 2 * clocks.len(), "{denied} were denied");
+    assert!(records > 4 * clocks.len(), "{records} records were compared");
 }
 
 #[tokio::test]

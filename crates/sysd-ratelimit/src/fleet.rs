@@ -4,7 +4,7 @@
 //! | mode | asks the store | admits beyond the limit, at most |
 //! |---|---|---|
 //! | central: [`RateLimiter`](crate::RateLimiter), [`RuleLimiter`](crate::RuleLimiter), [`JointLimiter`](crate::JointLimiter) | for each decision | nothing |
-//! | [`ShardedLimiter`] | for each decision, one of several records | nothing |
+//! | [`ShardedLimiter`] | for each decision, one of several records; all of them where that one has too little | nothing |
 //! | [`LeasedLimiter`] | for each batch of tokens | what processes hold: their number times `batch_max`, in the bursts of one window; nothing in the long run |
 //! | [`LocalFirstLimiter`] | every `flush_every`, after the fact | `n * (burst + 2 * rate * lag)` for `n` processes, in any stretch of time |
 //!
@@ -13,6 +13,7 @@
 //! All of them keep the states that a `RuleLimiter` of the same name and rule keeps, but for the sharded one, so that some
 //! processes may decide centrally while others lease.
 
+mod gather;
 mod keeper;
 mod lease;
 mod leased;

@@ -1,6 +1,7 @@
 //! One request under the rules of several keys.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use futures::future::join_all;
 use sysd_core::tuple::{self, KeyBytes};
@@ -10,6 +11,7 @@ use crate::model::{Decision, JointDecision, Rule, fit_record, told_apart};
 use crate::procedure::{GiveAll, JointVerdict, TakeAll};
 use crate::schema;
 use crate::service::partition;
+use crate::untold::{Untold, UntoldError, What};
 
 /// A key, and what the request takes from the rules that count by it. The rules of one key have names of their own.
 #[derive(Debug, Clone)]
@@ -60,6 +62,9 @@ pub struct JointOutcome {
     pub decision: Option<JointDecision>,
     /// The keys whose rules could not be asked, by their place, and why.
     pub errors: Vec<(usize, Error)>,
+    /// The keys that what a denied request had taken from them could not be given back to, by their place, and why. It may be lost to
+    /// them until the rules' own time has passed; no answer changes with it.
+    pub not_given_back: Vec<(usize, Error)>,
     /// Whether the request may go on.
     pub is_allowed: bool,
 }
@@ -96,17 +101,24 @@ pub struct JointOutcome {
 ///   find too little and be denied: too much for a moment, never too little. A bucket that would have been full for a part of that
 ///   time is given back less, by so much (see [`GiveAll`]).
 /// - A reply that is lost, a process that dies between the two, a future that is dropped: what was taken stays taken. That may cost
-///   a client tokens, and never gives any.
+///   a client tokens, and never gives any. A giving back that failed is told: by [`JointOutcome::not_given_back`],
+///   [`last_error`](Self::last_error), a warning of `tracing`, and the counter `sysd_ratelimit_give_back_errors_total` (feature `metrics`).
 #[derive(Debug, Clone)]
 pub struct JointLimiter<S> {
     store: S,
     prefix: KeyBytes,
+    untold: Arc<Untold>,
 }
 
 impl<S: Store> JointLimiter<S> {
     /// The limiter `name` on `store`. It shares its states with a [`RuleLimiter`](crate::RuleLimiter) of the same name.
     pub fn new(store: S, name: &str) -> Self {
-        Self { store, prefix: tuple::encode(&(name,)) }
+        Self { store, prefix: tuple::encode(&(name,)), untold: Arc::new(Untold::new(What::GiveBack, name)) }
+    }
+
+    /// The last error in giving back what a denied request had taken.
+    pub fn last_error(&self) -> Option<UntoldError> {
+        self.untold.last()
     }
 
     /// Takes from the rules of every key, or from none and denies.
@@ -150,10 +162,13 @@ impl<S: Store> JointLimiter<S> {
         let limits = self.store.limits();
         let mut problems = asks.iter().enumerate().filter_map(|(at, ask)| Some((at, ask.problem(limits)?)));
         if let Some(problem) = problems.next() {
-            return JointOutcome { decision: None, errors: vec![problem], is_allowed: false };
+            let (errors, not_given_back) = (vec![problem], Vec::new());
+            return JointOutcome { decision: None, errors, not_given_back, is_allowed: false };
         }
         let takes = asks.iter().map(|ask| (ask.key, TakeAll::new(ask.rules.iter().copied())));
-        Joint::new(&self.prefix, takes).check_or(&self.store, on_error).await
+        let outcome = Joint::new(&self.prefix, takes).check_or(&self.store, on_error).await;
+        outcome.not_given_back.iter().for_each(|(_, error)| self.untold.note(error));
+        outcome
     }
 }
 
@@ -206,6 +221,7 @@ impl Asked {
 pub(crate) struct Joint {
     asked: Vec<Asked>,
     errors: Vec<(usize, Error)>,
+    not_given_back: Vec<(usize, Error)>,
     is_allowed: bool,
 }
 
@@ -215,7 +231,7 @@ impl Joint {
         let asked = takes.enumerate().filter(|(_, (_, take))| !take.is_empty());
         let asked =
             asked.map(|(at, (key, take))| Asked { at, partition: partition(prefix, key), take, decisions: None });
-        Self { asked: asked.collect(), errors: Vec::new(), is_allowed: true }
+        Self { asked: asked.collect(), errors: Vec::new(), not_given_back: Vec::new(), is_allowed: true }
     }
 
     /// As [`JointLimiter::check_or`].
@@ -240,7 +256,7 @@ impl Joint {
                     self.is_allowed = is_outage(&error) && on_error(asked.at, &error) == OnError::Allow;
                     self.errors.push((asked.at, error));
                     if !self.is_allowed {
-                        self.give_back(records, &taken).await;
+                        self.not_given_back = self.give_back(records, &taken).await;
                     }
                 }
             }
@@ -262,7 +278,8 @@ impl Joint {
             let verdict = asked.run(records, &look).await?;
             Ok::<_, Error>(look.decision(&verdict).each().to_vec())
         });
-        let (answers, ()) = futures::join!(join_all(looks), self.give_back(records, taken));
+        let (answers, not_given_back) = futures::join!(join_all(looks), self.give_back(records, taken));
+        self.not_given_back = not_given_back;
         for (asked, answer) in self.asked[place + 1..].iter_mut().zip(answers) {
             match answer {
                 Ok(decisions) => asked.decisions = Some(decisions),
@@ -271,14 +288,17 @@ impl Joint {
         }
     }
 
-    /// Once: a second that follows a lost reply would give what was never taken.
-    async fn give_back(&self, records: &impl Records, taken: &[(usize, GiveAll)]) {
+    /// Once: a second that follows a lost reply would give what was never taken. What is not given back costs the client tokens, as a lost
+    /// reply does, and changes no answer: it is told beside it.
+    async fn give_back(&self, records: &impl Records, taken: &[(usize, GiveAll)]) -> Vec<(usize, Error)> {
         let give = |(place, give): &(usize, GiveAll)| {
-            let (partition, give) = (&self.asked[*place].partition, give.clone());
-            async move { records.give(Key::lone(schema::RULES, partition), &give).await }
+            let (asked, give) = (&self.asked[*place], give.clone());
+            async move {
+                let answer = records.give(Key::lone(schema::RULES, &asked.partition), &give).await;
+                Some((asked.at, answer.err()?))
+            }
         };
-        // What is not given back costs the client tokens, as a lost reply does: no answer changes with it.
-        let _ = join_all(taken.iter().map(give)).await;
+        join_all(taken.iter().map(give)).await.into_iter().flatten().collect()
     }
 
     fn outcome(self) -> JointOutcome {
@@ -286,6 +306,6 @@ impl Joint {
         errors.sort_by_key(|(at, _)| *at);
         let each: Vec<_> = self.asked.into_iter().filter_map(|asked| asked.decisions).flatten().collect();
         let decision = (!each.is_empty()).then(|| JointDecision::of(each));
-        JointOutcome { decision, errors, is_allowed: self.is_allowed }
+        JointOutcome { decision, errors, not_given_back: self.not_given_back, is_allowed: self.is_allowed }
     }
 }

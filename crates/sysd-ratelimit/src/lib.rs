@@ -21,6 +21,7 @@ pub mod procedure;
 pub mod schema;
 pub mod service;
 pub mod slots;
+mod untold;
 
 #[cfg(feature = "tower")]
 pub use crate::http::{FieldStyle, RateLimitLayer, RateLimited};
@@ -47,3 +48,4 @@ pub use procedure::{
 };
 pub use service::{RateLimiter, RuleLimiter};
 pub use slots::ConcurrencyLimiter;
+pub use untold::UntoldError;

@@ -29,6 +29,46 @@
 //! assert!(error.starts_with("limits.yaml:3:37: rules[0].rate: 0 tokens would never admit anything"), "{error}");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Rules in another mode
+//! A [`PolicyLimiter`] decides centrally. Rules that are asked for too often for that have a policy of their own, and the program leases
+//! them, or decides them [local-first](crate::LocalFirstLimiter), which refuses rules that are billed, by the keys that the plan names:
+//!
+//! ```
+//! use sysd_ratelimit::policy::{Plan, Policy, RequestView};
+//! use sysd_ratelimit::{LeaseConfig, LeasedLimiter};
+//! use sysd_storage::Memory;
+//!
+//! # futures::executor::block_on(async {
+//! let (store, hot) = (Memory::new(), Policy::from_toml("hot.toml", r#"
+//!     name = "hot"
+//!     [[rules]]
+//!     name = "everybody"
+//!     key = "global"
+//!     rate = "100000/s"
+//!     burst = 1000
+//! "#)?);
+//! let mut leased = Vec::new();
+//! for rule in hot.rules() {
+//!     let (limiter, keeper) =
+//!         LeasedLimiter::new(store.clone(), hot.name(), rule.rule().clone(), LeaseConfig::new(100))?;
+//!     // On a runtime: `tokio::spawn(keeper)`.
+//!     # drop(keeper);
+//!     leased.push(limiter);
+//! }
+//!
+//! let headers = [("accept", "*/*")];
+//! let request = RequestView { method: "GET", path: "/", peer: None, user: None, headers: &headers };
+//! let Plan::Rules { groups, .. } = hot.plan(&request) else { panic!("on no list") };
+//! for group in &groups {
+//!     for &(place, cost) in &group.rules {
+//!         // What a rule before it took stays taken: not all or nothing.
+//!         assert!(leased[place].check(&group.key, cost).await?.is_allowed());
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
 
 mod admin;
 mod changes;

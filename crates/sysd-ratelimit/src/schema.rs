@@ -27,6 +27,8 @@ pub const SLIDING_WINDOWS: Space = Space::conditional("ratelimit_sliding");
 pub const SLIDING_LOGS: Space = Space::conditional("ratelimit_log");
 /// Where the states of several rules of one key lie.
 pub const RULES: Space = Space::conditional("ratelimit_rules");
+/// Where the shards of token buckets lie, each as the only rule of a record.
+pub const SHARDS: Space = Space::conditional("ratelimit_shards");
 
 /// Where the states of several rules of one key lie, with what is held of them.
 pub const HOLDS: Space = Space::conditional("ratelimit_holds");

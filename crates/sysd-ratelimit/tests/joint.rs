@@ -348,3 +348,45 @@ fn rules_that_cant_be_told_apart_are_refused_before_any_is_asked() {
     simulation.run().unwrap();
     assert_eq!(*seen.lock().unwrap(), [(ErrorKind::Invalid, Effect::None, false); 2]);
 }
+
+/// Those that give back fail.
+#[cfg(feature = "metrics")]
+#[derive(Clone)]
+struct NeverTakesBack;
+
+#[cfg(feature = "metrics")]
+impl<S: Store> Overrides<S> for NeverTakesBack {
+    async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        if procedure.name() == "give" {
+            return Err(Error::new(ErrorKind::Timeout, Effect::Unknown, "the password is s3cret").with_key(key));
+        }
+        store.update(key, procedure).await
+    }
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn what_could_not_be_given_back_is_told() {
+    let numbers = common::numbers::Numbers::default();
+    let denied = metrics::with_local_recorder(&numbers, || {
+        let store = Overridden(sysd_storage::Memory::new(), NeverTakesBack);
+        let (limiter, rules) = (JointLimiter::new(store, "api"), rules());
+        let ask =
+            |cost| futures::executor::block_on(limiter.check_or(&asks(&rules, b"ann", cost), |_, _| OnError::Deny));
+        assert!(ask(0).not_given_back.is_empty() && limiter.last_error().is_none());
+        // All of `each` is there, and of `all` too little.
+        futures::executor::block_on(limiter.check(&[Ask { key: b"all", rules: vec![(&rules[2], 10)] }])).unwrap();
+        let denied = ask(LIMIT);
+        assert!(!denied.is_allowed && denied.errors.is_empty(), "{denied:?}");
+        let error = limiter.last_error().unwrap();
+        assert_eq!((error.kind, error.effect, error.count), (ErrorKind::Timeout, Effect::Unknown, 1));
+        assert!(!format!("{error:?}").contains("s3cret"));
+        // Clones tell the same.
+        assert_eq!(limiter.clone().last_error(), Some(error));
+        denied
+    });
+    let [(0, error)] = &denied.not_given_back[..] else { panic!("{denied:?}") };
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    let series = "sysd_ratelimit_give_back_errors_total{limiter=api,kind=timeout,effect=unknown}";
+    assert_eq!((numbers.names(), numbers.count(series)), (vec![series.to_owned()], 1));
+}

@@ -195,3 +195,46 @@ fn customers_have_ranks_and_no_names() {
     assert!(names.iter().all(|name| name.starts_with("sysd_ratelimit_") && !name.contains("customer")), "{names:?}");
     assert!(names.len() < 30, "{names:?}");
 }
+
+/// Those that give back fail.
+struct NeverTakesBack;
+
+impl<S: Store> Overrides<S> for NeverTakesBack {
+    async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        if procedure.name() == "give" {
+            return Err(Error::new(ErrorKind::Denied, Effect::None, "scripted"));
+        }
+        store.update(key, procedure).await
+    }
+}
+
+#[test]
+fn what_a_policy_could_not_give_back_is_counted_and_told() {
+    let numbers = Numbers::default();
+    metrics::with_local_recorder(&numbers, || {
+        let policy = Policy::from_toml("limits.toml", LIMITS).unwrap();
+        let limiter =
+            PolicyLimiter::new(Overridden(Memory::with_clock(common::clock()), NeverTakesBack), policy).unwrap();
+        let headers: [(&str, &str); 0] = [];
+        let ask = || {
+            let view = RequestView { method: "POST", path: "/login", peer: None, user: Some("ann"), headers: &headers };
+            limiter.check(&view).now_or_never().unwrap()
+        };
+        assert!(ask().is_allowed() && ask().is_allowed());
+        // The first key denies: nothing was taken before it.
+        let denied = ask();
+        assert!(!denied.is_allowed() && denied.not_given_back().is_empty(), "{denied:?}");
+        // Now one that comes behind it does.
+        limiter.change_rule("each", sysd_ratelimit::FixedWindow::new("99/h".parse().unwrap())).unwrap();
+        for _ in 0..7 {
+            assert!(ask().is_allowed());
+        }
+        let denied = ask();
+        assert!(!denied.is_allowed(), "{denied:?}");
+        let told: Vec<_> = denied.not_given_back().iter().map(Error::kind).collect();
+        assert_eq!(told, [ErrorKind::Denied]);
+        assert_eq!(denied.errors().len(), 0);
+    });
+    let series = "sysd_ratelimit_give_back_errors_total{limiter=api,kind=denied,effect=none}";
+    assert_eq!(numbers.count(series), 1);
+}

@@ -1,25 +1,31 @@
 //! Sharded: one key's bucket cut into several, for a key that is hotter than one record bears.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use sysd_core::tuple::{self, Element as _, KeyBytes};
-use sysd_core::{Entropy, Key, Result, Store, StoreExt as _, SystemEntropy};
+use sysd_core::{Entropy, Error, Key, Result, Store, StoreExt as _, SystemEntropy};
 
-use super::micros;
+use super::gather::{Gather, Next, Part, enough_after};
 use crate::error::RateLimitError;
-use crate::model::{Decision, Outcome, Rate, Span, TokenBucket};
-use crate::procedure::Take;
+use crate::model::{Decision, Outcome, Rate, Rule, Span, TokenBucket};
+use crate::procedure::{GiveAll, TakeAll};
 use crate::schema;
 use crate::service::partition;
+use crate::untold::{Untold, UntoldError, What};
 
 /// The most shards of a [`ShardedLimiter`].
 pub const SHARDS_MAX: u32 = 64;
 
+/// What a shard is called as the rule of its record.
+const RULE: &str = "shard";
+
 /// A token bucket a key, cut into shards that lie in records, and so on nodes, of their own.
 ///
-/// A request takes from one shard, chosen at random; where that has too little, it looks at all others and takes from
-/// the fullest. So a key is decided as fast as all nodes together are, and nobody is denied while some shard has enough.
+/// A request takes from one shard, chosen at random. Where that has too little, it looks at all others, and gathers its cost from the
+/// fullest: from one alone if one has it, else parts from several, and what it can't use it gives back to the shards that gave it. So a key
+/// is decided as fast as all nodes together are, and what some shards have too little others have for them.
 ///
 /// ```
 /// use sysd_ratelimit::{ShardedLimiter, TokenBucket};
@@ -28,17 +34,22 @@ pub const SHARDS_MAX: u32 = 64;
 /// # futures::executor::block_on(async {
 /// let bucket = TokenBucket::new("100000/s".parse()?, 1_000)?;
 /// let limiter = ShardedLimiter::new(Memory::new(), "everybody", bucket, 8)?;
-/// assert_eq!(limiter.limit(), 125);
 /// assert!(limiter.check("all", 1).await?.is_allowed());
+/// // Each of the eight holds 125.
+/// assert!(limiter.check("all", 900).await?.is_allowed());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
 ///
 /// # Guarantees
-/// - **Never more**: bursts and rates of the shards add up to those of the bucket, exactly, so all processes together are
-///   granted what the bucket grants, and no more.
-/// - **Seldom less**: nothing is moved between shards. One that is full gains nothing while others are not, and a request is denied
-///   when no shard alone has its cost, though all together might.
+/// - **Never more**: bursts and rates of the shards add up to those of the bucket, exactly. A token that is admitted was taken from its
+///   shard before, and none is put where it did not come from. So all processes together are granted what the bucket grants, and no more, also
+///   where replies are lost and processes die between two shards: that loses tokens.
+/// - **Seldom less**: where nobody else asks at that moment and all shards answer, a request is denied only if fewer whole tokens than it
+///   costs are in all shards together. Up to a token a shard is in parts that can't be used yet, so a bucket in one record would have
+///   had at most as many tokens more as there are shards. Requests that gather at the same time may deny one another, for a moment. A
+///   shard that is full gains nothing while others are not; a key that is asked for more than it has is taken from in all of its
+///   shards, so none stays full.
 /// - The number of shards is a part of the key: with another number the key begins anew.
 #[derive(Debug, Clone)]
 pub struct ShardedLimiter<S, E = SystemEntropy> {
@@ -46,7 +57,27 @@ pub struct ShardedLimiter<S, E = SystemEntropy> {
     entropy: E,
     prefix: KeyBytes,
     bucket: TokenBucket,
-    shards: Vec<TokenBucket>,
+    shards: Vec<Shard>,
+    untold: Arc<Untold>,
+}
+
+#[derive(Debug, Clone)]
+struct Shard {
+    bucket: TokenBucket,
+    rule: Rule,
+}
+
+/// What a shard answered.
+#[derive(Debug)]
+struct Answer {
+    at: usize,
+    decision: Decision,
+    /// What it is short of full.
+    debt: Span,
+    /// By how much its time is ahead.
+    skew_us: u64,
+    /// Of a take.
+    give: Option<GiveAll>,
 }
 
 impl<S: Store> ShardedLimiter<S> {
@@ -76,7 +107,8 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
         let shards = cut(&bucket, shards)?;
         // The number of shards tells the keys of one cut from those of another.
         let prefix = tuple::encode(&(name, shards.len() as u64));
-        Ok(Self { store, entropy, prefix, bucket, shards })
+        let untold = Arc::new(Untold::new(What::Shard, name));
+        Ok(Self { store, entropy, prefix, bucket, shards, untold })
     }
 
     /// The bucket that the shards make together.
@@ -84,117 +116,179 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
         &self.bucket
     }
 
-    /// The most that can be taken at once: what every shard can hold.
+    /// The most that can be taken at once: the burst.
     pub fn limit(&self) -> u32 {
-        self.shards.last().map_or(0, TokenBucket::burst)
+        self.bucket.burst()
     }
 
-    /// Takes `cost` for `key` from one of its shards; a cost of zero looks at all.
+    /// The last error of a shard that no request ended in: one that could not be looked at, or did not give its part, counts as
+    /// empty; one that did not take its part back has lost it.
+    pub fn last_error(&self) -> Option<UntoldError> {
+        self.untold.last()
+    }
+
+    /// Takes `cost` for `key` from its shards; a cost of zero looks at all.
     ///
-    /// A cost above [`limit`](Self::limit) is never allowed, which needs no store: then `remaining` is zero. `remaining` is what the shard has that was taken from; of a denial, and
-    /// of a look, what the fullest has. `retry_after` is when the first of the shards has enough.
+    /// A cost above [`limit`](Self::limit) is never allowed, which needs no store: then `remaining` is zero. `remaining` and `reset_after` are
+    /// those of the shards that were asked: of a denial and of a look all, of a request that one shard admitted that one, so there is at
+    /// least so much. `retry_after` is when all together have enough.
     ///
     /// # Errors
-    /// As [`RateLimiter::check`](crate::RateLimiter::check).
+    /// As [`RateLimiter::check`](crate::RateLimiter::check), of the shard that was chosen; of another one if those that answered could
+    /// never have the cost. Other errors of shards end no request: they are told by [`last_error`](Self::last_error) and counted.
     ///
     /// # Cost
-    /// An update; where that shard has too little, one more of each, in one round trip, and another of a shard that has enough. So a
-    /// request that is denied asks all shards.
+    /// An update; where that shard has too little, a look at each other in one round trip, and one at which parts are taken, at most three
+    /// times; where others were faster then, one more to give back. So a request that is denied asks all shards.
     ///
     /// # Cancel safety
-    /// A future that is dropped has taken the cost or not; never a part of it.
+    /// A future that is dropped has taken the cost, a part of it or nothing; it never gives.
     pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
         let prefix = partition(&self.prefix, key);
         if cost > self.limit() {
-            return Ok(self.unknown());
+            return Ok(Decision::new(Outcome::NeverAllowed, self.limit(), 0, 0));
         }
-        let mut denied: Option<(usize, Decision)> = None;
-        if cost > 0 {
-            #[allow(clippy::cast_possible_truncation, reason = "fewer than 64 shards")]
-            let at = (self.entropy.next_u64() % self.shards.len() as u64) as usize;
-            let decision = self.take(&prefix, at, cost).await?;
-            if decision.is_allowed() {
-                return Ok(self.told(decision));
+        let mut known = None;
+        #[allow(clippy::cast_possible_truncation, reason = "at most 64 shards")]
+        let at = (self.entropy.next_u64() % self.shards.len() as u64) as usize;
+        // What it can never have alone it is not asked for.
+        if (1..=self.shards[at].bucket.burst()).contains(&cost) {
+            let answer = self.take(&prefix, at, cost).await?;
+            if answer.decision.is_allowed() {
+                return Ok(self.told(Outcome::Allowed, &[answer]));
             }
-            denied = Some((at, decision));
+            known = Some(answer);
         }
-        let fullest = self.fullest(&prefix, denied).await?;
-        for &(at, decision) in &fullest {
-            if cost == 0 {
-                return Ok(self.told(decision));
-            }
-            if decision.remaining() < cost {
-                break;
-            }
-            // Others may have been faster.
-            let decision = self.take(&prefix, at, cost).await?;
-            if decision.is_allowed() {
-                return Ok(self.told(decision));
-            }
+        let (seen, error) = self.look(&prefix, known).await;
+        match error {
+            Some(error) if seen.is_empty() => Err(error),
+            _ if cost == 0 => Ok(self.told(Outcome::Allowed, &seen)),
+            error => self.gather(&prefix, cost, seen, error).await,
         }
-        Ok(self.denied(&fullest, cost))
     }
 
-    async fn take(&self, prefix: &KeyBytes, at: usize, cost: u32) -> Result<Decision> {
+    async fn take(&self, prefix: &KeyBytes, at: usize, cost: u32) -> Result<Answer> {
         let mut partition = KeyBytes::from_slice(prefix);
         (at as u64).encode_to(&mut partition);
-        let take = Take::new(self.shards[at], cost);
-        let verdict = self.store.run(Key::lone(schema::BUCKETS, &partition), &take).await?;
-        Ok(take.decision(&verdict))
+        let take = TakeAll::new([(&self.shards[at].rule, cost)]);
+        let verdict = self.store.run(Key::lone(schema::SHARDS, &partition), &take).await?;
+        let (debt, skew_us) = verdict.first().map_or((Span::ZERO, 0), |first| (first.debt(), first.skew_us()));
+        let decision = *take.decision(&verdict).decision();
+        Ok(Answer { at, decision, debt, skew_us, give: GiveAll::of(&take, &verdict) })
     }
 
-    /// Looks at all shards but the one that is known; the fullest first.
-    async fn fullest(&self, prefix: &KeyBytes, known: Option<(usize, Decision)>) -> Result<Vec<(usize, Decision)>> {
-        let others = (0..self.shards.len()).filter(|at| known.is_none_or(|(known, _)| known != *at));
-        let looks = join_all(others.map(async |at| Ok((at, self.take(prefix, at, 0).await?)))).await;
-        let (mut found, mut error) = (Vec::new(), None);
+    /// Once: a second that follows a lost reply would give what was never taken.
+    async fn give(&self, prefix: &KeyBytes, at: usize, give: &GiveAll) {
+        let mut partition = KeyBytes::from_slice(prefix);
+        (at as u64).encode_to(&mut partition);
+        if let Err(error) = self.store.run(Key::lone(schema::SHARDS, &partition), give).await {
+            self.untold.note(&error);
+        }
+    }
+
+    /// Looks at all shards but the one that is known: what is known of those that answered, and the last error.
+    async fn look(&self, prefix: &KeyBytes, known: Option<Answer>) -> (Vec<Answer>, Option<Error>) {
+        let known_at = known.as_ref().map(|known| known.at);
+        let others = (0..self.shards.len()).filter(|at| known_at != Some(*at));
+        let looks = join_all(others.map(|at| self.take(prefix, at, 0))).await;
+        let mut seen: Vec<_> = known.into_iter().collect();
+        let mut error = None;
         for look in looks {
             match look {
-                Ok(look) => found.push(look),
-                Err(failed) => error = Some(failed),
+                Ok(answer) => seen.push(answer),
+                Err(failed) => {
+                    self.untold.note(&failed);
+                    error = Some(failed);
+                }
             }
         }
-        // It was denied: what it has is too little.
-        found.extend(known);
-        // Those that answered decide.
-        if let (Some(error), true) = (error, found.is_empty()) {
-            return Err(error);
+        (seen, error)
+    }
+
+    /// Takes parts of several shards, as they were seen to have them; gives back what is not enough. `error` is why not all were seen.
+    async fn gather(
+        &self,
+        prefix: &KeyBytes,
+        cost: u32,
+        mut seen: Vec<Answer>,
+        mut error: Option<Error>,
+    ) -> Result<Decision> {
+        let level = |answer: &Answer| Part { at: answer.at, tokens: answer.decision.remaining() };
+        let mut gather = Gather::new(cost, seen.iter().map(level));
+        let mut taken = Vec::new();
+        loop {
+            match gather.next() {
+                Next::Admit => return Ok(self.told(Outcome::Allowed, &taken)),
+                Next::GiveUp => break,
+                Next::Take(parts) => {
+                    let takes = parts.iter().map(|part| self.take(prefix, part.at, part.tokens));
+                    for (part, answer) in parts.iter().zip(join_all(takes).await) {
+                        match answer {
+                            Ok(answer) if answer.decision.is_allowed() => {
+                                gather.took(*part, answer.decision.remaining());
+                                taken.push(answer);
+                            }
+                            Ok(answer) => {
+                                gather.had_less(*part, answer.decision.remaining());
+                                seen.retain(|before| before.at != part.at);
+                                seen.push(answer);
+                            }
+                            Err(failed) => {
+                                self.untold.note(&failed);
+                                gather.failed(*part);
+                                error = Some(failed);
+                            }
+                        }
+                    }
+                }
+            }
         }
-        found.sort_by_key(|(_, decision)| std::cmp::Reverse(decision.remaining()));
-        Ok(found)
+        let gives = taken.iter().filter_map(|answer| Some(self.give(prefix, answer.at, answer.give.as_ref()?)));
+        join_all(gives).await;
+        self.denied(cost, &seen, error)
     }
 
-    /// Of one shard, told as the key's.
-    fn told(&self, decision: Decision) -> Decision {
-        Decision::new(decision.outcome(), self.limit(), decision.remaining(), micros(decision.reset_after()))
+    /// Of these shards, told as the key's.
+    fn told(&self, outcome: Outcome, answers: &[Answer]) -> Decision {
+        // Of one that gave several parts the last says what is there.
+        let is_last = |place: usize| answers[place + 1..].iter().all(|later| later.at != answers[place].at);
+        let last = answers.iter().enumerate().filter(|(place, _)| is_last(*place)).map(|(_, answer)| answer);
+        let remaining: u64 = last.map(|answer| u64::from(answer.decision.remaining())).sum();
+        let reset_us = answers.iter().map(|answer| super::micros(answer.decision.reset_after())).max().unwrap_or(0);
+        // Shards add up to the burst.
+        let remaining = u32::try_from(remaining).unwrap_or(u32::MAX).min(self.limit());
+        Decision::new(outcome, self.limit(), remaining, reset_us)
     }
 
-    fn denied(&self, found: &[(usize, Decision)], cost: u32) -> Decision {
-        // A shard has enough once it owes no more than its capacity less the price; what it owes is when it is full.
-        let wait_us = |&(at, decision): &(usize, Decision)| {
-            let shard = &self.shards[at];
-            let price_us = shard.price(cost).map_or(0, Span::ceil_us);
-            let wait_us = micros(decision.reset_after()).saturating_add(price_us).saturating_sub(shard.capacity().us);
-            wait_us.max(1)
+    fn denied(&self, cost: u32, seen: &[Answer], error: Option<Error>) -> Result<Decision> {
+        let tokens_after = |us: u64| {
+            let of = |answer: &Answer| {
+                let debt = answer.debt.minus_us(us.saturating_sub(answer.skew_us));
+                u64::from(self.shards[answer.at].bucket.tokens_left(debt))
+            };
+            seen.iter().map(of).sum::<u64>()
         };
-        let retry_after = Duration::from_micros(found.iter().map(wait_us).min().unwrap_or(1));
-        let fullest = found.first().map_or(self.unknown(), |(_, decision)| *decision);
-        let reset_us = found.iter().map(|(_, decision)| micros(decision.reset_after())).max().unwrap_or(0);
-        Decision::new(Outcome::Denied { retry_after }, self.limit(), fullest.remaining(), reset_us)
-    }
-
-    fn unknown(&self) -> Decision {
-        Decision::new(Outcome::NeverAllowed, self.limit(), 0, 0)
+        let full_us = seen.iter().map(|answer| answer.skew_us.saturating_add(answer.debt.ceil_us())).max().unwrap_or(0);
+        let Some(retry_us) = enough_after(cost, full_us, tokens_after) else {
+            // All of them together hold the cost, so some did not answer.
+            return error.map_or_else(|| Ok(self.told(Outcome::NeverAllowed, seen)), Err);
+        };
+        // Others were faster, and may have given back by now: at once is not said.
+        let retry_after = Duration::from_micros(retry_us.max(1));
+        Ok(self.told(Outcome::Denied { retry_after }, seen))
     }
 }
 
 /// Bursts and rates that add up to the bucket's; the last shard is the smallest.
-fn cut(bucket: &TokenBucket, shards: u32) -> Result<Vec<TokenBucket>, RateLimitError> {
+fn cut(bucket: &TokenBucket, shards: u32) -> Result<Vec<Shard>, RateLimitError> {
     let burst = bucket.burst();
     if shards == 0 || shards > SHARDS_MAX || shards > burst {
         return Err(RateLimitError::Shards { shards, burst });
     }
     let rate = Rate::new(bucket.rate().count(), bucket.rate().period().saturating_mul(shards))?;
-    let shard = |at| TokenBucket::new(rate, burst / shards + u32::from(at < burst % shards));
+    let shard = |at| {
+        let bucket = TokenBucket::new(rate, burst / shards + u32::from(at < burst % shards))?;
+        Ok(Shard { bucket, rule: Rule::new(RULE, bucket)? })
+    };
     (0..shards).map(shard).collect()
 }

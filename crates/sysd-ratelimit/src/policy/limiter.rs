@@ -17,6 +17,7 @@ use crate::joint::{self, Joint, Records};
 use crate::model::{Decision, JointDecision, RuleId};
 use crate::schema;
 use crate::service::partition;
+use crate::untold::{Untold, What};
 
 /// Decides on requests as a [`Policy`] says, with the states in a store. Any number of processes may share it.
 ///
@@ -67,6 +68,7 @@ pub struct PolicyLimiter<S> {
 pub(super) struct Current {
     pub(super) policy: Policy,
     pub(super) prefix: KeyBytes,
+    untold: Untold,
     #[cfg(feature = "metrics")]
     pub(super) meter: Meter,
 }
@@ -75,6 +77,7 @@ impl Current {
     fn new(policy: Policy) -> Arc<Self> {
         Arc::new(Self {
             prefix: tuple::encode(&(policy.name(),)),
+            untold: Untold::new(What::GiveBack, policy.name()),
             #[cfg(feature = "metrics")]
             meter: Meter::new(&policy),
             policy,
@@ -107,6 +110,7 @@ pub struct Ruling {
     bound_by: Option<usize>,
     would_deny: Vec<usize>,
     errors: Vec<Error>,
+    not_given_back: Vec<Error>,
     has_failed_open: bool,
     has_stand_in_decided: bool,
 }
@@ -121,6 +125,7 @@ impl Ruling {
             bound_by: None,
             would_deny: Vec::new(),
             errors: Vec::new(),
+            not_given_back: Vec::new(),
             has_failed_open: false,
             has_stand_in_decided: false,
         }
@@ -177,6 +182,12 @@ impl Ruling {
     /// Why the store could not be asked about rules, also where a stand-in was instead.
     pub fn errors(&self) -> &[Error] {
         &self.errors
+    }
+
+    /// Why what a refused request had taken could not be given back to some keys: it may be lost to them until their rules' own time has
+    /// passed.
+    pub fn not_given_back(&self) -> &[Error] {
+        &self.not_given_back
     }
 
     /// Whether rules let it pass that nobody could be asked about.
@@ -307,6 +318,7 @@ impl<S: Store> PolicyLimiter<S> {
         #[cfg(feature = "metrics")]
         let begun = self.guard.clock.steady();
         let ruling = self.rule_on(&current, request).await;
+        ruling.not_given_back.iter().for_each(|error| current.untold.note(error));
         #[cfg(feature = "metrics")]
         current.meter.record(request, &ruling, self.guard.clock.steady().saturating_sub(begun), &self.guard);
         ruling
@@ -385,6 +397,7 @@ impl<S: Store> PolicyLimiter<S> {
         }
         ruling.has_failed_open = outcome.is_allowed && !outcome.errors.is_empty();
         ruling.errors = outcome.errors.into_iter().map(|(_, error)| error).collect();
+        ruling.not_given_back = outcome.not_given_back.into_iter().map(|(_, error)| error).collect();
         ruling
     }
 

@@ -62,6 +62,11 @@ impl JointVerdict {
         self.each.first().map_or(0, |verdict| verdict.debt().ceil_us())
     }
 
+    /// What the first rule found.
+    pub(crate) fn first(&self) -> Option<&AnyVerdict> {
+        self.each.first()
+    }
+
     /// Whether all rules allowed it.
     pub fn is_allowed(&self) -> bool {
         self.each.iter().all(AnyVerdict::is_allowed)

@@ -7,6 +7,9 @@ use proptest::test_runner::{Config, TestRunner};
 use super::*;
 use crate::model::{Outcome, Rate};
 
+#[path = "two_fields_tests.rs"]
+mod two_fields;
+
 type Decide = fn(&TokenBucket, Option<BucketState>, Timestamp, u32) -> (Verdict, Option<BucketState>);
 
 fn at(us: u64) -> Timestamp {

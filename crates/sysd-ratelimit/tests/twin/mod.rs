@@ -1,4 +1,4 @@
-//! A procedure's Lua twin beside the Rust one, on a real Redis.
+//! A procedure's Lua twin beside the Rust one, on a real Redis and on the nodes of a real Redis Cluster.
 //!
 //! The scripts are called with the state in hand and write nothing, so servers can be shared.
 #![allow(dead_code, reason = "each test uses its part")]
@@ -40,19 +40,30 @@ type Answer = (String, Vec<u8>, Vec<u8>, Vec<u8>);
 
 pub(crate) struct Twin {
     connection: redis::Connection,
+    /// To the nodes of a Cluster, which take turns.
+    nodes: Vec<redis::Connection>,
+    turn: usize,
     script: String,
+}
+
+fn server(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run `cargo xtask servers up` and export what it prints"))
+}
+
+fn connect(url: String) -> redis::Connection {
+    let client = redis::Client::open(url).unwrap();
+    client.get_connection().unwrap_or_else(|error| panic!("no Redis ({error}): run `cargo xtask servers up`"))
 }
 
 impl Twin {
     pub(crate) fn connect(source: &str) -> Self {
-        let url = std::env::var("SYSD_TEST_REDIS_URL").unwrap_or_else(|_| {
-            panic!("SYSD_TEST_REDIS_URL is not set: run `cargo xtask servers up` and export what it prints")
-        });
-        let connection = redis::Client::open(url)
-            .unwrap()
-            .get_connection()
-            .unwrap_or_else(|error| panic!("no Redis at SYSD_TEST_REDIS_URL ({error}): run `cargo xtask servers up`"));
-        Self { connection, script: fold_script(source) }
+        let cluster = server("SYSD_TEST_REDIS_CLUSTER_URL");
+        let nodes = cluster.trim_start_matches("redis-cluster://").trim_end_matches('/').split(',');
+        let nodes: Vec<_> = nodes.map(|node| connect(format!("redis://{node}/"))).collect();
+        assert!(nodes.len() > 1, "{} node in SYSD_TEST_REDIS_CLUSTER_URL", nodes.len());
+        let connection = connect(server("SYSD_TEST_REDIS_URL"));
+        Self { connection, nodes, turn: 0, script: fold_script(source) }
     }
 
     pub(crate) fn of(take: &impl Procedure) -> Self {
@@ -80,11 +91,13 @@ impl Twin {
         })
     }
 
-    fn fold<P: Procedure>(&mut self, history: &History<P>) -> Vec<Answer> {
+    /// What the server answers, and what a node of the Cluster does.
+    fn fold<P: Procedure>(&mut self, history: &History<P>) -> [Vec<Answer>; 2] {
         let mut command = redis::cmd("EVAL");
         command.arg(&self.script).arg(0);
         history.write(&mut command);
-        command.query(&mut self.connection).unwrap()
+        self.turn = (self.turn + 1) % self.nodes.len();
+        [command.query(&mut self.connection).unwrap(), command.query(&mut self.nodes[self.turn]).unwrap()]
     }
 }
 
@@ -160,8 +173,9 @@ pub(crate) fn compare<P: Procedure + Clone + std::fmt::Debug>(
     let config = Config { cases, max_shrink_iters, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(histories, |history| {
-            let (lua, rust) = (twin.borrow_mut().fold(&history), fold_in_rust(&history));
-            prop_assert_eq!(lua, rust);
+            let ([lua, on_cluster], rust) = (twin.borrow_mut().fold(&history), fold_in_rust(&history));
+            prop_assert_eq!(lua, &rust[..]);
+            prop_assert_eq!(on_cluster, rust, "on the Cluster");
             Ok::<(), TestCaseError>(())
         })
         .map_err(|error| error.to_string())
