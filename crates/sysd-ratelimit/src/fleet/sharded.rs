@@ -221,8 +221,8 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
                 Next::Admit => return Ok(self.told(Outcome::Allowed, &taken)),
                 Next::GiveUp => break,
                 Next::Take(parts) => {
-                    let takes = parts.iter().map(|part| self.take(prefix, part.at, part.tokens));
-                    for (part, answer) in parts.iter().zip(join_all(takes).await) {
+                    let calls = parts.iter().map(|part| self.take(prefix, part.at, part.tokens));
+                    for (part, answer) in parts.iter().zip(join_all(calls).await) {
                         match answer {
                             Ok(answer) if answer.decision.is_allowed() => {
                                 gather.took(*part, answer.decision.remaining());
