@@ -275,7 +275,9 @@ impl<S: Store> Overrides<S> for Failing {
     }
 }
 
-fn failing(gives: bool) -> (ShardedLimiter<Overridden<Memory<ManualClock>, Failing>, Arc<SeededEntropy>>, Failing) {
+type Scripted = ShardedLimiter<Overridden<Memory<ManualClock>, Failing>, Arc<SeededEntropy>>;
+
+fn failing(gives: bool) -> (Scripted, Failing) {
     let failing = Failing { shards: Arc::default(), gives };
     let store = Overridden(Memory::with_clock(clock()), failing.clone());
     let entropy = Arc::new(SeededEntropy::new(1));
