@@ -343,7 +343,9 @@ fn run(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
     }
     simulation.run_for(ms(300)).map_err(|error| error.to_string())?;
     simulation.set_faults(Faults::NONE);
-    nodes.iter().for_each(|node| simulation.crash(*node));
+    for node in &nodes {
+        simulation.crash(*node);
+    }
     // What is late arrives.
     simulation.run_for(Duration::from_secs(11)).map_err(|error| error.to_string())?;
     in_peace(&simulation, LAST, settle(simulation.clone(), seen, bug))?;

@@ -50,9 +50,9 @@ const fn mixed(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-const fn halves(id: u128) -> (u64, u64) {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = id.to_be_bytes();
-    (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p]))
+fn halves(id: u128) -> (u64, u64) {
+    let half = |half: u128| u64::try_from(half & u128::from(u64::MAX)).unwrap_or_default();
+    (half(id >> 64), half(id))
 }
 
 const fn whole(high: u64, low: u64) -> u128 {

@@ -279,7 +279,7 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
         for _ in 0..LOOKS_MAX {
             let (Reply::LookUp { forgotten }, Some(id)) = (&reply, id) else { return Ok(reply) };
             let forgotten = *forgotten;
-            let number = self.in_time(Effect::None, ledger.number(id)).await?;
+            let number = self.in_time(Effect::None, Box::pin(ledger.number(id))).await?;
             let looked = Looked { forgotten, found: number.map(|number| (id, number)).into_iter().collect() };
             let again = Command::Looked(looked, Box::new(command.clone()));
             reply = self.in_time(Effect::Unknown, ledger.log().submit(again)).await?;
@@ -306,14 +306,14 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
             if on_store.forgotten != forgotten {
                 on_store = OnStore { forgotten, ..OnStore::default() };
             }
-            let number = self.in_time(Effect::None, self.ledger(shard)?.number(id)).await?;
+            let number = self.in_time(Effect::None, Box::pin(self.ledger(shard)?.number(id))).await?;
             on_store.numbers.insert(id, number);
         }
         Err(ids_leave())
     }
 
     async fn within(&self, shard: ShardId, command: Command) -> Result<ShardsReply> {
-        let reply = self.in_time(Effect::Unknown, self.ledger(shard)?.ask(command)).await?;
+        let reply = self.in_time(Effect::Unknown, Box::pin(self.ledger(shard)?.ask(command))).await?;
         Ok(ShardsReply::Within { shard, reply })
     }
 
@@ -366,7 +366,8 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
                 let Inner { config, .. } = &*self.inner;
                 let hold_us = u64::try_from(config.hold_for.as_micros()).unwrap_or(u64::MAX);
                 let crossing = Crossing::new(&transaction, parts, config.clock.now(), hold_us, config.bug());
-                self.cross(transaction.id, crossing).await
+                // Boxed: it is large, and most transactions don't need it.
+                Box::pin(self.cross(transaction.id, crossing)).await
             }
             Err(Unsplit::Refused(refusal)) => Ok(refusal.into()),
             Err(Unsplit::Rejected(rejection)) => Ok(ShardsReply::Rejected(Box::new(rejection))),
