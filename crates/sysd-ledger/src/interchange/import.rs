@@ -24,7 +24,8 @@ impl fmt::Display for Skipped {
 
 /// A journal, ready for the books: open the accounts, then record the transactions.
 ///
-/// The same journal gives the same ids, so that what was recorded before is answered [`Reply::Exists`](crate::Reply::Exists).
+/// The same journal gives the same ids, so that nothing is recorded twice: books answer [`Reply::Exists`](crate::Reply::Exists), and a
+/// [`Ledger`](crate::Ledger) the first answer, or [`Reply::Conflict`](crate::Reply::Conflict) if marks or comments changed meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Imported {
     /// For [`Command::Open`](crate::Command::Open). Opening one that is open already changes nothing.

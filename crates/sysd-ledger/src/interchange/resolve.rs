@@ -210,7 +210,7 @@ impl Resolver<'_> {
         lines.sort_unstable();
         let day = day.0.to_be_bytes();
         let texts = [&self.importer.source, &raw.payee, &raw.memo, &raw.code];
-        let parts = std::iter::once(day.as_slice()).chain(texts.into_iter().chain(&lines).map(|text| text.as_bytes()));
+        let parts = std::iter::once(day.as_slice()).chain(texts.into_iter().chain(&lines).map(String::as_bytes));
         let content = digest("sysd-ledger transaction", parts);
         let before = self.seen.entry(content).or_default();
         let id = first_half(digest("sysd-ledger again", [content.as_slice(), &before.to_be_bytes()]));

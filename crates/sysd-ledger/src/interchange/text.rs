@@ -67,7 +67,7 @@ fn begin(mut cursor: Cursor<'_>, journal: &mut RawJournal, errors: &mut ImportEr
         "commodity" => {
             cursor.advance(word.len());
             cursor.skip_spaces();
-            return commodity(cursor, journal).map_or(Block::Passed, Block::Commodity);
+            return Block::Commodity(commodity(cursor, journal));
         }
         "P" => {
             journal.skip(cursor.number, "a market price");
@@ -98,13 +98,13 @@ fn begin(mut cursor: Cursor<'_>, journal: &mut RawJournal, errors: &mut ImportEr
 }
 
 /// A commodity, or an amount that shows its form.
-fn commodity(mut cursor: Cursor<'_>, journal: &mut RawJournal) -> Option<String> {
+fn commodity(mut cursor: Cursor<'_>, journal: &mut RawJournal) -> String {
     let rest = cursor.rest().split(';').next().unwrap_or("").trim();
     if let Ok(amount) = cursor.amount(Style::Text) {
         declare(&amount.commodity, rest, journal);
-        return Some(amount.commodity);
+        return amount.commodity;
     }
-    Some(rest.trim_matches('"').to_owned())
+    rest.trim_matches('"').to_owned()
 }
 
 /// How many decimals a format shows; whoever writes more in an amount has more.
@@ -116,8 +116,8 @@ fn declare(commodity: &str, format: &str, journal: &mut RawJournal) {
 }
 
 fn header(mut cursor: Cursor<'_>, errors: &mut ImportErrors) -> Option<RawTransaction> {
-    let mut transaction = RawTransaction { line: cursor.number, ..RawTransaction::default() };
-    transaction.day = Some(date(&mut cursor, errors)?);
+    let (line, day) = (cursor.number, Some(date(&mut cursor, errors)?));
+    let mut transaction = RawTransaction { line, day, ..RawTransaction::default() };
     if cursor.eat("=") {
         // The day that it counts for elsewhere; balances are by the first.
         let start = cursor;
@@ -134,7 +134,7 @@ fn header(mut cursor: Cursor<'_>, errors: &mut ImportErrors) -> Option<RawTransa
     if cursor.rest().starts_with('(') {
         let start = cursor;
         cursor.advance(1);
-        transaction.code = cursor.take_while(|char| char != ')').trim().to_owned();
+        cursor.take_while(|char| char != ')').trim().clone_into(&mut transaction.code);
         if !cursor.eat(")") {
             start.blame(errors, Problem::Syntax { expected: "a code that ends with )" });
             return None;
@@ -142,7 +142,7 @@ fn header(mut cursor: Cursor<'_>, errors: &mut ImportErrors) -> Option<RawTransa
         cursor.skip_spaces();
     }
     let (memo, comment) = cursor.rest().split_once(';').unwrap_or((cursor.rest(), ""));
-    transaction.memo = memo.trim().to_owned();
+    memo.trim().clone_into(&mut transaction.memo);
     tags(comment, &mut transaction.tags);
     Some(transaction)
 }
@@ -221,7 +221,7 @@ fn indented(
         Block::Passed | Block::Comment(_) => {}
         Block::Nothing if cursor.rest().starts_with([';', '#', '*']) => {}
         Block::Nothing => {
-            cursor.blame(errors, Problem::Syntax { expected: "a transaction, to which an indented line" })
+            cursor.blame(errors, Problem::Syntax { expected: "a transaction, to which an indented line" });
         }
     }
     Some(())
