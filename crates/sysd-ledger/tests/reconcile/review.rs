@@ -137,6 +137,14 @@ fn what_is_not_all_there_or_not_even_is_not_finished() {
     totals.rows[0] += 1;
     let uneven = ReviewCommand::Finish { file: FILE, run: 1, totals, differences: 3 };
     assert!(matches!(queue.apply(at(3), &uneven), ReviewReply::Rejected(ReviewReject::Uneven(_))));
+    // An id of another file's case is none of this file's.
+    let other = FileId([8; 32]);
+    queue.apply(at(3), &ReviewCommand::Begin { file: other, name: note("f"), by: person("ann"), again: false });
+    let ReviewCommand::Add { differences, .. } = adds(&mut found, 1).remove(0) else { panic!() };
+    let before = queue.clone();
+    let stray = queue.apply(at(3), &ReviewCommand::Add { file: other, run: 1, differences });
+    assert!(matches!(stray, ReviewReply::Rejected(ReviewReject::OtherFile { .. })), "{stray:?}");
+    assert_eq!(queue, before);
     let unknown = ReviewCommand::Add { file: FileId([0; 32]), run: 1, differences: Vec::new() };
     assert!(matches!(queue.apply(at(3), &unknown), ReviewReply::Rejected(ReviewReject::UnknownFile { .. })));
 }

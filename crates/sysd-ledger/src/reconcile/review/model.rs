@@ -341,6 +341,12 @@ pub enum ReviewReject {
         /// The last one.
         last: u32,
     },
+    /// The id is one of another file's: it was not made by the run.
+    #[error("{case} is a case of another file")]
+    OtherFile {
+        /// The case.
+        case: CaseId,
+    },
     /// The run is finished.
     #[error("run {run} over the file is finished")]
     FinishedAlready {

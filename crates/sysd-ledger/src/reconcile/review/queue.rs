@@ -80,6 +80,10 @@ impl ReviewQueue {
             return Err(ReviewReject::FinishedAlready { run });
         }
         let by = file.by.clone();
+        let is_other = |case: &CaseId| self.cases.get(case).is_some_and(|known| known.file != id);
+        if let Some((case, _)) = differences.iter().find(|(case, _)| is_other(case)) {
+            return Err(ReviewReject::OtherFile { case: *case });
+        }
         let (mut new, mut known, mut again) = (0, 0, 0);
         for (case, difference) in differences {
             if let Some(case) = self.cases.get_mut(case) {
