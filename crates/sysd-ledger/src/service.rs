@@ -197,15 +197,29 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     }
 
     async fn batch(&self, asked: Vec<Transaction>, mut replies: Vec<Reply>) -> Result<Vec<Reply>> {
-        for (transaction, reply) in asked.into_iter().zip(&mut replies) {
-            if let Reply::LookUp { forgotten } = reply {
-                *reply = self.look_up(std::slice::from_ref(&transaction), false, *forgotten).await?;
-            }
-            if let Reply::Exists { number, .. } = reply {
-                *reply = self.again(vec![transaction], false, *number).await?;
+        for (at, transaction) in asked.into_iter().enumerate().take(replies.len()) {
+            match self.known(transaction, replies[at].clone()).await {
+                Ok(reply) => replies[at] = reply,
+                // Others of the batch may be in the books for the first time.
+                Err(error) if replies.iter().any(|reply| matches!(reply, Reply::Recorded(_))) => {
+                    return Err(error.with_effect(Effect::Unknown));
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(replies)
+    }
+
+    /// What one of a batch is answered that was recorded before, or may have been.
+    async fn known(&self, transaction: Transaction, reply: Reply) -> Result<Reply> {
+        let reply = match reply {
+            Reply::LookUp { forgotten } => self.look_up(std::slice::from_ref(&transaction), false, forgotten).await?,
+            reply => reply,
+        };
+        match reply {
+            Reply::Exists { number, .. } => self.again(vec![transaction], false, number).await,
+            reply => Ok(reply),
+        }
     }
 
     /// Opens an account; one that was opened just so is [`Reply::Done`] too.

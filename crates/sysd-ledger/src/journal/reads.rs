@@ -171,18 +171,19 @@ impl<S: Store> Journal<S> {
     ) -> Result<Vec<JournalEntry>> {
         let view = self.view(end);
         let (mut found, mut after) = (Vec::new(), after);
+        let (from, to) = (self.schema.tag(key, value, after), self.schema.tag(key, value, view.end.written));
+        let mut start = Bound::Excluded(from.sort.to_vec());
         while found.len() < limit && after < view.end.written {
-            let (from, to) = (self.schema.tag(key, value, after), self.schema.tag(key, value, view.end.written));
             let scan = Scan::partition(journal::SPACE, &from.partition, (limit - found.len()).min(TAGS_AT_ONCE))
-                .range(Bound::Excluded(&from.sort), Bound::Included(&to.sort));
+                .range(start.as_ref().map(Vec::as_slice), Bound::Included(&to.sort));
             let page = self.calls.scan(scan).await?;
             for row in &page.rows {
                 let number = journal::number_of(&row.sort);
                 after = number.ok_or_else(|| Error::corrupt(from.key(), "an entry by metadata without a number"))?;
                 found.push(view.entry(after).await?.entry);
             }
-            match page.next.as_deref().map(journal::number_of) {
-                Some(next) => after = next.unwrap_or(after).max(after),
+            match page.next {
+                Some(next) => start = Bound::Excluded(next.to_vec()),
                 None => break,
             }
         }

@@ -125,14 +125,24 @@ impl<S: Store> View<'_, S> {
     /// The chunk that begins at that number, or last before it in its segment.
     async fn chunk_before(&self, number: u64) -> Result<Option<Chunk>> {
         let place = self.schema.chunk(number);
-        let scan = Scan::partition(journal::SPACE, &place.partition, 1)
-            .range(Bound::Unbounded, Bound::Included(&place.sort))
-            .order(Order::Descending);
-        let page = self.calls.scan(scan).await?;
-        let Some(row) = page.rows.first() else { return Ok(None) };
-        let first = journal::number_of(&row.sort);
-        let first = first.ok_or_else(|| Error::corrupt(place.key(), "a chunk of the journal without a number"))?;
-        self.unseal(first, &row.record.value).map(|(chunk, _)| Some(chunk))
+        let mut end = Bound::Included(place.sort.to_vec());
+        loop {
+            let scan = Scan::partition(journal::SPACE, &place.partition, 1)
+                .range(Bound::Unbounded, end.as_ref().map(Vec::as_slice))
+                .order(Order::Descending);
+            let page = self.calls.scan(scan).await?;
+            if let Some(row) = page.rows.first() {
+                let first = journal::number_of(&row.sort);
+                let first =
+                    first.ok_or_else(|| Error::corrupt(place.key(), "a chunk of the journal without a number"))?;
+                return self.unseal(first, &row.record.value).map(|(chunk, _)| Some(chunk));
+            }
+            // A page may be empty though more follows.
+            match page.next {
+                Some(next) => end = Bound::Excluded(next.to_vec()),
+                None => return Ok(None),
+            }
+        }
     }
 
     /// A chunk as it is stored, with the hash of the one before and its own.

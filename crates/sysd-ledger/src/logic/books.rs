@@ -147,7 +147,8 @@ enum Undo {
     Balance(Index, Balance),
     Hold(TransactionId, Option<Hold>),
     Reversed(TransactionId),
-    Number,
+    /// And when the one before it was recorded.
+    Number(Timestamp),
 }
 
 /// What is to be done, and how the accounts will be.
@@ -422,8 +423,9 @@ impl Books {
         let (Resolved { changes, hold, moved }, balances) = self.plan(now, transaction)?;
 
         // Nothing was changed until here, and nothing can fail behind it.
+        let ended_at = self.numbers.ended_at();
         let number = self.numbers.push(transaction.id, hash, now).ok_or(Rejection::Full)?;
-        self.note(|| Undo::Number);
+        self.note(|| Undo::Number(ended_at));
         for (change, (_, balance)) in changes.iter().zip(&balances) {
             if let Some(row) = self.accounts.row_mut(change.account) {
                 let before = std::mem::replace(&mut row.balance, *balance);
@@ -539,7 +541,7 @@ impl Books {
                 Undo::Reversed(id) => {
                     self.reversed.remove(&id);
                 }
-                Undo::Number => self.numbers.pop(),
+                Undo::Number(ended_at) => self.numbers.pop(ended_at),
             }
         }
     }

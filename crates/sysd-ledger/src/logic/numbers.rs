@@ -207,10 +207,17 @@ impl Numbers {
         self.blocks.iter().map(|block| block.ended_at)
     }
 
-    /// Takes the last one back.
-    pub(super) fn pop(&mut self) {
+    /// When the last one was recorded.
+    pub(super) fn ended_at(&self) -> Timestamp {
+        self.blocks.back().map_or(self.horizon, |block| block.ended_at)
+    }
+
+    /// Takes the last one back, before which the one before it was the last, recorded at `ended_at`.
+    pub(super) fn pop(&mut self, ended_at: Timestamp) {
         let number = self.count;
-        let Some(id) = self.blocks.back_mut().and_then(|block| block.ids.pop()) else { return };
+        let Some(block) = self.blocks.back_mut() else { return };
+        let Some(id) = block.ids.pop() else { return };
+        block.ended_at = ended_at;
         if self.blocks.back().is_some_and(|block| block.ids.is_empty()) {
             self.blocks.pop_back();
         }

@@ -34,14 +34,14 @@ fn ids_have_numbers_until_they_are_taken_back() {
         assert_eq!(find(&numbers, id), Some(number));
     }
     for _ in 0..150_000 {
-        numbers.pop();
+        numbers.pop(at(0));
     }
     for (at, id) in ids.clone().enumerate() {
         assert_eq!(find(&numbers, id).is_some(), at < 50_000);
     }
     assert_eq!(numbers.push_unnamed(TransactionId(0), at(0)), 50_001);
     assert_eq!(find(&numbers, TransactionId(0)), Some(1));
-    numbers.pop();
+    numbers.pop(at(0));
     assert_eq!(find(&numbers, TransactionId(0)), Some(1));
     assert_eq!(numbers.count(), 50_000);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sysd_core::{Clock, ManualClock, Sleep, Timestamp};
 
-/// A clock that runs behind the simulation's, and can be set back further. Clones share the setting.
+/// A clock that runs behind the simulation's, and can be set back further and forward again. Clones share the setting.
 #[derive(Clone, Debug)]
 pub struct SkewedClock {
     inner: ManualClock,
@@ -26,6 +26,12 @@ impl SkewedClock {
     /// Sets it back. Who sleeps by it wakes when it would have: as a machine's timers do, sleeps measure what was left.
     pub fn set_back(&self, duration: Duration) {
         self.behind_us.fetch_add(micros(duration), Ordering::Relaxed);
+    }
+
+    /// Sets it forward, at most to the simulation's time. Sleeps are as in [`set_back`](Self::set_back).
+    pub fn set_forward(&self, duration: Duration) {
+        let forward = |behind_us: u64| Some(behind_us.saturating_sub(micros(duration)));
+        let _ = self.behind_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, forward);
     }
 
     fn behind_us(&self) -> u64 {
