@@ -29,12 +29,12 @@ fn run() -> Result<(), Box<dyn Error>> {
         return Err("usage: journal text|beancount FILE text|beancount|balances [NAME=CODE[/DECIMALS]]...".into());
     };
     // The same file is the same source: what was recorded from it once is not recorded again.
-    let mut importer = Importer::new(format(from)?, path);
+    let mut reader = Importer::new(format(from)?, path);
     for said in commodities {
         let (name, code) = said.rsplit_once('=').ok_or("a commodity is said as NAME=CODE or NAME=CODE/DECIMALS")?;
-        importer = importer.commodity(name, currency(code)?);
+        reader = reader.commodity(name, currency(code)?);
     }
-    let imported = importer.read(&std::fs::read_to_string(path)?)?;
+    let imported = reader.read(&std::fs::read_to_string(path)?)?;
     let (books, entries) = record(&imported)?;
     eprintln!("{} accounts, {} transactions", imported.accounts.len(), entries.len());
     for skipped in &imported.skipped {

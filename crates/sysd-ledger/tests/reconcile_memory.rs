@@ -35,7 +35,7 @@ fn lines(at: u64) -> String {
         2 => row(amount + 1, "EUR"),
         3 => row(amount, "USD"),
         4 => row(amount, "EUR") + &row(amount, "EUR"),
-        5 => row(amount, "EUR").replace(".", ".."),
+        5 => row(amount, "EUR").replace('.', ".."),
         6 => row(amount, "EUR") + &row(amount, "EUR").replace("order-", "other-"),
         _ => row(amount, "EUR"),
     }

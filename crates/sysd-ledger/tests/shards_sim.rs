@@ -329,10 +329,10 @@ fn run(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
         Ok(())
     })?;
     simulation.crash(SETTER);
-    let seen = Shared::default();
+    let record = Shared::default();
     let nodes: Vec<Node> = (0..2).map(Node).collect();
     simulation.set_faults(weather(&simulation));
-    let start = |node: Node| simulation.spawn(node, process(simulation.clone(), node, Arc::clone(&seen), bug));
+    let start = |node: Node| simulation.spawn(node, process(simulation.clone(), node, Arc::clone(&record), bug));
     nodes.iter().copied().for_each(start);
     for _ in 0..simulation.below(5) {
         let pause = Duration::from_micros(simulation.below(80_000));
@@ -348,7 +348,7 @@ fn run(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
     }
     // What is late arrives.
     simulation.run_for(Duration::from_secs(11)).map_err(|error| error.to_string())?;
-    in_peace(&simulation, LAST, settle(simulation.clone(), seen, bug))?;
+    in_peace(&simulation, LAST, settle(simulation.clone(), record, bug))?;
     simulation.crash(LAST);
     Ok(simulation.digest())
 }

@@ -64,10 +64,10 @@ impl Program {
                 }
                 let arguments =
                     ["-f", path, "balance", "--flat", "--no-total", "--empty", "--layout=bare", "-O", "csv"];
-                csv(&run("hledger", &arguments)?, |row| match row {
+                Ok(csv(&run("hledger", &arguments)?, |row| match row {
                     [account, commodity, balance] => vec![(account.clone(), commodity.clone(), balance.clone())],
                     _ => panic!("hledger answered {row:?}"),
-                })
+                }))
             }
             Self::Ledger => {
                 // One amount a line: those of an account follow one another, the last with its name. Of the account alone:
@@ -90,13 +90,13 @@ impl Program {
                 run("bean-check", &[path])?;
                 // As text: what it prints as a number it may round first.
                 let query = "SELECT account, currency, str(sum(number)) GROUP BY account, currency";
-                csv(&run("bean-query", &["-f", "csv", path, query])?, |row| match row {
+                Ok(csv(&run("bean-query", &["-f", "csv", path, query])?, |row| match row {
                     [account, currency, sum] => {
                         let amount = sum.trim_start_matches("Decimal('").trim_end_matches("')");
                         vec![(account.clone(), currency.clone(), amount.to_owned())]
                     }
                     _ => panic!("bean-query answered {row:?}"),
-                })
+                }))
             }
         }
     }
@@ -121,19 +121,19 @@ fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
     }
 }
 
-fn csv(text: &str, read: impl Fn(&[String]) -> Vec<(String, String, String)>) -> Result<Balances, String> {
+fn csv(text: &str, read: impl Fn(&[String]) -> Vec<(String, String, String)>) -> Balances {
     let rows = text.lines().skip(1).map(|line| {
         // No name, code or number has a comma; quotes are around some fields.
         line.split(',').map(|field| field.trim().trim_matches('"').to_owned()).collect::<Vec<String>>()
     });
     let mut balances = Balances::new();
     for (account, commodity, amount) in rows.flat_map(|row| read(&row)) {
-        insert(&mut balances, account, commodity, &amount);
+        insert(&mut balances, account, &commodity, &amount);
     }
-    Ok(balances)
+    balances
 }
 
-fn insert(balances: &mut Balances, account: String, commodity: String, amount: &str) {
+fn insert(balances: &mut Balances, account: String, commodity: &str, amount: &str) {
     let amount = plain(amount);
     if amount != "0" {
         assert_eq!(balances.insert((account, commodity.trim_matches('"').to_owned()), amount), None);
@@ -160,7 +160,7 @@ fn ledger(text: &str) -> Balances {
         pending.extend(self::amount(amount.trim()));
         if let Some(account) = account {
             for (amount, commodity) in pending.drain(..) {
-                insert(&mut balances, account.to_owned(), commodity, &amount);
+                insert(&mut balances, account.to_owned(), &commodity, &amount);
             }
         }
     }

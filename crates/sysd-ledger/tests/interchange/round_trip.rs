@@ -139,7 +139,7 @@ const MUTANTS: &[Mutant] = &[
             dropped |= drop;
             !drop
         };
-        journal.lines().filter(keep).map(|line| format!("{line}\n")).collect()
+        journal.split_inclusive('\n').filter(keep).collect()
     }),
     ("another currency", |journal| journal.replace(" BHD\n", " JPY\n")),
     ("the other sign", |journal| {

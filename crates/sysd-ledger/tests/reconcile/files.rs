@@ -231,6 +231,6 @@ fn what_is_no_statement_or_breaks_off_ends_the_run() {
         whole.replace("1.00", "&mine;"),
     ];
     for case in cases {
-        assert!(matches!(camt(&case), Err(ReconcileError::Malformed { .. })), "{:.300}", case);
+        assert!(matches!(camt(&case), Err(ReconcileError::Malformed { .. })), "{case:.300}");
     }
 }

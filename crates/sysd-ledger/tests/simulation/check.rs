@@ -274,9 +274,9 @@ pub(crate) fn check(seen: &Seen, history: &History) -> Result<Replay, String> {
     log.into_iter().collect::<Result<(), _>>().map_err(|violation| violation.to_string())?;
     for (submission, command) in seen.submissions.iter().zip(&seen.asked) {
         let Answer::Reply(answer) = &submission.answer else { continue };
-        let reply = replay.replies.get(&submission.id).ok_or("it is not in the log")?;
-        if !replay.is_right(command, reply, answer) {
-            return Err(format!("{command:?}\nwas answered {answer:?}\nwhere the log replays to {reply:?}"));
+        let said = replay.replies.get(&submission.id).ok_or("it is not in the log")?;
+        if !replay.is_right(command, said, answer) {
+            return Err(format!("{command:?}\nwas answered {answer:?}\nwhere the log replays to {said:?}"));
         }
     }
     for (applied, bytes) in &seen.states {
@@ -297,8 +297,8 @@ fn known_effect(submission: &Submission<Reply>, replay: &Replay) -> Submission<R
     let mut submission = submission.clone();
     let changed_nothing = match replay.replies.get(&submission.id) {
         Some(Reply::Exists { .. }) => true,
-        Some(reply @ Reply::Batch(replies)) => {
-            receipts(reply).is_empty() && replies.iter().any(|reply| matches!(reply, Reply::Exists { .. }))
+        Some(batch @ Reply::Batch(replies)) => {
+            receipts(batch).is_empty() && replies.iter().any(|reply| matches!(reply, Reply::Exists { .. }))
         }
         _ => false,
     };

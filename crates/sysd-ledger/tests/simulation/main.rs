@@ -35,14 +35,14 @@ fn first_failure(seeds: Range<u64>, bugs: Bugs, seen: impl Fn(Outcome) + Sync) -
         for _ in 0..2 {
             scope.spawn(|| {
                 while failures.lock().unwrap().is_empty() {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= seeds.end {
                         return;
                     }
-                    match std::panic::catch_unwind(|| scenario::run(seed, bugs)) {
+                    match std::panic::catch_unwind(|| scenario::run(at, bugs)) {
                         Ok(Ok(outcome)) => seen(outcome),
-                        Ok(Err(what)) => failures.lock().unwrap().push((seed, what)),
-                        Err(_) => failures.lock().unwrap().push((seed, "it panicked".to_owned())),
+                        Ok(Err(what)) => failures.lock().unwrap().push((at, what)),
+                        Err(_) => failures.lock().unwrap().push((at, "it panicked".to_owned())),
                     }
                 }
             });

@@ -106,9 +106,9 @@ pub(crate) async fn open<S: Store + Clone>(
         ..JournalConfig::default()
     };
     let (replica, driver) = Replica::<Kept>::open(store.clone(), LOG, config).await?;
-    let driven = record.clone();
+    let notes = record.clone();
     simulation.spawn(node, async move {
-        driven.note(driver.await.map_err(|error| format!("the log can't be followed: {error}")));
+        notes.note(driver.await.map_err(|error| format!("the log can't be followed: {error}")));
     });
     let (ledger, writer) = Ledger::that_may_forget(Log(replica.clone()), store, LOG, journal)?;
     simulation.spawn(node, writer);
