@@ -135,7 +135,6 @@ option \"title\" \"mine\"
 2024-01-02 * \"Ann\" \"Pay \\\"x\\\"\" #a ^b
   ref: \"17\"
   days: 20
-
   Assets:Bank  1,234 USD ; all of it
     bonus: TRUE
   Income:Work
@@ -153,7 +152,7 @@ fn a_beancount_journal_is_read() {
     let share = Currency::custom("SHARE", 4).unwrap();
     assert!(imported.accounts.iter().any(|account| account.currency == share));
     assert_eq!(balances(&imported)[&("Assets:Bank".to_owned(), "USD".to_owned())], "1214.00");
-    assert_eq!(imported.skipped.iter().map(|skipped| skipped.line).collect::<Vec<_>>(), [2, 19]);
+    assert_eq!(imported.skipped.iter().map(|skipped| skipped.line).collect::<Vec<_>>(), [2, 18]);
     let details = imported.transactions[0].details.as_deref().unwrap();
     assert_eq!(details.memo(), "Pay \"x\"");
     let expected = [

@@ -27,7 +27,7 @@ const COMMANDS: u64 = 3;
 pub(crate) const SEGMENT_ENTRIES: u64 = 8;
 /// What holds any chunk of the journal; in half of the runs a long snapshot is cut.
 const VALUE_BYTES_MAX: [usize; 2] = [40_000, 200_000];
-/// In every fourth run transactions are so long that chunks of the journal are soon full.
+/// In every third run transactions are so long that chunks of the journal are soon full.
 const MEMO_BYTES_MAX: usize = 7_000;
 /// Holds end in a run.
 const HOLD_US_MAX: u64 = 150_000;
@@ -203,7 +203,7 @@ impl Shared {
         let callers = nodes.iter().flat_map(|node| (0..CALLERS).map(|caller| (*node, caller)));
         let mut world = World::new(simulation.seed());
         (world.hold_us_max, world.reversal_one_in) = (HOLD_US_MAX, 3);
-        world.memo_bytes_max = if simulation.seed().is_multiple_of(4) { MEMO_BYTES_MAX } else { 0 };
+        world.memo_bytes_max = if simulation.seed().is_multiple_of(3) { MEMO_BYTES_MAX } else { 0 };
         Self {
             record: Record::default(),
             bugs,
