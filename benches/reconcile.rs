@@ -55,11 +55,11 @@ fn statement() -> String {
     let mut text = "<Document><BkToCstmrStmt><Stmt><Id>1</Id>".to_owned();
     for at in 0..ROWS / 10 {
         let amount = amount(at);
-        write!(
+        writeln!(
             text,
             "<Ntry><Amt Ccy=\"EUR\">{}.{:02}</Amt><CdtDbtInd>CRDT</CdtDbtInd><Sts><Cd>BOOK</Cd></Sts><BookgDt><Dt>2026-01-31</Dt></BookgDt>\
              <BkTxCd><Domn><Cd>PMNT</Cd><Fmly><Cd>RCDT</Cd><SubFmlyCd>BOOK</SubFmlyCd></Fmly></Domn></BkTxCd><NtryDtls><TxDtls><Refs>\
-             <EndToEndId>order-{at:012}</EndToEndId></Refs></TxDtls></NtryDtls></Ntry>\n",
+             <EndToEndId>order-{at:012}</EndToEndId></Refs></TxDtls></NtryDtls></Ntry>",
             amount / 100,
             amount % 100
         )
