@@ -8,7 +8,7 @@ use flate2::read::GzDecoder;
 use futures::stream::{self, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use sysd::core::Store;
-use sysd::ledger::reconcile::{AmountIn, CsvFormat, CsvRows, CurrencyIn, MoneyIn, Record, Row};
+use sysd::ledger::reconcile::{AmountIn, CsvFormat, CsvRows, CurrencyIn, Decimals, MoneyIn, Notation, Record, Row};
 use sysd::ledger::{
     Account, AccountId, AccountKind, Books, Currency, Details, Ledger, Reply, Transaction, TransactionId,
 };
@@ -64,6 +64,8 @@ pub(crate) fn collective(directory: &Path) -> Result<CsvRows<BufReader<File>>, S
         money: vec![MoneyIn { amount, currency: CurrencyIn::Column("currency".into()) }],
         day: vec!["datetime".into()],
         kind: vec!["kind".into()],
+        // Zeros at the end are left out.
+        notation: Notation { decimals: Decimals::Padded, ..Notation::default() },
         ..CsvFormat::generic()
     };
     Ok(CsvRows::new(BufReader::new(file), format))
