@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
-use sysd_core::{Store, Timestamp};
+use sysd_core::{Clock as _, Store, SystemClock, Timestamp};
 use sysd_ledger::{
     Account, AccountId, AccountKind, Books, ChunkHash, Command, Currency, JournalConfig, Ledger, Reply, Transaction,
     TransactionId,
@@ -54,6 +54,7 @@ struct Traffic {
     accounts: u64,
     hot: u64,
     next: u128,
+    minted_at_ms: u128,
 }
 
 impl Traffic {
@@ -65,8 +66,9 @@ impl Traffic {
             to = (to + 1) % self.accounts;
         }
         self.next += 1;
-        // As a UUID of version 7 is: a time, and chance.
-        (from, to, self.next << 80 | self.random.random::<u128>() >> 48)
+        // A UUID of version 7: a time in milliseconds, and chance.
+        let chance = self.random.random::<u128>() & !(0xF << 76 | 0b11 << 62) & ((1 << 80) - 1);
+        (from, to, (self.minted_at_ms + self.next / 1_000) << 80 | 7 << 76 | 0b10 << 62 | chance)
     }
 }
 
@@ -88,7 +90,8 @@ fn machine(name: &str, accounts: u64, hot: u64, batched: bool) {
         assert_eq!(books.apply(now, &Command::Open(Box::new(opened))), Reply::Done);
     }
     let of_accounts = resident() - before;
-    let mut traffic = Traffic { random: Pcg64Mcg::seed_from_u64(7), accounts, hot, next: 1 };
+    let mut traffic =
+        Traffic { random: Pcg64Mcg::seed_from_u64(7), accounts, hot, next: 1, minted_at_ms: 1_795_000_000_000 };
     let mut sketch = (
         HashSet::<u128, foldhash::fast::RandomState>::default(),
         vec![[0_u128; 2]; usize::try_from(accounts).unwrap()],
@@ -155,7 +158,8 @@ fn ids() {
         let opened = Account::new(account(at), euro, AccountKind::Liability);
         assert_eq!(books.apply(now, &Command::Open(Box::new(opened))), Reply::Done);
     }
-    let mut traffic = Traffic { random: Pcg64Mcg::seed_from_u64(7), accounts: 2, hot: 1, next: 1 };
+    let mut traffic =
+        Traffic { random: Pcg64Mcg::seed_from_u64(7), accounts: 2, hot: 1, next: 1, minted_at_ms: 1_795_000_000_000 };
     let (before, count) = (resident(), 20 * TRANSFERS);
     for _ in 0..count {
         let (from, to, id) = traffic.next();
@@ -201,14 +205,16 @@ fn transfers(traffic: &mut Traffic, count: u64) -> Vec<Transaction> {
     (0..count).map(|_| transfer(traffic.next())).collect()
 }
 
-fn traffic(hot: u64, start: u128) -> Traffic {
-    Traffic { random: Pcg64Mcg::seed_from_u64(7), accounts: DURABLE_ACCOUNTS, hot, next: start }
+/// Minted now; `start` sets rows apart.
+fn traffic(hot: u64, start: u64) -> Traffic {
+    let minted_at_ms = u128::from(SystemClock.now().as_micros());
+    let random = Pcg64Mcg::seed_from_u64(7 + start);
+    Traffic { random, accounts: DURABLE_ACCOUNTS, hot, next: 1, minted_at_ms: minted_at_ms / 1_000 }
 }
 
 /// Batches, two on their way at once, until that many transfers are recorded, with the rates of eleven parts of them.
 async fn batches<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S>, hot: u64, count: u64) {
-    // Time goes on from one row to the next, as ids do.
-    let mut traffic = traffic(hot, u128::from(ledger.read(Books::journal_len).await.unwrap()) + 1);
+    let mut traffic = traffic(hot, ledger.read(Books::journal_len).await.unwrap());
     let mut rates = Vec::new();
     for _ in 0..ROUNDS {
         let each = (count / DURABLE_BATCH / ROUNDS as u64).max(1);
@@ -227,7 +233,7 @@ async fn batches<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S
 
 /// Callers with one transfer each.
 async fn callers<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S>, callers: usize, count: u64) {
-    let mut traffic = traffic(DURABLE_ACCOUNTS, u128::from(ledger.read(Books::journal_len).await.unwrap()) + 1);
+    let mut traffic = traffic(DURABLE_ACCOUNTS, ledger.read(Books::journal_len).await.unwrap());
     let made = Arc::new(Mutex::new(transfers(&mut traffic, count)));
     let start = Instant::now();
     let tasks: Vec<_> = (0..callers)

@@ -32,7 +32,8 @@ use crate::schema::journal::Schema;
 #[derive(Clone)]
 pub struct JournalConfig {
     /// How many ids of transactions stay in memory, about 30 bytes each; older ones are asked of the store. A transaction under an
-    /// id that might be so old costs one read; UUIDs of version 7 say that they are not.
+    /// id that might be so old costs a read and an append more; UUIDs of version 7 say that they are not, if they were minted after all
+    /// that has left was recorded.
     pub ids_in_memory: u64,
     /// How often the writer looks for what is to be written.
     pub write_every: Duration,
@@ -84,11 +85,12 @@ pub(crate) struct Journal<S> {
 }
 
 impl<S: Store> Journal<S> {
-    pub(crate) fn new(store: S, name: &str, config: JournalConfig) -> Result<Self> {
+    /// `may_forget`: the store may have forgotten what it had, so what is there may be written over.
+    pub(crate) fn new(store: S, name: &str, config: JournalConfig, may_forget: bool) -> Result<Self> {
         if config.write_every.is_zero() {
             return Err(Error::invalid("write_every", "it is more than zero"));
         }
-        Ok(Self { calls: Calls::new(store, config), schema: Schema::new(name)?, cache: Cache::default() })
+        Ok(Self { calls: Calls::new(store, config, may_forget), schema: Schema::new(name)?, cache: Cache::default() })
     }
 
     fn view(&self, end: End) -> View<'_, S> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use futures::stream::{TryStreamExt as _, iter, try_unfold};
+use futures::stream::{StreamExt as _, TryStreamExt as _, iter, try_unfold};
 use sysd_core::{Durability, Effect, Error, ErrorKind, Followed, Replicated, Result, Store};
 
 use crate::journal::{
@@ -16,6 +16,7 @@ use crate::model::{
     Account, AccountId, AccountUpdate, AccountView, Balance, Conflict, Currency, Date, JournalEntry, Reply,
     Transaction, TransactionId,
 };
+use crate::schema::journal::ChunkHash;
 
 /// A double-entry ledger, whose books are in memory and whose log is on a store. Clones share it.
 ///
@@ -84,6 +85,8 @@ impl<L: Clone, S> Clone for Ledger<L, S> {
 
 /// So many times a transaction is asked again whose id may have left memory while it was looked up.
 const LOOKS_MAX: u32 = 16;
+/// So many ids are looked up at once.
+const LOOKS_AT_ONCE: usize = 64;
 /// So many entries of a journal are read at once.
 const ENTRIES_AT_ONCE: usize = 1_024;
 
@@ -97,7 +100,7 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     pub fn new(log: L, store: S, name: &str, config: JournalConfig) -> Result<(Self, JournalWriter)> {
         let durability = log.durability().min(store.limits().durability);
         if durability == Durability::Durable {
-            return Self::that_may_forget(log, store, name, config);
+            return Self::of(log, store, name, config, false);
         }
         let message = format!(
             "the store's durability is {durability:?}, so it may forget postings that were answered; have it sync before it answers, \
@@ -108,12 +111,17 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
 
     /// The same on a store that may forget what it acknowledged, such as memory, or Redis that does not sync before it answers: for
     /// tests, and for those who can lose the last postings. After a loss the books still balance, and who was answered was told of
-    /// what is no longer there.
+    /// what is no longer there. What the journal had beyond the loss is written over; rows that find entries by day, metadata or id may
+    /// stay, and name entries that are others now.
     ///
     /// # Errors
     /// Those of the name and the configuration: see [`Ledger::new`].
     pub fn that_may_forget(log: L, store: S, name: &str, config: JournalConfig) -> Result<(Self, JournalWriter)> {
-        let journal = Arc::new(Journal::new(store, name, config)?);
+        Self::of(log, store, name, config, true)
+    }
+
+    fn of(log: L, store: S, name: &str, config: JournalConfig, may_forget: bool) -> Result<(Self, JournalWriter)> {
+        let journal = Arc::new(Journal::new(store, name, config, may_forget)?);
         let writer = JournalWriter::new(log.clone(), Arc::clone(&journal));
         Ok((Self { log, journal, staleness_max: None }, writer))
     }
@@ -140,7 +148,13 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         };
         let is_group = matches!(command, Command::Group(_));
         let reply = match self.log.submit(command).await? {
-            Reply::LookUp { forgotten } => self.look_up(&asked, is_group, forgotten).await?,
+            Reply::LookUp { forgotten } => {
+                let command = if is_group { Command::Group(asked.clone()) } else { Command::Batch(asked.clone()) };
+                match self.look_up(&asked, command, forgotten).await? {
+                    Reply::Batch(mut replies) if !is_group && replies.len() == 1 => replies.remove(0),
+                    reply => reply,
+                }
+            }
             reply => reply,
         };
         match reply {
@@ -150,26 +164,34 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         }
     }
 
-    /// Asks again with what the store says of ids that have left memory.
-    async fn look_up(&self, asked: &[Transaction], is_group: bool, mut forgotten: u64) -> Result<Reply> {
+    /// Asks again with what the store says of ids that have left memory, until no more have left meanwhile.
+    async fn look_up(&self, asked: &[Transaction], command: Command, mut forgotten: u64) -> Result<Reply> {
         for _ in 0..LOOKS_MAX {
-            let mut found = Vec::new();
             let reversed = asked.iter().filter_map(|transaction| transaction.reverses);
-            for id in asked.iter().map(|transaction| transaction.id).chain(reversed) {
-                let number = self.journal.number_on_store(id).await?;
-                found.extend(number.map(|number| (id, number)));
-            }
-            let command = match asked {
-                [transaction] if !is_group => Command::Transact(transaction.clone()),
-                _ => Command::Group(asked.to_vec()),
+            let ids: Vec<_> = asked.iter().map(|transaction| transaction.id).chain(reversed).collect();
+            let look = |id| async move { Ok((id, self.journal.number_on_store(id).await?)) };
+            let looks: Vec<_> = ids.into_iter().map(look).collect();
+            let numbers: Vec<_> = iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
+            let found = numbers.into_iter().filter_map(|(id, number)| number.map(|number| (id, number))).collect();
+            let looked = Command::Looked(Looked { forgotten, found }, Box::new(command.clone()));
+            let reply = self.log.submit(looked).await?;
+            let more = match &reply {
+                Reply::LookUp { forgotten } => Some(*forgotten),
+                Reply::Batch(replies) => replies.iter().find_map(|reply| match reply {
+                    Reply::LookUp { forgotten } => Some(*forgotten),
+                    _ => None,
+                }),
+                _ => None,
             };
-            match self.log.submit(Command::Looked(Looked { forgotten, found }, Box::new(command))).await? {
-                Reply::LookUp { forgotten: more } => forgotten = more,
-                reply => return Ok(reply),
+            match more {
+                // Of a batch some may have been recorded; they are answered again.
+                Some(more) => forgotten = more,
+                None => return Ok(reply),
             }
         }
         let message = "ids kept leaving memory while the store was asked for them; keep more of them in memory";
-        Err(Error::new(ErrorKind::Contention, Effect::None, message))
+        let effect = if matches!(command, Command::Group(_)) { Effect::None } else { Effect::Unknown };
+        Err(Error::new(ErrorKind::Contention, effect, message))
     }
 
     /// Answers what was recorded before.
@@ -197,29 +219,32 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     }
 
     async fn batch(&self, asked: Vec<Transaction>, mut replies: Vec<Reply>) -> Result<Vec<Reply>> {
-        for (at, transaction) in asked.into_iter().enumerate().take(replies.len()) {
-            match self.known(transaction, replies[at].clone()).await {
-                Ok(reply) => replies[at] = reply,
-                // Others of the batch may be in the books for the first time.
-                Err(error) if replies.iter().any(|reply| matches!(reply, Reply::Recorded(_))) => {
-                    return Err(error.with_effect(Effect::Unknown));
-                }
-                Err(error) => return Err(error),
+        let is_recorded = |replies: &[Reply]| replies.iter().any(|reply| matches!(reply, Reply::Recorded(_)));
+        // Others of the batch may be in the books for the first time, whatever becomes of these.
+        let unknown = is_recorded(&replies);
+        let with_effect = |error: Error| if unknown { error.with_effect(Effect::Unknown) } else { error };
+        let forgotten = replies.iter().find_map(|reply| match reply {
+            Reply::LookUp { forgotten } => Some(*forgotten),
+            _ => None,
+        });
+        if let Some(forgotten) = forgotten {
+            let places = (0..).zip(&replies).filter(|(_, reply)| matches!(reply, Reply::LookUp { .. }));
+            let places: Vec<usize> = places.map(|(at, _)| at).collect();
+            let some: Vec<_> = places.iter().filter_map(|at| asked.get(*at).cloned()).collect();
+            let reply = self.look_up(&some, Command::Batch(some.clone()), forgotten).await.map_err(with_effect)?;
+            let Reply::Batch(found) = reply else { return Ok(replies) };
+            for (at, reply) in places.into_iter().zip(found) {
+                replies[at] = reply;
+            }
+        }
+        let unknown = is_recorded(&replies);
+        for (transaction, reply) in asked.into_iter().zip(&mut replies) {
+            if let Reply::Exists { number, .. } = reply {
+                let answer = self.again(vec![transaction], false, *number).await;
+                *reply = answer.map_err(|error| if unknown { error.with_effect(Effect::Unknown) } else { error })?;
             }
         }
         Ok(replies)
-    }
-
-    /// What one of a batch is answered that was recorded before, or may have been.
-    async fn known(&self, transaction: Transaction, reply: Reply) -> Result<Reply> {
-        let reply = match reply {
-            Reply::LookUp { forgotten } => self.look_up(std::slice::from_ref(&transaction), false, forgotten).await?,
-            reply => reply,
-        };
-        match reply {
-            Reply::Exists { number, .. } => self.again(vec![transaction], false, number).await,
-            reply => Ok(reply),
-        }
     }
 
     /// Opens an account; one that was opened just so is [`Reply::Done`] too.
@@ -254,7 +279,8 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         self.ask(Command::Group(transactions)).await
     }
 
-    /// Records these transactions, each for itself, in order, and answers each: the fastest way for many.
+    /// Records these transactions, each for itself, in order, and answers each: the fastest way for many. Those whose ids may have left
+    /// memory are recorded after the others, in order among themselves.
     ///
     /// # Errors
     /// As [`Ledger::ask`], for all of them. They are one command of the log: [`TooLarge`](ErrorKind::TooLarge) if that is more than an
@@ -294,7 +320,7 @@ impl<L: Followed<Books>, S: Store> Ledger<L, S> {
     /// # Errors
     /// Those of the name and the configuration: see [`Ledger::new`].
     pub fn follow(log: L, store: S, name: &str, config: JournalConfig) -> Result<Self> {
-        Ok(Self { log, journal: Arc::new(Journal::new(store, name, config)?), staleness_max: None })
+        Ok(Self { log, journal: Arc::new(Journal::new(store, name, config, true)?), staleness_max: None })
     }
 
     /// The same ledger, whose reads see the books as they are here, if everything is in them that was answered until `staleness_max`
@@ -361,7 +387,7 @@ impl<L: Followed<Books>, S: Store> Ledger<L, S> {
         Ok(Some(balance))
     }
 
-    /// Changes of an account, with the balance after each, as many as `limit`; `None` if there is no such account.
+    /// Changes of an account, with the balance after each, as many as `limit`; none if there is no such account.
     ///
     /// # Errors
     /// As [`Ledger::balance`].
@@ -446,16 +472,26 @@ impl<L: Followed<Books>, S: Store> Ledger<L, S> {
 
     /// Reads the whole journal, adds everything up again, and compares it with the books: every entry balances in every currency,
     /// follows the one before it, and leaves its accounts as it says; every chunk's hash is that of what is in it and before it; and
-    /// all of it comes to what the books say.
+    /// all of it comes to what the books say. What finds entries by their day, their metadata or their id is not looked at.
     ///
     /// # Errors
     /// [`AuditError`]: the first entry that is wrong.
     ///
     /// # Cost
-    /// All of the journal once, in parts; about 200 bytes of memory an account.
+    /// All of the journal once, in parts; about 200 bytes of memory an account. While accounts are copied, at the beginning, nothing is
+    /// recorded.
     pub async fn verify(&self) -> Result<Audit, AuditError> {
+        self.verify_since(&[]).await
+    }
+
+    /// The same, and that the journal still has the hashes that earlier audits [sealed](Audit::sealed) and somebody kept elsewhere:
+    /// so also who could write to the log and the journal has changed nothing that was sealed.
+    ///
+    /// # Errors
+    /// As [`Ledger::verify`].
+    pub async fn verify_since(&self, sealed: &[(u64, ChunkHash)]) -> Result<Audit, AuditError> {
         let claim = self.read(Claim::of).await?;
-        self.journal.verify(claim).await
+        self.journal.verify(claim, sealed).await
     }
 
     /// Where the books are kept: for snapshots, fencing and the like.

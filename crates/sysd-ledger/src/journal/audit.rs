@@ -185,13 +185,23 @@ fn changed(balance: &Balance, change: &Change) -> Option<Balance> {
 
 impl<S: Store> Journal<S> {
     /// Reads the whole journal, adds it up, and compares it with the books.
-    pub(crate) async fn verify(&self, claim: Claim) -> Result<Audit, AuditError> {
+    ///
+    /// `sealed` are last numbers of chunks with their hashes, as earlier audits had them.
+    pub(crate) async fn verify(&self, claim: Claim, sealed: &[(u64, ChunkHash)]) -> Result<Audit, AuditError> {
         let view = self.view(claim.end.clone());
         let mut auditor = Auditor::default();
         while auditor.last < view.end.last {
-            for (chunk, hashes) in view.chunks(auditor.last + 1).await? {
+            let chunks = view.chunks(auditor.last + 1).await?;
+            if chunks.is_empty() {
+                return Err(AuditError::Chain { first: auditor.last + 1 });
+            }
+            for (chunk, hashes) in chunks {
                 if let Some([before, hash]) = hashes {
-                    if before != auditor.hash {
+                    let is_known = |(number, hash_then): &(u64, ChunkHash)| *number != chunk.last || *hash_then == hash;
+                    // The books know which chunk is the last on the store, and its hash.
+                    let is_last =
+                        chunk.last < view.end.written || (chunk.last, hash) == (view.end.written, view.end.hash);
+                    if before != auditor.hash || !is_last || !sealed.iter().all(is_known) {
                         return Err(AuditError::Chain { first: chunk.first });
                     }
                     auditor.hash = hash;
@@ -203,10 +213,10 @@ impl<S: Store> Journal<S> {
                     let number = read.entry.number;
                     auditor.entry(&read.entry, &before).map_err(|what| AuditError::Entry { number, what })?;
                 }
-                if chunk.last == view.end.written && auditor.hash != view.end.hash {
-                    return Err(AuditError::Chain { first: chunk.first });
-                }
             }
+        }
+        if auditor.last != view.end.last {
+            return Err(AuditError::Entry { number: auditor.last, what: "the books have no such number" });
         }
         auditor.compare(&claim)?;
         let trial_balance = claim.books?;

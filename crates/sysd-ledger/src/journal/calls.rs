@@ -3,7 +3,8 @@
 use std::future::Future;
 
 use sysd_core::{
-    Effect, Error, ErrorKind, Idempotence, Outcome, Page, Result, RetryBudget, Scan, Store, Write, retry, timeout,
+    Effect, Error, ErrorKind, Expect, Idempotence, Outcome, Page, Result, RetryBudget, Scan, Store, Write, retry,
+    timeout,
 };
 
 use super::JournalConfig;
@@ -15,11 +16,12 @@ pub(super) struct Calls<S> {
     pub(super) store: S,
     pub(super) config: JournalConfig,
     budget: RetryBudget,
+    may_forget: bool,
 }
 
 impl<S: Store> Calls<S> {
-    pub(super) fn new(store: S, config: JournalConfig) -> Self {
-        Self { store, config, budget: RetryBudget::default() }
+    pub(super) fn new(store: S, config: JournalConfig, may_forget: bool) -> Self {
+        Self { store, config, budget: RetryBudget::default(), may_forget }
     }
 
     async fn within<T: Send>(&self, effect: Effect, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
@@ -43,22 +45,33 @@ impl<S: Store> Calls<S> {
     /// Writes records that are the same whoever writes them.
     ///
     /// # Errors
-    /// Some may have been written.
+    /// Some may have been written. [`Corrupt`](ErrorKind::Corrupt) with the key if there is another there, which stays: two ledgers have
+    /// one name.
     pub(super) async fn put_all(&self, records: &[(Place, bytes::Bytes)]) -> Result<()> {
         let batch = self.store.limits().batch_records_max.clamp(1, BATCH_RECORDS_MAX);
         for records in records.chunks(batch) {
-            let writes: Vec<_> = records.iter().map(|(place, value)| Write::put(place.key(), value.clone())).collect();
-            self.again(|| self.within(Effect::Unknown, self.put_once(&writes))).await?;
+            let expect = if self.may_forget { Expect::Any } else { Expect::Absent };
+            let writes: Vec<_> =
+                records.iter().map(|(place, value)| Write::put(place.key(), value.clone()).expect(expect)).collect();
+            self.again(|| self.within(Effect::Unknown, self.put_once(records, &writes))).await?;
         }
         Ok(())
     }
 
-    async fn put_once(&self, writes: &[Write<'_>]) -> Result<()> {
-        for outcome in self.store.write_many(writes).await {
-            if let Outcome::Conflict { .. } = outcome? {
-                let message =
-                    "the store answered a write without a condition with a conflict; certify it with sysd-testkit";
-                return Err(Error::new(ErrorKind::Internal, Effect::Unknown, message));
+    async fn put_once(&self, records: &[(Place, bytes::Bytes)], writes: &[Write<'_>]) -> Result<()> {
+        for (outcome, (place, value)) in self.store.write_many(writes).await.into_iter().zip(records) {
+            match outcome? {
+                Outcome::Applied => {}
+                // Written before.
+                Outcome::Conflict { found: Some(found) } if found.value == *value => {}
+                Outcome::Conflict { found: Some(_) } => {
+                    let what = "another ledger's journal is there; give each ledger a name of its own";
+                    return Err(Error::corrupt(place.key(), what));
+                }
+                Outcome::Conflict { found: None } => {
+                    let message = "the store refuses to insert where nothing is; certify it with sysd-testkit";
+                    return Err(Error::new(ErrorKind::Internal, Effect::Unknown, message));
+                }
             }
         }
         Ok(())

@@ -208,7 +208,8 @@ impl<S: Store> Journal<S> {
             let scan = Scan::partition(journal::SPACE, &place.partition, PAGES_AT_ONCE).range(bound, Bound::Unbounded);
             let page = self.calls.scan(scan).await?;
             for row in &page.rows {
-                let first = journal::number_of(&row.sort).unwrap_or(0);
+                let first = journal::number_of(&row.sort);
+                let first = first.ok_or_else(|| Error::corrupt(place.key(), "a page of ids without a number"))?;
                 let key = Place { partition: place.partition.clone(), sort: row.sort.as_ref().into() };
                 if let Some(number) = journal::find_in_page(key.key(), first, &row.record.value, id)? {
                     return Ok(Some(number));

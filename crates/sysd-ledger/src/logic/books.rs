@@ -385,7 +385,7 @@ impl Books {
                             Side::Debit => &mut row.balance.debits_held,
                             Side::Credit => &mut row.balance.credits_held,
                         };
-                        *held -= change.freed;
+                        *held = held.saturating_sub(change.freed);
                         balances.push((row.id, row.balance));
                     }
                 }

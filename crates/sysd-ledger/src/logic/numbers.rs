@@ -12,14 +12,13 @@ use crate::model::TransactionId;
 /// So many ids leave memory at once.
 pub(crate) const BLOCK_IDS: u64 = 1 << 13;
 
-/// How far the clock of who minted an id may be ahead of the log's.
-const AHEAD_MAX_US: u64 = 5 * 60 * 1_000_000;
-
-/// When an id says that it was minted, in microseconds since 1970: a UUID of version 7 (RFC 9562) does.
+/// When an id says that it was minted, in microseconds since 1970: a UUID of version 7 (RFC 9562) does. One that says a time that no
+/// log's time can come to says nothing.
 pub(crate) fn minted_at_us(id: TransactionId) -> Option<u64> {
     let (version, variant) = ((id.0 >> 76) & 0xF, (id.0 >> 62) & 0b11);
     let ms = u64::try_from(id.0 >> 80).ok()?;
-    (version == 7 && variant == 0b10).then(|| ms.saturating_mul(1_000))
+    let us = ms.checked_mul(1_000).filter(|us| Timestamp::from_micros(*us).is_ok())?;
+    (version == 7 && variant == 0b10).then_some(us)
 }
 
 /// Ids of numbers that follow one another.
@@ -138,7 +137,7 @@ impl Numbers {
         if let Some(number) = self.kept.get(&id) {
             return Found::Number(*number);
         }
-        if minted_at_us(id).is_some_and(|at| at > self.horizon.as_micros() + AHEAD_MAX_US) {
+        if minted_at_us(id).is_some_and(|at| at > self.horizon.as_micros()) {
             return Found::New(hash);
         }
         match looked.filter(|looked| looked.forgotten >= self.forgotten) {
@@ -257,8 +256,8 @@ impl Numbers {
         {
             let ids = self.named(self.forgotten, &block);
             self.horizon = block.ended_at;
-            let known_from = self.horizon.as_micros() + AHEAD_MAX_US;
-            let is_ahead = |id: TransactionId| minted_at_us(id).is_some_and(|at| at > known_from);
+            let horizon = self.horizon.as_micros();
+            let is_ahead = |id: TransactionId| minted_at_us(id).is_some_and(|at| at > horizon);
             self.kept.retain(|id, _| is_ahead(*id));
             for (id, number) in ids {
                 self.places.remove(self.hash(id), Self::place(number));

@@ -9,6 +9,7 @@ use super::numbers::{BLOCK_IDS, Numbers};
 use super::tail::Tail;
 use crate::model::amount::AMOUNT_MAX;
 use crate::model::{AccountView, Date, Side, TransactionId};
+use crate::schema::entry::Entries;
 
 /// A hold with the places of its accounts, in the order in which they were opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +122,11 @@ impl Parts {
             if chunk.first != last.saturating_add(1) || chunk.last < chunk.first {
                 return Err("a gap in the journal");
             }
+            numbers(&chunk.body, chunk.first, chunk.last)?;
             last = chunk.last;
+        }
+        if !tail.open.is_empty() {
+            numbers(&tail.open, tail.open_first, tail.last)?;
         }
         let is_whole = if tail.open.is_empty() { tail.last == last } else { tail.open_first == last.saturating_add(1) };
         if !is_whole || tail.last != self.0.numbers.count() || self.0.numbers.forgotten() > tail.written {
@@ -151,8 +156,33 @@ impl Parts {
         self.0.reversed.insert(id, by).map_or(Ok(()), |_| Err("a reversal is there twice"))
     }
 
-    pub(crate) fn finish(mut self, closed_through: Option<Date>) -> Books {
+    pub(crate) fn finish(mut self, closed_through: Option<Date>) -> Result<Books, &'static str> {
         self.0.closed_through = closed_through;
-        self.0
+        let last = self.0.tail.last;
+        for trail in self.0.trails() {
+            let marks = trail.marks.iter().take(trail.steps());
+            if trail.changes > last || trail.last > last || !marks.copied().all(|mark| (1..=trail.last).contains(&mark))
+            {
+                return Err("an account was changed by a number that is not there");
+            }
+        }
+        match self.0.verify() {
+            Ok(_) => Ok(self.0),
+            Err(_) => Err("the books disagree with themselves"),
+        }
+    }
+}
+
+/// Whether a body has the entries of these numbers.
+fn numbers(body: &[u8], first: u64, last: u64) -> Result<(), &'static str> {
+    let mut entries = Entries::of(body)?;
+    if entries.next_number() != first {
+        return Err("a chunk of the journal begins with another number");
+    }
+    while entries.skip()?.is_some() {}
+    if entries.next_number().checked_sub(1) == Some(last) {
+        Ok(())
+    } else {
+        Err("a chunk of the journal ends otherwise")
     }
 }

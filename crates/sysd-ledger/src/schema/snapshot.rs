@@ -174,5 +174,5 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Books, What> {
         1 => Some(reader.day()?),
         _ => return Err("a closed day that makes no sense"),
     };
-    Ok(parts.finish(closed_through))
+    parts.finish(closed_through)
 }

@@ -27,6 +27,8 @@ struct Talk {
     is_again: bool,
     /// What the record said when its settlements were carried out to make room, and those that were.
     carried: Option<(Arc<State>, Vec<JobId>)>,
+    /// Why others of them were not.
+    trouble: Option<Error>,
 }
 
 impl Talk {
@@ -127,10 +129,10 @@ impl<S: Store> Shared<S> {
         decide: &(impl Fn(&mut State, usize, bool) -> Option<Result<Held>> + Sync + Send),
     ) -> Vec<Result<Held>> {
         let mut answers = Vec::with_capacity(which.len());
-        let mut talk = Talk { seen: self.known(shard), is_fresh: false, is_again: false, carried: None };
+        let mut talk = Talk { seen: self.known(shard), is_fresh: false, is_again: false, carried: None, trouble: None };
         while answers.len() < which.len() {
             let open = &which[answers.len()..];
-            match self.ask_some(shard, open, &mut talk, decide).await {
+            match self.ask_some(shard, open, &mut talk, decide).await.map_err(|error| error.after_part(talk.is_again)) {
                 Ok(some) => answers.extend(some),
                 Err(error) => answers.extend(open.iter().map(|_| Err(error.share()))),
             }
@@ -159,15 +161,15 @@ impl<S: Store> Shared<S> {
                     continue;
                 }
                 if talk.carried.as_ref().is_some_and(|(then, _)| Arc::ptr_eq(then, &seen.state)) {
-                    return Ok(vec![Err(no_room().after_part(talk.is_again))]);
+                    // What could not be carried out now may be later: then there is room.
+                    let error = talk.trouble.take().unwrap_or_else(no_room);
+                    return Ok(vec![Err(error.with_effect(Effect::None).after_part(talk.is_again))]);
                 }
                 let (settled, trouble) = self.carry_out(shard, &seen.state).await;
                 match trouble {
                     // What was asked here was not touched.
-                    Some(error) if settled.is_empty() => {
-                        return Err(error.with_effect(Effect::None).after_part(talk.is_again));
-                    }
-                    _ => talk.carried = Some((seen.state, settled)),
+                    Some(error) if settled.is_empty() => return Err(error.with_effect(Effect::None)),
+                    trouble => (talk.carried, talk.trouble) = (Some((seen.state, settled)), trouble),
                 }
                 continue;
             }
@@ -181,6 +183,8 @@ impl<S: Store> Shared<S> {
             match self.replace(shard, &seen, state).await? {
                 Ok(_) => {
                     (talk.seen, talk.is_fresh, talk.carried) = (self.known(shard), false, None);
+                    // Nothing was sent yet for those that come next.
+                    talk.is_again = false;
                     return Ok(answers);
                 }
                 Err((newer, maybe)) => {
