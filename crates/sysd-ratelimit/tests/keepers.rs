@@ -31,6 +31,8 @@ enum Does {
     Fails(ErrorKind, Effect),
     /// Those that would give back are never answered.
     HangsOnGiving,
+    /// Those of one key, whose last bytes these are; those of the others are answered.
+    FailsFor([u8; 2], ErrorKind, Effect),
 }
 
 #[derive(Clone)]
@@ -41,6 +43,9 @@ impl<S: Store> Overrides<S> for Scripted {
         let does = *self.0.lock().unwrap();
         match does {
             Does::Fails(kind, effect) => Err(Error::new(kind, effect, "the password of redis is s3cret").with_key(key)),
+            Does::FailsFor(name, kind, effect) if key.partition().windows(2).any(|part| part == name) => {
+                Err(Error::new(kind, effect, "not this one").with_key(key))
+            }
             Does::HangsOnGiving if procedure.name().contains("give") => std::future::pending().await,
             _ => store.update(key, procedure).await,
         }
@@ -57,7 +62,7 @@ fn scene() -> (ManualClock, Memory<ManualClock>, Through, Arc<Mutex<Does>>) {
 }
 
 /// As far as it comes without waiting.
-fn poll(future: Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
+fn poll(future: Pin<&mut (impl Future<Output = ()> + ?Sized)>) -> Poll<()> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -154,8 +159,8 @@ fn who_asks_for_a_batch_does_not_wait_for_the_rest_of_the_one_before() {
 #[test]
 fn a_greater_cost_than_one_that_is_denied_is_denied_without_a_call_and_waits_for_what_it_lacks_more() {
     let (clock, _, store, does) = scene();
-    let config = LeaseConfig { hold_for: EVERY, ..LeaseConfig::new(8) };
-    let (limiter, _keeper) = LeasedLimiter::with_clock(store, "api", bucket(10), config, clock.clone()).unwrap();
+    let (limiter, _keeper) =
+        LeasedLimiter::with_clock(store, "api", bucket(10), LeaseConfig::new(8), clock.clone()).unwrap();
     assert!(block_on(limiter.check("ann", 9)).unwrap().is_allowed());
     assert_eq!(block_on(limiter.check("ann", 3)).unwrap().retry_after(), Some(Duration::from_millis(200)));
     *does.lock().unwrap() = Does::Fails(ErrorKind::Unavailable, Effect::None);
@@ -169,4 +174,121 @@ fn a_greater_cost_than_one_that_is_denied_is_denied_without_a_call_and_waits_for
     *does.lock().unwrap() = Does::Answers;
     clock.advance(Duration::from_millis(350));
     assert!(block_on(limiter.check("ann", 5)).unwrap().is_allowed());
+}
+
+/// How the others of so many keys fare, round by round, where the calls for one fail so: how many of them are done, after rounds.
+fn done_beside_one_that_fails(
+    kind: ErrorKind,
+    rounds: u32,
+    limiter: impl FnOnce(Through, ManualClock) -> Pin<Box<dyn Future<Output = ()>>>,
+    is_done: impl Fn(&Memory<ManualClock>, [u8; 2]) -> bool,
+) -> usize {
+    let (clock, memory, store, does) = scene();
+    let mut keeper = limiter(store, clock.clone());
+    assert!(poll(keeper.as_mut()).is_pending());
+    *does.lock().unwrap() = Does::FailsFor(name(77), kind, Effect::None);
+    for _ in 0..rounds {
+        clock.advance(EVERY);
+        assert!(poll(keeper.as_mut()).is_pending());
+    }
+    *does.lock().unwrap() = Does::Answers;
+    (0..KEYS).filter(|&at| at != 77 && is_done(&memory, name(at))).count()
+}
+
+/// More than a round has under way at once.
+const KEYS: u8 = 200;
+
+/// No part of one is another one.
+fn name(at: u8) -> [u8; 2] {
+    [b'a' + at / 16, b'A' + at % 16]
+}
+
+fn leased_beside_one_that_fails(kind: ErrorKind, rounds: u32) -> usize {
+    // A log gives back exactly, whenever.
+    let rule = Rule::new("all", SlidingLog::new("100/h".parse().unwrap()).unwrap()).unwrap();
+    let of_limiter = rule.clone();
+    let limiter = |store: Through, clock: ManualClock| {
+        let config = LeaseConfig { hold_for: EVERY, ..LeaseConfig::new(64) };
+        let (limiter, keeper) = LeasedLimiter::with_clock(store, "", of_limiter, config, clock).unwrap();
+        for at in 0..KEYS {
+            for _ in 0..2 {
+                assert!(block_on(limiter.check(name(at), 1)).unwrap().is_allowed());
+            }
+            assert_eq!(limiter.in_hand(name(at)), 1);
+        }
+        // It lives as long as its keeper is asked.
+        Box::pin(async move {
+            keeper.await;
+            drop(limiter);
+        }) as Pin<Box<dyn Future<Output = ()>>>
+    };
+    done_beside_one_that_fails(kind, rounds, limiter, |memory, name| {
+        let central = RuleLimiter::new(memory.clone(), "", RuleSet::new([rule.clone()]).unwrap()).unwrap();
+        block_on(central.check(name, 0)).unwrap().decision().remaining() == 98
+    })
+}
+
+fn local_first_beside_one_that_fails(kind: ErrorKind, rounds: u32) -> usize {
+    let rule = Rule::new("all", TokenBucket::new("1/h".parse().unwrap(), 100).unwrap()).unwrap();
+    let of_limiter = rule.clone();
+    let limiter = |store: Through, clock: ManualClock| {
+        let config = LocalFirstConfig { flush_every: EVERY, ..LocalFirstConfig::default() };
+        let (limiter, keeper) = LocalFirstLimiter::with_clock(store, "", of_limiter, config, clock).unwrap();
+        for at in 0..KEYS {
+            assert!(block_on(limiter.check(name(at), 2)).unwrap().is_allowed());
+        }
+        Box::pin(async move {
+            keeper.await;
+            drop(limiter);
+        }) as Pin<Box<dyn Future<Output = ()>>>
+    };
+    done_beside_one_that_fails(kind, rounds, limiter, |memory, name| {
+        let central = RuleLimiter::new(memory.clone(), "", RuleSet::new([rule.clone()]).unwrap()).unwrap();
+        block_on(central.check(name, 0)).unwrap().decision().remaining() == 98
+    })
+}
+
+#[test]
+fn a_key_that_fails_ends_no_round_for_the_others() {
+    let others = usize::from(KEYS) - 1;
+    assert_eq!(leased_beside_one_that_fails(ErrorKind::Denied, 1), others);
+    assert_eq!(leased_beside_one_that_fails(ErrorKind::Contention, 1), others);
+    assert_eq!(local_first_beside_one_that_fails(ErrorKind::Denied, 1), others);
+    assert_eq!(local_first_beside_one_that_fails(ErrorKind::Contention, 1), others);
+}
+
+/// A round ends at a key for which the store does not answer; the next begins behind it.
+#[test]
+fn a_key_that_is_not_answered_keeps_none_from_its_turn() {
+    let others = usize::from(KEYS) - 1;
+    for kind in [ErrorKind::Timeout, ErrorKind::Unavailable] {
+        assert_eq!(leased_beside_one_that_fails(kind, 2), others);
+        assert_eq!(local_first_beside_one_that_fails(kind, 2), others);
+    }
+}
+
+/// What others give back is there for a process that was denied, as soon as it has forgotten that.
+#[test]
+fn a_denial_that_lasts_long_is_remembered_no_longer_than_a_batch_is_held() {
+    let (clock, memory, store, _) = scene();
+    let rule = Rule::new("all", SlidingLog::new("10/h".parse().unwrap()).unwrap()).unwrap();
+    let config = LeaseConfig { hold_for: EVERY, ..LeaseConfig::new(8) };
+    let make = |store| LeasedLimiter::with_clock(store, "api", rule.clone(), config, clock.clone()).unwrap();
+    let ((denied, _keeper), (other, keeper)) = (make(store.clone()), make(store));
+    let mut keeper = pin!(keeper);
+    assert!(poll(keeper.as_mut()).is_pending());
+    // Of 1, 2 and 4 it holds 3; then there are 3 left, which the other takes.
+    for _ in 0..4 {
+        assert!(block_on(other.check("ann", 1)).unwrap().is_allowed());
+    }
+    assert!(block_on(denied.check("ann", 3)).unwrap().is_allowed());
+    assert_eq!(block_on(denied.check("ann", 1)).unwrap().retry_after(), Some(Duration::from_secs(3_600)));
+    clock.advance(EVERY - Duration::from_micros(1));
+    let wait = Duration::from_secs(3_600) - EVERY + Duration::from_micros(1);
+    assert_eq!(block_on(denied.check("ann", 1)).unwrap().retry_after(), Some(wait));
+    clock.advance(Duration::from_micros(1));
+    assert!(poll(keeper.as_mut()).is_pending());
+    let central = RuleLimiter::new(memory, "api", RuleSet::new([rule.clone()]).unwrap()).unwrap();
+    assert_eq!(block_on(central.check("ann", 0)).unwrap().decision().remaining(), 3);
+    assert!(block_on(denied.check("ann", 1)).unwrap().is_allowed());
 }

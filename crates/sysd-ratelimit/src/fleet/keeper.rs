@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use sysd_core::tuple::KeyBytes;
 use sysd_core::{Clock, Effect, Error, ErrorKind, Timestamp};
 
 /// What a keeper looks after, round by round.
@@ -53,6 +54,31 @@ pub(super) fn share<T: Kept>(of: T) -> (Shared<T>, impl Future<Output = ()> + Se
         T::round(&kept, true).await;
     };
     (Shared { of, user }, keeper)
+}
+
+/// Whether a store that answers so is taken to answer nobody: a round ends then, for one that hangs would hold it for ever. Other errors
+/// are those of one key.
+pub(super) fn ends_round(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable | ErrorKind::Throttled | ErrorKind::Full)
+}
+
+/// The key at which the last round ended before all were done: the next begins behind it, so that it is last and keeps none from its turn.
+#[derive(Debug, Default)]
+pub(super) struct EndedAt(Mutex<Option<KeyBytes>>);
+
+impl EndedAt {
+    pub(super) fn note(&self, key: KeyBytes) {
+        *self.0.lock() = Some(key);
+    }
+
+    /// Turns what a round is to do.
+    pub(super) fn turn<T>(&self, round: &mut [(KeyBytes, T)]) {
+        let ended_at = self.0.lock().take();
+        let last = ended_at.and_then(|key| round.iter().rposition(|(other, _)| *other == key));
+        if let Some(last) = last {
+            round.rotate_left(last + 1);
+        }
+    }
 }
 
 /// The last error of a store of which no request was told, because a keeper met with it. It names neither key nor server.

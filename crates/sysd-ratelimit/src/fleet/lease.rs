@@ -3,7 +3,7 @@
 //! | state | a request of `cost` |
 //! |---|---|
 //! | in hand: `tokens`, until a time | enough: is allowed. Else the store is asked, by this request for the next batch |
-//! | denied, until a time | of that cost or a greater one: is denied. A smaller cost asks the store |
+//! | denied, for at most as long as a batch is held | of that cost or a greater one: is denied. A smaller cost asks the store |
 //! | asking: a batch is under way | enough in hand: is allowed. Else it asks the store for its own cost alone |
 //! | fresh, or the time is over | asks for a batch; what is left of the one before the keeper gives back |
 //!
@@ -13,9 +13,6 @@
 
 use crate::model::{Decision, Outcome};
 use crate::procedure::{JointVerdict, TakeAll};
-
-/// For how many times the time of a batch a denial is remembered after the store gave it.
-const DENIED_HOLDS: u64 = 16;
 
 /// So many rests of a key wait for the keeper; should it be that late, the oldest is lost.
 const RESTS_MAX: usize = 4;
@@ -43,6 +40,17 @@ struct Seen {
     reset_at_us: u64,
 }
 
+/// The least cost that the store denied.
+#[derive(Debug, Default, Clone, Copy)]
+struct Denied {
+    /// Zero: none is.
+    cost: u32,
+    /// From then on there is enough, if nobody else takes any.
+    enough_at_us: u64,
+    /// Until then it is remembered: others may give back before there is enough by itself.
+    until_us: u64,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Lease {
     /// In hand, of `batch`.
@@ -56,8 +64,8 @@ pub(super) struct Lease {
     is_asking: bool,
     /// To be given back, the oldest first.
     rests: Vec<Rest>,
-    /// Requests of this cost and of greater ones are denied until then; zero: none is.
-    denied: (u32, u64),
+    /// Requests of this cost and of greater ones are denied.
+    denied: Denied,
     seen: Seen,
 }
 
@@ -91,9 +99,9 @@ impl Lease {
             self.tokens -= cost;
             return Step::Decided(self.allowed(now_us));
         }
-        let (denied_cost, denied_until_us) = self.denied;
-        if denied_cost > 0 && cost >= denied_cost && now_us < denied_until_us {
-            let wait_us = (denied_until_us - now_us).saturating_add(longer_us(denied_cost, cost));
+        let denied = self.denied;
+        if denied.cost > 0 && cost >= denied.cost && now_us < denied.until_us {
+            let wait_us = (denied.enough_at_us - now_us).saturating_add(longer_us(denied.cost, cost));
             let retry_after = std::time::Duration::from_micros(wait_us);
             let is_possible = cost <= self.seen.limit;
             let outcome = if is_possible { Outcome::Denied { retry_after } } else { Outcome::NeverAllowed };
@@ -130,20 +138,24 @@ impl Lease {
         self.size = tokens;
         self.until_us = now_us.saturating_add(hold_us);
         self.batch = Some(batch);
+        // There was as much, so others have given back.
+        if tokens >= self.denied.cost {
+            self.denied = Denied::default();
+        }
     }
 
     /// Not even the request's own cost was there.
-    pub(super) fn refused(&mut self, now_us: u64, cost: u32, decision: &Decision) {
+    pub(super) fn refused(&mut self, now_us: u64, hold_us: u64, cost: u32, decision: &Decision) {
         self.is_asking = false;
         self.see(now_us, decision);
         // What is in hand counts as all there is: a batch was too much.
         self.size = self.tokens;
         self.until_us = self.until_us.max(now_us);
-        let (denied_cost, denied_until_us) = self.denied;
         // A smaller cost that is denied says more.
-        let is_news = cost <= denied_cost || denied_until_us <= now_us;
+        let is_news = cost <= self.denied.cost || self.denied.until_us <= now_us;
         if let Some(retry_after) = decision.retry_after().filter(|_| is_news) {
-            self.denied = (cost, now_us.saturating_add(super::micros(retry_after)));
+            let enough_at_us = now_us.saturating_add(super::micros(retry_after));
+            self.denied = Denied { cost, enough_at_us, until_us: enough_at_us.min(now_us.saturating_add(hold_us)) };
         }
     }
 
@@ -164,11 +176,20 @@ impl Lease {
         rests
     }
 
-    /// Whether it says nothing any more. A denial that lasts long is forgotten after a while: it is not worth its place.
+    /// It could not be given back yet: a later round does.
+    pub(super) fn put_back(&mut self, rest: Rest) {
+        if self.rests.len() < RESTS_MAX {
+            self.rests.insert(0, rest);
+        }
+    }
+
+    /// Whether it says nothing any more.
     pub(super) fn is_idle(&self, now_us: u64, hold_us: u64) -> bool {
-        let holds = if self.denied.1 <= now_us { 1 } else { DENIED_HOLDS };
         let is_used_up = self.tokens == 0 && self.rests.is_empty();
-        !self.is_asking && is_used_up && self.until_us.saturating_add(hold_us.saturating_mul(holds)) <= now_us
+        !self.is_asking
+            && is_used_up
+            && self.denied.until_us <= now_us
+            && self.until_us.saturating_add(hold_us) <= now_us
     }
 
     /// How many tokens are in hand.

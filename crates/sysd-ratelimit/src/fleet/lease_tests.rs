@@ -6,7 +6,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 use sysd_core::{Procedure as _, StateChange, Timestamp};
 
 use super::*;
-use crate::{FixedWindow, Rule};
+use crate::{FixedWindow, GiveAll, Rule};
 
 const HOLD_US: u64 = 100;
 const BATCH_MAX: u32 = 16;
@@ -20,6 +20,8 @@ enum Op {
     Dropped(u32),
     /// The keeper comes round.
     Keep,
+    /// It does, and the store does not answer.
+    KeepInVain,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,10 @@ enum Bug {
     DeniesAll,
     /// What is left of a batch is forgotten when the next is asked for.
     ForgetsRests,
+    /// A denial is remembered until there is enough by itself.
+    RemembersForLong,
+    /// A denial is remembered though there was enough since.
+    RemembersInVain,
 }
 
 fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
@@ -43,6 +49,7 @@ fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
         8 => (0..6_u32, 0..4_usize).prop_map(|(cost, later)| Op::Take(cost, later)),
         1 => (1..6_u32).prop_map(Op::Dropped),
         2 => Just(Op::Keep),
+        1 => Just(Op::KeepInVain),
     ];
     (1..80_u32, proptest::collection::vec(op, 1..120))
 }
@@ -54,16 +61,26 @@ struct Store {
     left: u32,
 }
 
+const NOW_US: u64 = 1_800_000_000_000_000;
+
 impl Store {
     fn take(&mut self, cost: u32) -> (Box<Batch>, Decision) {
         let take = TakeAll::new([(&self.rule, cost)]);
-        let step = take.apply(self.state.as_deref(), Timestamp::from_micros(1_800_000_000_000_000).unwrap()).unwrap();
+        let step = take.apply(self.state.as_deref(), Timestamp::from_micros(NOW_US).unwrap()).unwrap();
         if let StateChange::Put { state, .. } = step.change {
             self.state = Some(state.to_vec());
         }
         let decision = *take.decision(&step.output).decision();
         self.left -= if decision.is_allowed() { cost } else { 0 };
         (Box::new(Batch { take, verdict: step.output }), decision)
+    }
+
+    fn give(&mut self, rest: &Rest) {
+        let give = GiveAll::part_of(&rest.batch.take, &rest.batch.verdict, |_| rest.tokens).unwrap();
+        let step = give.apply(self.state.as_deref(), Timestamp::from_micros(NOW_US).unwrap()).unwrap();
+        let StateChange::Put { state, .. } = step.change else { panic!("gives nothing back") };
+        self.state = Some(state.to_vec());
+        self.left += rest.tokens;
     }
 }
 
@@ -80,13 +97,9 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
     let (mut admitted, mut given, mut taken, mut lost) = (0_u32, 0_u32, 0_u32, 0_u32);
     let mut asks: Vec<Ask> = Vec::new();
     let mut held_since_us = 0;
-    let give = |lease: &mut Lease, rests: Vec<Rest>| {
-        if let (Bug::GivesAndKeeps, Some(rest)) = (bug, rests.last()) {
-            lease.tokens = rest.tokens;
-            lease.until_us = u64::MAX;
-        }
-        rests.iter().map(|rest| rest.tokens).sum::<u32>()
-    };
+    // Costs that were denied, and until when they may be remembered.
+    let mut denials: Vec<(u32, u64)> = Vec::new();
+    let sum = |rests: &[Rest]| rests.iter().map(|rest| rest.tokens).sum::<u32>();
     for op in ops {
         for ask in &mut asks {
             ask.answered_after = ask.answered_after.saturating_sub(1);
@@ -97,7 +110,12 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
             let (batch, decision) = store.take(tokens);
             if decision.is_allowed() {
                 taken += tokens;
+                let denied = lease.denied;
                 lease.granted(now_us, HOLD_US, (tokens, cost), batch, &decision);
+                if bug == Bug::RemembersInVain {
+                    lease.denied = denied;
+                }
+                denials.retain(|(cost, _)| *cost > tokens);
                 admitted += cost;
                 held_since_us = now_us;
                 lost += (held + tokens - cost) - lease.tokens;
@@ -105,14 +123,29 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 let half = (decision.remaining() / 2).max(cost);
                 asks.push(Ask { answered_after: 0, cost, tokens: if half < tokens { half } else { cost } });
             } else {
-                lease.refused(now_us, cost, &decision);
+                lease.refused(now_us, HOLD_US, cost, &decision);
+                if bug == Bug::RemembersForLong {
+                    lease.denied.until_us = lease.denied.enough_at_us;
+                }
+                denials.push((cost, now_us + HOLD_US));
             }
         }
         match op {
             Op::Wait(us) => now_us += us,
             Op::Keep => {
                 let rests = lease.expire(now_us, false);
-                given += give(&mut lease, rests);
+                if let (Bug::GivesAndKeeps, Some(rest)) = (bug, rests.last()) {
+                    lease.tokens = rest.tokens;
+                    lease.until_us = u64::MAX;
+                }
+                rests.iter().for_each(|rest| store.give(rest));
+                given += sum(&rests);
+            }
+            Op::KeepInVain => {
+                let rests = lease.expire(now_us, false);
+                let before = sum(&rests);
+                rests.into_iter().rev().for_each(|rest| lease.put_back(rest));
+                lost += before - sum(&lease.rests);
             }
             Op::Take(cost, _) | Op::Dropped(cost) => {
                 if bug == Bug::NeverExpires && lease.tokens > 0 {
@@ -122,7 +155,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     lease.is_asking = false;
                 }
                 if bug == Bug::DeniesAll {
-                    lease.denied.0 = 1;
+                    lease.denied.cost = 1;
                 }
                 let (before, oldest) = (lease.tokens, lease.rests.first().map_or(0, |rest| rest.tokens));
                 let waiting = lease.rests.len();
@@ -132,7 +165,10 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                         prop_assert!(now_us < held_since_us + HOLD_US, "used when its time was over");
                         prop_assert!(lease.tokens + cost == before, "took another number than its cost");
                     }
-                    Step::Decided(_) => prop_assert!(store.left < cost, "denied while there is enough"),
+                    Step::Decided(_) => {
+                        let is_known = denials.iter().any(|&(denied, until_us)| denied <= cost && now_us < until_us);
+                        prop_assert!(is_known, "denied by what is not known any more");
+                    }
                     Step::Alone => {
                         let (_, decision) = store.take(cost);
                         taken += if decision.is_allowed() { cost } else { 0 };
@@ -156,7 +192,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
             }
         }
         prop_assert!(lease.rests.len() <= RESTS_MAX, "{} rests wait", lease.rests.len());
-        let held = lease.tokens + lease.rests.iter().map(|rest| rest.tokens).sum::<u32>();
+        let held = lease.tokens + sum(&lease.rests);
         prop_assert_eq!(admitted + given + lost + held, taken, "what is taken is used, given, lost or held");
     }
     Ok(())
@@ -179,7 +215,8 @@ fn what_is_taken_is_used_given_back_lost_or_held() {
 
 #[test]
 fn broken_leases_are_found() {
-    for bug in [Bug::GivesAndKeeps, Bug::NeverExpires, Bug::AsksTwice, Bug::DeniesAll, Bug::ForgetsRests] {
+    let leases = [Bug::GivesAndKeeps, Bug::NeverExpires, Bug::AsksTwice, Bug::DeniesAll, Bug::ForgetsRests];
+    for bug in leases.into_iter().chain([Bug::RemembersForLong, Bug::RemembersInVain]) {
         assert!(outcome(bug).is_err(), "{bug:?}");
     }
 }
@@ -214,7 +251,7 @@ fn batches_follow_the_demand() {
 }
 
 #[test]
-fn the_least_cost_that_is_denied_is_remembered_and_greater_ones_are_denied_with_it() {
+fn the_least_cost_that_is_denied_is_remembered_for_a_while_and_greater_ones_are_denied_with_it() {
     let denied = |us| Decision::new(Outcome::Denied { retry_after: std::time::Duration::from_micros(us) }, 10, 1, 90);
     let mut lease = Lease::default();
     let outcome = |lease: &mut Lease, now_us, cost| {
@@ -226,19 +263,23 @@ fn the_least_cost_that_is_denied_is_remembered_and_greater_ones_are_denied_with_
         None
     };
     let wait = |us| Some(Outcome::Denied { retry_after: std::time::Duration::from_micros(us) });
-    lease.refused(1_000, 4, &denied(40));
+    lease.refused(1_000, HOLD_US, 4, &denied(40));
     assert_eq!(outcome(&mut lease, 1_010, 4), wait(30));
     assert_eq!(outcome(&mut lease, 1_010, 6), wait(50));
     assert_eq!(outcome(&mut lease, 1_010, 11), Some(Outcome::NeverAllowed));
     assert_eq!(outcome(&mut lease, 1_010, 3), None, "a smaller one may pass");
     // A smaller one takes its place, a greater one does not.
-    lease.refused(1_010, 2, &denied(20));
-    lease.refused(1_010, 9, &denied(90));
+    lease.refused(1_010, HOLD_US, 2, &denied(20));
+    lease.refused(1_010, HOLD_US, 9, &denied(90));
     assert_eq!(outcome(&mut lease, 1_011, 2), wait(19));
     assert_eq!(outcome(&mut lease, 1_011, 4), wait(39));
     // Its time is over: another one counts again.
     assert_eq!(outcome(&mut lease, 1_030, 9), None);
-    lease.refused(1_030, 9, &denied(70));
+    lease.refused(1_030, HOLD_US, 9, &denied(70));
     assert_eq!(outcome(&mut lease, 1_031, 9), wait(69));
     assert_eq!(outcome(&mut lease, 1_031, 8), None);
+    // There is enough in 900: it is remembered for as long as a batch would be held, and then asked for again.
+    lease.refused(2_000, HOLD_US, 3, &denied(900));
+    assert_eq!(outcome(&mut lease, 2_099, 3), wait(801));
+    assert_eq!(outcome(&mut lease, 2_100, 3), None);
 }

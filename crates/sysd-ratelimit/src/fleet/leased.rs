@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
-use sysd_core::{Clock, FastClock, Key, Result, Store, StoreExt as _};
+use sysd_core::{Clock, Effect, FastClock, Key, Result, Store, StoreExt as _};
 
-use super::keeper::{Errors, KeeperError, Kept, Shared, share};
+use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share};
 use super::lease::{Batch, Lease, Rest, Step};
 use super::table::Table;
 use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
+use crate::joint::is_outage;
 use crate::model::{Decision, Rule, RuleLimit, Span};
 use crate::procedure::{GiveAll, TakeAll};
 use crate::schema;
@@ -46,8 +47,8 @@ impl LeaseConfig {
 ///
 /// The first requests of a key are decided by the store. While a key uses up its batches within
 /// [`hold_for`](LeaseConfig::hold_for), they double, up to [`batch_max`](LeaseConfig::batch_max); what is not used in that
-/// time is given back. The least cost that was denied is remembered while that lasts and the key is asked for, and greater ones are denied
-/// with it, so a flood that is over the limit seldom asks the store.
+/// time is given back. The least cost that was denied is remembered while that lasts, but no longer than `hold_for`, and greater ones are
+/// denied with it, so a flood that is over the limit asks the store about once in that time.
 ///
 /// ```
 /// use sysd_ratelimit::{LeaseConfig, LeasedLimiter, Rule, TokenBucket};
@@ -67,8 +68,9 @@ impl LeaseConfig {
 /// - **Overshoot.** What is admitted was taken from the limit before. So in any stretch of time for which the rule admits at
 ///   most `m`, processes `n` admit at most `m + n * batch_max`: the tokens that they held when it began. Nothing is
 ///   admitted beyond what was taken, ever; in the long run the rate is the limit's.
-/// - **Undershoot.** What a process holds others can't use, for at most `hold_for` and until the keeper's next round. Giving back
-///   is as [`GiveAll`] says: a bucket that would have been full meanwhile gets less.
+/// - **Undershoot.** What a process holds others can't use, for at most `hold_for` and until the keeper's next round, which begins
+///   as long after the last one ended. What others gave back it sees at most `hold_for` later: for so long it goes by a denial. Giving
+///   back is as [`GiveAll`] says: a bucket that would have been full meanwhile gets less.
 /// - A process that dies, a future that is dropped, a reply that is lost: tokens are lost and never gained.
 ///
 /// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule: some processes may lease while
@@ -93,7 +95,41 @@ struct Leased<S, C> {
     config: LeaseConfig,
     hold_us: u64,
     leases: Table<Lease>,
+    ended_at: EndedAt,
     errors: Errors,
+}
+
+/// A rest on its way back. One that was not sent is its lease's again when this is dropped.
+struct Giving<S: Store, C: Clock> {
+    leased: Arc<Leased<S, C>>,
+    key: KeyBytes,
+    rest: Option<Rest>,
+}
+
+impl<S: Store, C: Clock> Giving<S, C> {
+    /// Once: a second that follows a lost reply would give what was never taken. The key, if the store does not answer.
+    async fn give(mut self) -> std::result::Result<(), KeyBytes> {
+        let Some(rest) = self.rest.take() else { return Ok(()) };
+        let Some(give) = GiveAll::part_of(&rest.batch.take, &rest.batch.verdict, |_| rest.tokens) else {
+            return Ok(());
+        };
+        let leased = Arc::clone(&self.leased);
+        let call = leased.store.run(Key::lone(schema::RULES, &self.key), &give);
+        let Err(error) = within(&leased.clock, leased.config.call_wait_max, call).await else { return Ok(()) };
+        leased.errors.note(&leased.clock, &error);
+        if error.effect() == Effect::None && is_outage(&error) {
+            self.rest = Some(rest);
+        }
+        if ends_round(&error) { Err(self.key.clone()) } else { Ok(()) }
+    }
+}
+
+impl<S: Store, C: Clock> Drop for Giving<S, C> {
+    fn drop(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            self.leased.leases.with(&self.key, |lease| lease.put_back(rest));
+        }
+    }
 }
 
 /// A batch is being asked for; if that ends without an answer, others may.
@@ -156,7 +192,8 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
         ])?;
         let leases = Table::new(config.keys_max);
         let (prefix, errors) = (tuple::encode(&(name,)), Errors::new("leased", name));
-        let (shared, keeper) = share(Leased { store, clock, prefix, rule, config, hold_us, leases, errors });
+        let (shared, keeper) =
+            share(Leased { store, clock, prefix, rule, config, hold_us, leases, ended_at: EndedAt::default(), errors });
         Ok((Self { shared }, keeper))
     }
 
@@ -196,7 +233,8 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
         }
     }
 
-    /// The last error of the store's in giving back, of which no request was told: what was to be given back is lost then.
+    /// The last error of the store's in giving back, of which no request was told. What was to be given back is lost then, unless
+    /// nothing happened and it may go better: that a later round gives back.
     pub fn last_error(&self) -> Option<KeeperError> {
         self.shared.errors.last()
     }
@@ -250,22 +288,10 @@ impl<S: Store, C: Clock> Leased<S, C> {
             if decision.is_allowed() {
                 lease.granted(now_us, self.hold_us, (taken, cost), batch, &decision);
             } else {
-                lease.refused(now_us, cost, &decision);
+                lease.refused(now_us, self.hold_us, cost, &decision);
             }
         });
         Ok(decision)
-    }
-
-    /// Once: a second that follows a lost reply would give what was never taken.
-    async fn give(&self, partition: &KeyBytes, rest: &Rest) -> bool {
-        if let Some(give) = GiveAll::part_of(&rest.batch.take, &rest.batch.verdict, |_| rest.tokens) {
-            let call = self.store.run(Key::lone(schema::RULES, partition), &give);
-            if let Err(error) = within(&self.clock, self.config.call_wait_max, call).await {
-                self.errors.note(&self.clock, &error);
-                return false;
-            }
-        }
-        true
     }
 }
 
@@ -285,15 +311,14 @@ impl<S: Store, C: Clock> Kept for Leased<S, C> {
             rests.extend(lease.expire(now_us, ends).into_iter().map(|rest| (KeyBytes::from_slice(key), rest)));
             !lease.is_idle(now_us, this.hold_us)
         });
-        let give = |(key, rest)| {
-            let leased = Arc::clone(this);
-            async move { leased.give(&key, &rest).await }
-        };
+        this.ended_at.turn(&mut rests);
+        let give = |(key, rest)| Giving { leased: Arc::clone(this), key, rest: Some(rest) }.give();
         let gives: Vec<_> = rests.into_iter().map(give).collect();
         let mut gives = stream::iter(gives).buffer_unordered(GIVES_MAX);
-        while let Some(is_answered) = gives.next().await {
-            if !is_answered {
-                // The others are lost: a store that hangs would hold this round for ever.
+        while let Some(given) = gives.next().await {
+            if let Err(key) = given {
+                // Those that were not sent wait for the next round: a store that hangs would hold this one for ever.
+                this.ended_at.note(key);
                 break;
             }
         }

@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Clock, Effect, FastClock, Key, Result, Store, StoreExt as _};
 
-use super::keeper::{Errors, KeeperError, Kept, Shared, share};
+use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share};
 use super::table::Table;
 use super::view::View;
 use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
@@ -94,6 +94,7 @@ struct LocalFirst<S, C> {
     views: Table<View>,
     /// When the last round began in which all was posted.
     posted_us: AtomicU64,
+    ended_at: EndedAt,
     errors: Errors,
 }
 
@@ -106,13 +107,13 @@ struct Posting<S: Store, C: Clock> {
 }
 
 /// How it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum Posted {
     Taken,
     /// Not now, or nobody knows.
     Not,
-    /// The store does not answer: others need not be tried now.
-    Outage,
+    /// The store does not answer, of which this key told: others need not be tried now.
+    Outage(KeyBytes),
 }
 
 impl<S: Store, C: Clock> Posting<S, C> {
@@ -137,7 +138,7 @@ impl<S: Store, C: Clock> Posting<S, C> {
             }
             Err(error) if is_outage(&error) => {
                 tell(&|view| view.failed(error.effect() == Effect::Unknown));
-                Posted::Outage
+                if ends_round(&error) { Posted::Outage(self.key.clone()) } else { Posted::Not }
             }
             Err(_) => {
                 tell(&View::break_off);
@@ -201,8 +202,21 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
         let (prefix, views) = (tuple::encode(&(name,)), Table::new(config.keys_max));
         let posted_us = AtomicU64::new(steady_us(&clock));
         let errors = Errors::new("local_first", name);
-        let of =
-            LocalFirst { store, clock, prefix, rule, bucket, lifted_rule, lifted, config, views, posted_us, errors };
+        let ended_at = EndedAt::default();
+        let of = LocalFirst {
+            store,
+            clock,
+            prefix,
+            rule,
+            bucket,
+            lifted_rule,
+            lifted,
+            config,
+            views,
+            posted_us,
+            ended_at,
+            errors,
+        };
         let (shared, keeper) = share(of);
         Ok((Self { shared }, keeper))
     }
@@ -274,6 +288,7 @@ impl<S: Store, C: Clock> Kept for LocalFirst<S, C> {
             keys.extend(view.post(this.lifted.burst()).map(|cost| (KeyBytes::from_slice(key), cost)));
             !view.is_idle(begun_us)
         });
+        this.ended_at.turn(&mut keys);
         // From here on each is answered, or told that it was not, also if this future is dropped.
         let post = |(key, cost)| Posting { shared: Arc::clone(this), key, is_sent: false, is_over: false }.post(cost);
         let posts: Vec<_> = keys.into_iter().map(post).collect();
@@ -281,8 +296,9 @@ impl<S: Store, C: Clock> Kept for LocalFirst<S, C> {
         let mut all_are_posted = true;
         while let Some(posted) = posts.next().await {
             all_are_posted &= posted == Posted::Taken;
-            if posted == Posted::Outage {
+            if let Posted::Outage(key) = posted {
                 // The others wait for the next round: a store that hangs would hold this one for ever.
+                this.ended_at.note(key);
                 break;
             }
         }
