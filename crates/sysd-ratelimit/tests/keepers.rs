@@ -292,3 +292,65 @@ fn a_denial_that_lasts_long_is_remembered_no_longer_than_a_batch_is_held() {
     assert_eq!(block_on(central.check("ann", 0)).unwrap().decision().remaining(), 3);
     assert!(block_on(denied.check("ann", 1)).unwrap().is_allowed());
 }
+
+/// A right that is missing for a while: what was admitted is posted once it is there again, and until then nobody is let through unasked.
+#[test]
+fn what_the_store_refused_to_take_is_posted_again() {
+    for effect in [Effect::None, Effect::Unknown] {
+        let (clock, memory, store, does) = scene();
+        let config = LocalFirstConfig { flush_every: EVERY, ..LocalFirstConfig::default() };
+        let hourly = Rule::new("all", TokenBucket::new("1/h".parse().unwrap(), 100).unwrap()).unwrap();
+        let (limiter, keeper) =
+            LocalFirstLimiter::with_clock(store, "api", hourly.clone(), config, clock.clone()).unwrap();
+        let mut keeper = pin!(keeper);
+        assert!(poll(keeper.as_mut()).is_pending());
+        assert!(block_on(limiter.check("ann", 40)).unwrap().is_allowed());
+        *does.lock().unwrap() = Does::Fails(ErrorKind::Denied, effect);
+        for round in 1..=10 {
+            clock.advance(EVERY);
+            assert!(poll(keeper.as_mut()).is_pending());
+            // It is not as if it had been posted.
+            assert_eq!(
+                (limiter.last_error().unwrap().count, limiter.lag()),
+                (round, EVERY * u32::try_from(round).unwrap())
+            );
+            let error = block_on(limiter.check("ann", 1)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Denied);
+        }
+        *does.lock().unwrap() = Does::Answers;
+        for _ in 0..2 {
+            clock.advance(EVERY);
+            assert!(poll(keeper.as_mut()).is_pending());
+        }
+        let central = RuleLimiter::new(memory, "api", RuleSet::new([hourly]).unwrap()).unwrap();
+        assert_eq!(block_on(central.check("ann", 0)).unwrap().decision().remaining(), 60);
+        assert_eq!(limiter.lag(), Duration::ZERO);
+        // It is decided within the process again.
+        *does.lock().unwrap() = Does::Fails(ErrorKind::Unavailable, Effect::None);
+        assert_eq!(block_on(limiter.check("ann", 1)).unwrap().remaining(), 59);
+    }
+}
+
+/// A store that refuses for ever is not asked for ever.
+#[test]
+fn what_the_store_refuses_64_times_is_forgotten() {
+    let (clock, memory, store, does) = scene();
+    let config = LocalFirstConfig { flush_every: EVERY, ..LocalFirstConfig::default() };
+    let hourly = Rule::new("all", TokenBucket::new("1/h".parse().unwrap(), 100).unwrap()).unwrap();
+    let (limiter, keeper) = LocalFirstLimiter::with_clock(store, "api", hourly.clone(), config, clock.clone()).unwrap();
+    let mut keeper = pin!(keeper);
+    assert!(poll(keeper.as_mut()).is_pending());
+    assert!(block_on(limiter.check("ann", 40)).unwrap().is_allowed());
+    *does.lock().unwrap() = Does::Fails(ErrorKind::Corrupt, Effect::None);
+    for _ in 0..80 {
+        clock.advance(EVERY);
+        assert!(poll(keeper.as_mut()).is_pending());
+    }
+    assert_eq!(limiter.last_error().unwrap().count, 64);
+    // Also then nobody is let through unasked.
+    assert_eq!(block_on(limiter.check("ann", 1)).unwrap_err().kind(), ErrorKind::Corrupt);
+    *does.lock().unwrap() = Does::Answers;
+    assert_eq!(block_on(limiter.check("ann", 1)).unwrap().remaining(), 99);
+    let central = RuleLimiter::new(memory, "api", RuleSet::new([hourly]).unwrap()).unwrap();
+    assert_eq!(block_on(central.check("ann", 0)).unwrap().decision().remaining(), 99);
+}

@@ -66,6 +66,10 @@ impl Default for LocalFirstConfig {
 ///   rate * lag)`. What they admitted too much the bucket owes, so it is made up for: in the long run the rate is the
 ///   limit's. While the store does not answer, `lag` grows, and each process admits what the bucket alone would.
 ///   A process that is started again before a bucket has refilled counts as one more.
+/// - A posting that fails is sent again by the next round. An error that is no outage (stored bytes that are no state, missing rights) may
+///   last: from then on the store is asked for that key, and its error told, until a posting is answered or the bucket would be full again; what was admitted
+///   before is posted 64 times, and then forgotten: so much is admitted too much, of which [`last_error`](LocalFirstLimiter::last_error)
+///   tells.
 /// - A posting whose answer is lost is sent again once the store answers: an outage may deny as much again, and never admits too much.
 ///
 /// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule.
@@ -140,9 +144,9 @@ impl<S: Store, C: Clock> Posting<S, C> {
                 tell(&|view| view.failed(error.effect() == Effect::Unknown));
                 if ends_round(&error) { Posted::Outage(self.key.clone()) } else { Posted::Not }
             }
-            Err(_) => {
-                tell(&View::break_off);
-                Posted::Taken
+            Err(error) => {
+                tell(&|view| view.refused(error.effect() == Effect::Unknown));
+                Posted::Not
             }
         }
     }
@@ -233,8 +237,8 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
     /// after [`call_wait_max`](LocalFirstConfig::call_wait_max).
     ///
     /// # Cost
-    /// None of the store's, but where there are more keys than [`keys_max`](LocalFirstConfig::keys_max), or the store has refused to
-    /// keep this one: then an update.
+    /// None of the store's, but where there are more keys than [`keys_max`](LocalFirstConfig::keys_max), or the store refuses to
+    /// keep this one, by an error that is no outage: then an update.
     ///
     /// # Cancel safety
     /// It does not wait, but where it asks the store: then as [`RateLimiter::check`](crate::RateLimiter::check).
@@ -244,7 +248,7 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
         // A key that the store will refuse is refused before it is admitted.
         shared.store.limits().check_update(Key::lone(schema::RULES, &partition))?;
         let now_us = steady_us(&shared.clock);
-        let take = |view: &mut View| (!view.is_broken()).then(|| view.take(&shared.bucket, now_us, cost));
+        let take = |view: &mut View| (!view.is_refused()).then(|| view.take(&shared.bucket, now_us, cost));
         if let Some(verdict) = shared.views.with(&partition, take).flatten() {
             return Ok(Take::new(shared.bucket, cost).decision(&verdict));
         }

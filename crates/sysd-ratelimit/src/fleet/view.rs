@@ -6,6 +6,9 @@ use crate::model::{Span, TokenBucket};
 use crate::procedure::Verdict;
 use crate::procedure::token_bucket::decide_until_full;
 
+/// So often what was admitted is posted to a store that refuses it; then it is forgotten.
+pub(super) const REFUSALS_MAX: u8 = 64;
+
 #[derive(Debug, Default)]
 pub(super) struct View {
     /// When the bucket is full again, steady microseconds, and the parts of one more.
@@ -17,7 +20,8 @@ pub(super) struct View {
     is_posting: bool,
     /// A posting may have happened or not.
     is_in_doubt: bool,
-    is_broken: bool,
+    /// How often the store has refused, one after the other. While it does it is asked.
+    refusals: u8,
 }
 
 impl View {
@@ -52,7 +56,7 @@ impl View {
     /// The store answered. What it did not take, because the bucket owes as much as can be noted, stays pending. The bucket is
     /// full in so long; what is pending comes on top.
     pub(super) fn answered(&mut self, lifted: &TokenBucket, now_us: u64, full_in_us: u64, was_taken: bool) {
-        (self.is_posting, self.is_in_doubt) = (false, false);
+        (self.is_posting, self.is_in_doubt, self.refusals) = (false, false, 0);
         let posted = std::mem::take(&mut self.in_flight);
         self.pending += if was_taken { 0 } else { u64::from(posted) };
         let pending = u32::try_from(self.pending).unwrap_or(u32::MAX).min(lifted.burst());
@@ -68,14 +72,19 @@ impl View {
         self.is_in_doubt |= may_have_happened;
     }
 
-    /// The store will never take it: what was admitted is forgotten, and it is asked from now on, until this is.
-    pub(super) fn break_off(&mut self) {
-        *self = Self { full: self.full, is_broken: true, ..Self::default() };
+    /// The store refuses, and waiting may not help: who asks is told so by the store itself, until a posting is answered. What was
+    /// admitted is posted again so often; then, and only then, it is forgotten.
+    pub(super) fn refused(&mut self, may_have_happened: bool) {
+        self.failed(may_have_happened);
+        self.refusals = self.refusals.saturating_add(1);
+        if self.refusals >= REFUSALS_MAX {
+            self.pending = 0;
+        }
     }
 
     /// Whether the store is to be asked.
-    pub(super) fn is_broken(&self) -> bool {
-        self.is_broken
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusals > 0
     }
 
     /// Whether it says nothing any more.
