@@ -14,7 +14,7 @@ use sysd_testkit::sim::{Faults, Node, Simulation};
 mod common;
 
 use common::fleets::{
-    self, BATCH_MAX, BURST, Drifting, FLUSH, FROZEN, Fleet, HOLD, Keeper, Mode, NODES, Told, bucket, start,
+    self, BATCH_MAX, BURST, Drifting, FLUSH, FROZEN, Fleet, HOLD, Keeper, LAG_MAX, Mode, NODES, Told, bucket, start,
 };
 use common::seeds;
 
@@ -63,6 +63,7 @@ fn no_mode_admits_more_than_it_says() {
         for seed in seeds(150) {
             for (faults, per_second) in [(Faults::NONE, FROZEN), (FAULTY, FROZEN), (FAULTY, 400)] {
                 let (over, told) = overshoot(seed, mode, faults, per_second);
+                assert!(told.lag <= LAG_MAX, "seed {seed}: {mode:?} posted nothing for {:?}", told.lag);
                 let bound = bound(mode, &told, per_second);
                 assert!(over <= bound, "seed {seed}: {mode:?} admitted {over} too many, more than {bound}: {told:?}");
                 most = most.max(over);

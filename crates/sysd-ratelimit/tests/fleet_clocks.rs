@@ -12,7 +12,7 @@ use sysd_testkit::sim::{Faults, Node, Simulation};
 
 mod common;
 
-use common::fleets::{BATCH_MAX, BURST, Drifting, FROZEN, Mode, NODES, Told, bucket, fleet, start};
+use common::fleets::{BATCH_MAX, BURST, Drifting, FROZEN, LAG_MAX, Mode, NODES, Told, bucket, fleet, start};
 use common::seeds;
 
 const FAULTY: Faults = Faults { reply_lost: 150, ..Faults::MANY };
@@ -28,11 +28,18 @@ const DRIFT_MAX_PPM: u64 = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct World {
     per_second: u32,
+    /// How often each of a process's two callers asks.
+    asks: u32,
     /// The store decides by its callers' clocks, else by its own.
     by_callers: bool,
     /// It loses what it had acknowledged when it is started again.
     forgets: bool,
 }
+
+const FROZEN_WORLD: World = World { per_second: FROZEN, asks: 50, by_callers: false, forgets: false };
+const BY_CALLERS: World = World { per_second: 400, asks: 50, by_callers: true, forgets: false };
+/// So long, and at such a rate, that a process by itself admits far more than it may within [`LAG_MAX`].
+const LONG: World = World { per_second: 500, asks: 1_200, by_callers: false, forgets: false };
 
 /// What happened.
 #[derive(Debug, Default)]
@@ -64,7 +71,7 @@ fn run(seed: u64, mode: Mode, world: World) -> Outcome {
         start(&simulation, Node(node), process, times, &told);
     };
     for node in 0..NODES {
-        begin(node, 50);
+        begin(node, world.asks);
     }
     outcome.starts = NODES;
     outcome.apart_us = apart_us();
@@ -75,7 +82,7 @@ fn run(seed: u64, mode: Mode, world: World) -> Outcome {
             // It loses its memory: what it leased and has not used, what it admitted and has not posted.
             0 | 1 => {
                 simulation.crash(Node(node));
-                begin(node, 30);
+                begin(node, world.asks * 3 / 5);
                 outcome.starts += 1;
             }
             // The store is started again.
@@ -121,24 +128,33 @@ fn bound(mode: Mode, world: World, outcome: &Outcome) -> i64 {
 fn no_mode_admits_more_than_it_says_by_whatever_clocks() {
     for mode in [Mode::Central, Mode::Sharded, Mode::Leased, Mode::LocalFirst] {
         let (mut most, mut least_left, mut denied, mut starts, mut forgotten) = (i64::MIN, i64::MAX, 0, 0, 0);
+        let mut lag = Duration::ZERO;
         for seed in seeds(80) {
-            for (per_second, by_callers) in [(FROZEN, false), (400, false), (400, true)] {
-                // The sharded one's states lie elsewhere.
-                let forgets = seed % 2 == 1 && mode != Mode::Sharded;
-                let world = World { per_second, by_callers, forgets };
+            // The sharded one's states lie elsewhere.
+            let forgets = seed % 2 == 1 && mode != Mode::Sharded;
+            let worlds = [FROZEN_WORLD, World { by_callers: false, ..BY_CALLERS }, BY_CALLERS];
+            let long = (seed % 8 == 0 && mode == Mode::LocalFirst).then_some(LONG);
+            for world in worlds.into_iter().chain(long).map(|world| World { forgets, ..world }) {
                 let outcome = run(seed, mode, world);
+                assert!(
+                    outcome.told.lag <= LAG_MAX,
+                    "seed {seed}: {mode:?}, {world:?}: nothing was posted: {outcome:?}"
+                );
                 let bound = bound(mode, world, &outcome);
                 let over = outcome.over;
                 assert!(
                     over <= bound,
                     "seed {seed}: {mode:?}, {world:?}: {over} too many, more than {bound}: {outcome:?}"
                 );
+                lag = lag.max(outcome.told.lag);
                 (most, least_left) = (most.max(over), least_left.min(bound - over));
                 (denied, starts, forgotten) =
                     (denied + outcome.told.denied, starts + outcome.starts, forgotten + outcome.forgotten);
             }
         }
-        println!("{mode:?}: at most {most} beyond, {least_left} below the bound; {denied} denied, {starts} starts");
+        println!(
+            "{mode:?}: at most {most} beyond, {least_left} below the bound; {denied} denied, {starts} starts, lag {lag:?}"
+        );
         if std::env::var("SYSD_SIM_SEED").is_err() {
             assert!(denied > 1_000 && starts > 800, "{mode:?}: {denied} denied, {starts} starts");
             assert!(mode == Mode::Sharded || forgotten > 50, "{mode:?}: the store forgot {forgotten} times");
@@ -149,15 +165,12 @@ fn no_mode_admits_more_than_it_says_by_whatever_clocks() {
 /// Where nothing comes back by time, what is admitted was taken, however often processes and the store are started again.
 #[test]
 fn leases_admit_nothing_that_was_not_taken_by_whatever_clocks() {
-    let frozen = World { per_second: FROZEN, by_callers: false, forgets: false };
     for seed in seeds(300) {
-        let outcome = run(seed, Mode::Leased, frozen);
+        let outcome = run(seed, Mode::Leased, FROZEN_WORLD);
         // A run lasts seven seconds at most.
         assert!(outcome.told.sum() <= BURST + 7 * FROZEN, "seed {seed}: {}", outcome.told.sum());
     }
 }
-
-const BY_CALLERS: World = World { per_second: 400, by_callers: true, forgets: false };
 
 /// What clocks that differ are said to cost is not said in vain.
 #[test]
@@ -167,12 +180,23 @@ fn by_the_callers_clocks_more_is_admitted_than_by_one() {
 
 #[test]
 fn broken_fleets_are_found() {
-    let frozen = World { per_second: FROZEN, by_callers: false, forgets: false };
-    let sends_again = |seed| run(seed, Mode::SendsAgain, frozen).told.sum() > BURST + 7 * FROZEN;
+    let sends_again = |seed| run(seed, Mode::SendsAgain, FROZEN_WORLD).told.sum() > BURST + 7 * FROZEN;
     assert!((0..2_000).any(sends_again), "nobody noticed what was given back twice");
     let time_goes_back = |seed| {
         let outcome = run(seed, Mode::TimeGoesBack, BY_CALLERS);
         outcome.over > bound(Mode::TimeGoesBack, BY_CALLERS, &outcome)
     };
     assert!((0..2_000).any(time_goes_back), "nobody noticed that time goes back");
+}
+
+/// By what it says of itself, and by what it admits were it to say that it posts.
+#[test]
+fn a_fleet_that_never_posts_is_found() {
+    for seed in 0..4 {
+        let mut outcome = run(seed, Mode::NeverPosts, LONG);
+        assert!(outcome.told.lag > LAG_MAX, "seed {seed}: it says that it posts: {:?}", outcome.told.lag);
+        outcome.told.lag = LAG_MAX;
+        let bound = bound(Mode::NeverPosts, LONG, &outcome);
+        assert!(outcome.over > bound, "seed {seed}: {} is no more than {bound}", outcome.over);
+    }
 }

@@ -16,14 +16,18 @@ use sysd_storage::{RedisConfig, RedisStore};
 mod common;
 
 const PROCESSES: u64 = 4;
-const BURST: u64 = 2_000;
-const PER_SECOND: u64 = 100;
+const BURST: u64 = 500;
+const PER_SECOND: u64 = 1_000;
 const BATCH_MAX: u32 = 50;
 /// How long a process asks at least, so that what is leased or posted goes round several times.
 const ASKS_FOR: Duration = Duration::from_millis(1_500);
+/// One that never posts asks so long that it admits more than it may within [`LAG_MAX_MS`].
+const ASKS_ALONE_FOR: Duration = Duration::from_millis(4_000);
 /// How often a process asks at least, however slow the machine is: one alone could take the whole burst.
 const ASKS: u64 = BURST;
 const FLUSH: Duration = Duration::from_millis(20);
+/// Postings are answered within so long, also where four processes that never rest share a small machine.
+const LAG_MAX_MS: u64 = 1_000;
 
 const MODE: &str = "SYSD_TEST_PROCESS_MODE";
 const NAME: &str = "SYSD_TEST_PROCESS_NAME";
@@ -54,7 +58,10 @@ impl Fleet {
             _ => {
                 let config = LocalFirstConfig { flush_every: FLUSH, ..LocalFirstConfig::default() };
                 let (limiter, keeper) = LocalFirstLimiter::new(store, name, rule, config).unwrap();
-                tokio::spawn(keeper);
+                // Else it never posts.
+                if mode == "local_first" {
+                    tokio::spawn(keeper);
+                }
                 Self::LocalFirst(limiter)
             }
         }
@@ -75,8 +82,9 @@ impl Fleet {
 async fn as_a_process() {
     let (Ok(mode), Ok(name)) = (std::env::var(MODE), std::env::var(NAME)) else { return };
     let limiter = Fleet::connect(&mode, &name).await;
+    let asks_for = if mode == "never_posts" { ASKS_ALONE_FOR } else { ASKS_FOR };
     let (mut asked, mut allowed, mut lag, begun) = (0_u64, 0_u64, Duration::ZERO, Instant::now());
-    while begun.elapsed() < ASKS_FOR || asked < ASKS {
+    while begun.elapsed() < asks_for || asked < ASKS {
         for _ in 0..8 {
             asked += 1;
             allowed += u64::from(limiter.check().await.unwrap().is_allowed());
@@ -110,9 +118,16 @@ fn said(child: Child) -> (u64, u64) {
     (after("allowed"), after("lag"))
 }
 
-/// Runs processes, of which each has a limit of its own where `names` has more than one. How many they were allowed beyond what
-/// one limit grants, and beyond what their mode declares.
-fn beyond(mode: &str, names: &[String]) -> (i64, i64) {
+/// What processes came to.
+struct Outcome {
+    /// Beyond what one limit grants.
+    over: i64,
+    /// The longest lag that one of them saw.
+    lag_ms: u64,
+}
+
+/// Runs processes, of which each has a limit of its own where `names` has more than one.
+fn run(mode: &str, names: &[String]) -> Outcome {
     let begun = Instant::now();
     let children: Vec<_> =
         (0..PROCESSES).map(|at| start(mode, &names[usize::try_from(at).unwrap() % names.len()])).collect();
@@ -121,15 +136,20 @@ fn beyond(mode: &str, names: &[String]) -> (i64, i64) {
     let lag_ms = said.iter().map(|(_, lag_ms)| lag_ms + 1).max().unwrap();
     // From before the first began until after the last ended.
     let granted = BURST + PER_SECOND * u64::try_from(begun.elapsed().as_millis()).unwrap() / 1_000 + 1;
+    println!("{mode}: {allowed} allowed, {granted} granted, lag {lag_ms} ms");
+    let held = if mode == "leased" { PROCESSES * u64::from(BATCH_MAX) } else { 0 };
+    assert!(allowed >= BURST - held, "{mode}: hardly asked for: {allowed}");
+    Outcome { over: i64::try_from(allowed).unwrap() - i64::try_from(granted).unwrap(), lag_ms }
+}
+
+/// What a mode declares that it may admit beyond the limit.
+fn declared(mode: &str, lag_ms: u64) -> i64 {
     let declared = match mode {
         "leased" => PROCESSES * u64::from(BATCH_MAX),
-        "local_first" => PROCESSES * (BURST + 2 * PER_SECOND * lag_ms / 1_000 + 1),
+        "local_first" | "never_posts" => PROCESSES * (BURST + 2 * PER_SECOND * lag_ms / 1_000 + 1),
         _ => 0,
     };
-    println!("{mode}: {allowed} allowed, {granted} granted, {declared} declared beyond, lag {lag_ms} ms");
-    assert!(allowed >= BURST - if mode == "leased" { declared } else { 0 }, "{mode}: hardly asked for: {allowed}");
-    let signed = |count: u64| i64::try_from(count).unwrap();
-    (signed(allowed) - signed(granted), signed(allowed) - signed(granted + declared))
+    i64::try_from(declared).unwrap()
 }
 
 fn fresh() -> String {
@@ -139,14 +159,24 @@ fn fresh() -> String {
 #[test]
 fn processes_admit_together_what_their_mode_declares() {
     for mode in ["central", "sharded", "leased", "local_first"] {
-        let (_, beyond) = beyond(mode, &[fresh()]);
-        assert!(beyond <= 0, "{mode}: {beyond} too many");
+        let outcome = run(mode, &[fresh()]);
+        assert!(mode != "local_first" || outcome.lag_ms <= LAG_MAX_MS, "nothing was posted for {} ms", outcome.lag_ms);
+        let declared = declared(mode, outcome.lag_ms);
+        assert!(outcome.over <= declared, "{mode}: {} beyond the limit, more than {declared}", outcome.over);
     }
 }
 
 /// A fleet that shares nothing is found by the same measure.
 #[test]
 fn processes_that_share_nothing_are_found() {
-    let (over, _) = beyond("central", &[fresh(), fresh(), fresh(), fresh()]);
-    assert!(over > 0, "nobody noticed");
+    assert!(run("central", &[fresh(), fresh(), fresh(), fresh()]).over > 0, "nobody noticed");
+}
+
+/// By what it says of itself, and by what it admits were it to say that it posts.
+#[test]
+fn processes_that_never_post_are_found() {
+    let outcome = run("never_posts", &[fresh()]);
+    assert!(outcome.lag_ms > LAG_MAX_MS, "it says that it posts: {} ms", outcome.lag_ms);
+    let declared = declared("never_posts", LAG_MAX_MS);
+    assert!(outcome.over > declared, "{} is no more than {declared}", outcome.over);
 }

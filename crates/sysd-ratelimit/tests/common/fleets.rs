@@ -24,6 +24,8 @@ pub(crate) const HOLD: Duration = Duration::from_millis(20);
 pub(crate) const FLUSH: Duration = Duration::from_millis(20);
 /// How long a call of the store's may take.
 pub(crate) const CALL_MAX: Duration = Duration::from_millis(50);
+/// No posting is answered later than so: a few rounds that fail, each after waiting in vain, and the store away meanwhile.
+pub(crate) const LAG_MAX: Duration = Duration::from_millis(400);
 /// Nothing comes back by time within a run.
 pub(crate) const FROZEN: u32 = 1;
 
