@@ -368,12 +368,13 @@ impl Fleet {
 }
 
 const LEASE_BATCH_MAX: u32 = 100_000;
+const BURST: u32 = 1_000_000;
 const HOLD_FOR: Duration = Duration::from_secs(1);
 const WARM_UP: Duration = Duration::from_secs(5);
 
 /// Asks as fast as it can, over some keys, and counts what was asked and allowed.
-async fn ask(limiter: Fleet, keys: usize, from: usize, until: Instant) -> (u64, u64) {
-    let names: Vec<_> = (0..keys).map(name).collect();
+async fn ask(limiter: Fleet, names: Arc<[String]>, from: usize, until: Instant) -> (u64, u64) {
+    let keys = names.len();
     let (mut asked, mut allowed, mut at) = (0, 0, from);
     while Instant::now() < until {
         for _ in 0..512 {
@@ -388,10 +389,10 @@ async fn ask(limiter: Fleet, keys: usize, from: usize, until: Instant) -> (u64, 
 }
 
 /// As many callers at once: few of them, each waiting for the store, would be no demand to lease for.
-async fn crowd(limiter: &Fleet, keys: usize, until: Instant) -> (u64, u64) {
+async fn crowd(limiter: &Fleet, names: &Arc<[String]>, until: Instant) -> (u64, u64) {
     let callers = usize::try_from(CALLERS).unwrap();
-    let tasks: Vec<_> =
-        (0..callers).map(|at| tokio::spawn(ask(limiter.clone(), keys, at * keys / callers, until))).collect();
+    let start = |at| tokio::spawn(ask(limiter.clone(), Arc::clone(names), at * names.len() / callers, until));
+    let tasks: Vec<_> = (0..callers).map(start).collect();
     let (mut asked, mut allowed) = (0, 0);
     for task in tasks {
         let (a, b) = task.await.unwrap();
@@ -413,17 +414,20 @@ fn fleets() {
         let seconds = Duration::from_secs(2);
         for keys in [1, 1_000] {
             for limit in ["1000000000/s", "1000/s"] {
-                let rule = Rule::new("all", TokenBucket::new(limit.parse().unwrap(), 1_000_000).unwrap()).unwrap();
+                let rule = Rule::new("all", TokenBucket::new(limit.parse().unwrap(), BURST).unwrap()).unwrap();
+                let per_second: f64 = limit.trim_end_matches("/s").parse().unwrap();
+                let names: Arc<[String]> = (0..keys).map(name).collect();
                 runtime.block_on(async {
+                    let start = Instant::now();
                     let limiter = Fleet::connect(mode, &url, &fresh(), &rule).await;
                     // Batches grow to what is asked for.
-                    let warm = Instant::now() + WARM_UP;
-                    crowd(&limiter, keys, warm).await;
-                    let until = Instant::now() + seconds;
-                    let (asked, allowed) = crowd(&limiter, keys, until).await;
+                    let (_, before) = crowd(&limiter, &names, Instant::now() + WARM_UP).await;
+                    let (asked, allowed) = crowd(&limiter, &names, Instant::now() + seconds).await;
                     let millions = asked as f64 / seconds.as_secs_f64() / 1e6;
+                    let granted = keys as f64 * (f64::from(BURST) + per_second * start.elapsed().as_secs_f64());
+                    let beyond = ((before + allowed) as f64 - granted).max(0.0);
                     println!(
-                        "{mode}_{keys}_keys_{limit:<14} {millions:.1} M decisions/s, {allowed} of {asked} allowed"
+                        "{mode}_{keys}_keys_{limit:<14} {millions:.1} M decisions/s, {allowed} of {asked} allowed, {beyond:.0} beyond the limit"
                     );
                 });
             }
@@ -436,7 +440,7 @@ fn fleets() {
             let mut tasks = Vec::new();
             for _ in 0..3 {
                 let limiter = Fleet::connect(mode, &url, &name, &rule).await;
-                tasks.push(tokio::spawn(ask(limiter, 1, 0, start + seconds)));
+                tasks.push(tokio::spawn(ask(limiter, [name(0)].into(), 0, start + seconds)));
             }
             let mut allowed = 0;
             for task in tasks {

@@ -4,15 +4,18 @@
 //! |---|---|
 //! | in hand: `tokens`, until a time | enough: is allowed. Else the store is asked, by this request for the next batch |
 //! | denied, for at most as long as a batch is held | of that cost or a greater one: is denied. A smaller cost asks the store |
-//! | asking: a batch is under way | enough in hand: is allowed. Else it asks the store for its own cost alone |
+//! | asking: a batch is under way | enough in hand: is allowed. Else it waits for the batch, if that may have enough for all who wait or last told a denial; else it asks the store for its own cost alone |
 //! | fresh, or the time is over | asks for a batch; what is left of the one before the keeper gives back |
 //!
 //! A batch that was used up before its time is followed by one of twice the size, one that was not by one of what was used
 //! of it: so a key that is seldom asked for is decided by the store, exactly, and a busy one asks it about once in the time
-//! for which a batch is held.
+//! for which a batch is held. Those who wait for a batch that is too small for them are told to the next one.
 
 use crate::model::{Decision, Outcome};
 use crate::procedure::{JointVerdict, TakeAll};
+
+/// So many requests wait for one answer at most; more ask the store themselves.
+const WAITERS_MAX: u32 = 4_096;
 
 /// So many rests of a key wait for the keeper; should it be that late, the oldest is lost.
 const RESTS_MAX: usize = 4;
@@ -62,6 +65,11 @@ pub(super) struct Lease {
     batch: Option<Box<Batch>>,
     /// Somebody asks for the next batch.
     is_asking: bool,
+    /// So many wait for it, and ask for so much together.
+    waiters: u32,
+    waiting: u32,
+    /// What those who waited did not find in the last one.
+    unmet: u32,
     /// To be given back, the oldest first.
     rests: Vec<Rest>,
     /// Requests of this cost and of greater ones are denied.
@@ -75,6 +83,8 @@ pub(super) enum Step {
     Decided(Decision),
     /// The store is asked for the request's own cost, and nothing is told to the lease.
     Alone,
+    /// It steps again once the batch that is under way was answered.
+    Wait,
     /// The store is asked for so many, and for less where it has less; the lease is told what came of it.
     Lead {
         tokens: u32,
@@ -89,6 +99,7 @@ impl Lease {
         now_us: u64,
         cost: u32,
         batch_max: u32,
+        may_wait: bool,
         longer_us: impl FnOnce(u32, u32) -> u64,
     ) -> Step {
         if cost == 0 {
@@ -108,10 +119,11 @@ impl Lease {
             return Step::Decided(self.decision(outcome, now_us));
         }
         if self.is_asking {
-            return Step::Alone;
+            return if may_wait && self.waits(cost, batch_max) { Step::Wait } else { Step::Alone };
         }
         self.is_asking = true;
         let wanted = if is_held { self.size.saturating_mul(2) } else { self.size - self.tokens };
+        let wanted = wanted.max(std::mem::take(&mut self.unmet));
         if !is_held && let Some(rest) = self.rest() {
             if self.rests.len() == RESTS_MAX {
                 self.rests.remove(0);
@@ -119,6 +131,22 @@ impl Lease {
             self.rests.push(rest);
         }
         Step::Lead { tokens: wanted.min(batch_max).max(cost) }
+    }
+
+    /// Whether one more waits, which is then counted. A denial answers all; a batch no more than it may have tokens for.
+    fn waits(&mut self, cost: u32, batch_max: u32) -> bool {
+        let waiting = self.waiting.saturating_add(cost);
+        let waits = self.waiters < WAITERS_MAX && (waiting <= batch_max || self.denied.cost > 0);
+        if waits {
+            (self.waiters, self.waiting) = (self.waiters + 1, waiting);
+        }
+        waits
+    }
+
+    /// Nobody asks any more, and nobody waits: for how much was waited.
+    fn end_asking(&mut self) -> u32 {
+        (self.is_asking, self.waiters) = (false, 0);
+        std::mem::take(&mut self.waiting)
     }
 
     /// A batch of so many was taken, `cost` of them for the request that asked.
@@ -130,11 +158,12 @@ impl Lease {
         batch: Box<Batch>,
         decision: &Decision,
     ) {
-        self.is_asking = false;
+        let waiting = self.end_asking();
         self.see(now_us, decision);
         // What was in hand goes first: it was less than the cost.
         let before = if now_us < self.until_us { self.tokens.min(cost) } else { 0 };
         self.tokens = (tokens - cost) + before;
+        self.unmet = waiting.saturating_sub(self.tokens);
         self.size = tokens;
         self.until_us = now_us.saturating_add(hold_us);
         self.batch = Some(batch);
@@ -146,7 +175,7 @@ impl Lease {
 
     /// Not even the request's own cost was there.
     pub(super) fn refused(&mut self, now_us: u64, hold_us: u64, cost: u32, decision: &Decision) {
-        self.is_asking = false;
+        self.end_asking();
         self.see(now_us, decision);
         // What is in hand counts as all there is: a batch was too much.
         self.size = self.tokens;
@@ -161,7 +190,7 @@ impl Lease {
 
     /// Nothing is known: the call failed, or its future was dropped.
     pub(super) fn gave_up(&mut self) {
-        self.is_asking = false;
+        self.end_asking();
     }
 
     /// What is to be given back: what is in hand though its time is over, or though it `ends`, and what was left before.
@@ -171,7 +200,7 @@ impl Lease {
             // The next batch is of what was used of this one.
             let used = self.size - self.tokens;
             rests.extend(self.rest());
-            (self.size, self.until_us) = (used, self.until_us.min(now_us));
+            (self.size, self.until_us, self.unmet) = (used, self.until_us.min(now_us), 0);
         }
         rests
     }

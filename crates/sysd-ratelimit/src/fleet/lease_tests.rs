@@ -41,12 +41,16 @@ enum Bug {
     RemembersForLong,
     /// A denial is remembered though there was enough since.
     RemembersInVain,
+    /// A request waits though no batch is under way.
+    WaitsForNobody,
+    /// Requests wait for more than a batch can have.
+    WaitsForTooMuch,
 }
 
 fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
     let op = prop_oneof![
         2 => (0..150_u64).prop_map(Op::Wait),
-        8 => (0..6_u32, 0..4_usize).prop_map(|(cost, later)| Op::Take(cost, later)),
+        8 => (0..6_u32, 0..10_usize).prop_map(|(cost, later)| Op::Take(cost, later)),
         1 => (1..6_u32).prop_map(Op::Dropped),
         2 => Just(Op::Keep),
         1 => Just(Op::KeepInVain),
@@ -96,6 +100,8 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
     let (mut lease, mut now_us) = (Lease::default(), 1_000_u64);
     let (mut admitted, mut given, mut taken, mut lost) = (0_u32, 0_u32, 0_u32, 0_u32);
     let mut asks: Vec<Ask> = Vec::new();
+    // Costs of those who wait for a batch.
+    let mut waiters: Vec<u32> = Vec::new();
     let mut held_since_us = 0;
     // Costs that were denied, and until when they may be remembered.
     let mut denials: Vec<(u32, u64)> = Vec::new();
@@ -104,6 +110,8 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
         for ask in &mut asks {
             ask.answered_after = ask.answered_after.saturating_sub(1);
         }
+        // What requests step, with after how many operations one that asks is answered, and whether it may wait.
+        let mut steps: Vec<(u32, Option<usize>, bool)> = Vec::new();
         while let Some(at) = asks.iter().position(|ask| ask.answered_after == 0) {
             let Ask { cost, tokens, .. } = asks.remove(at);
             let held = lease.tokens;
@@ -129,6 +137,9 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 }
                 denials.push((cost, now_us + HOLD_US));
             }
+            if asks.is_empty() {
+                steps.extend(waiters.drain(..).map(|cost| (cost, Some(0), false)));
+            }
         }
         match op {
             Op::Wait(us) => now_us += us,
@@ -147,46 +158,56 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 rests.into_iter().rev().for_each(|rest| lease.put_back(rest));
                 lost += before - sum(&lease.rests);
             }
-            Op::Take(cost, _) | Op::Dropped(cost) => {
-                if bug == Bug::NeverExpires && lease.tokens > 0 {
-                    lease.until_us = u64::MAX;
+            Op::Take(cost, later) => steps.push((cost, Some(later), true)),
+            Op::Dropped(cost) => steps.push((cost, None, true)),
+        }
+        for (cost, later, may_wait) in steps {
+            if bug == Bug::NeverExpires && lease.tokens > 0 {
+                lease.until_us = u64::MAX;
+            }
+            match bug {
+                Bug::AsksTwice => lease.is_asking = false,
+                Bug::DeniesAll => lease.denied.cost = 1,
+                Bug::WaitsForNobody => lease.is_asking = true,
+                Bug::WaitsForTooMuch => lease.waiting = 0,
+                _ => {}
+            }
+            let (before, oldest) = (lease.tokens, lease.rests.first().map_or(0, |rest| rest.tokens));
+            let rests = lease.rests.len();
+            match lease.take(now_us, cost, BATCH_MAX, may_wait, |_, _| 0) {
+                Step::Decided(decision) if decision.is_allowed() => {
+                    admitted += cost;
+                    prop_assert!(now_us < held_since_us + HOLD_US, "used when its time was over");
+                    prop_assert!(lease.tokens + cost == before, "took another number than its cost");
                 }
-                if bug == Bug::AsksTwice {
-                    lease.is_asking = false;
+                Step::Decided(_) => {
+                    let is_known = denials.iter().any(|&(denied, until_us)| denied <= cost && now_us < until_us);
+                    prop_assert!(is_known, "denied by what is not known any more");
                 }
-                if bug == Bug::DeniesAll {
-                    lease.denied.cost = 1;
+                Step::Alone => {
+                    let (_, decision) = store.take(cost);
+                    taken += if decision.is_allowed() { cost } else { 0 };
+                    admitted += if decision.is_allowed() { cost } else { 0 };
                 }
-                let (before, oldest) = (lease.tokens, lease.rests.first().map_or(0, |rest| rest.tokens));
-                let waiting = lease.rests.len();
-                match lease.take(now_us, cost, BATCH_MAX, |_, _| 0) {
-                    Step::Decided(decision) if decision.is_allowed() => {
-                        admitted += cost;
-                        prop_assert!(now_us < held_since_us + HOLD_US, "used when its time was over");
-                        prop_assert!(lease.tokens + cost == before, "took another number than its cost");
+                Step::Wait => {
+                    prop_assert!(may_wait && !asks.is_empty(), "it waits for nobody");
+                    // A future that is dropped counts until the batch was answered.
+                    waiters.push(cost);
+                    let waiting = waiters.iter().sum::<u32>();
+                    prop_assert!(waiting <= BATCH_MAX || lease.denied.cost > 0, "they wait for {}", waiting);
+                }
+                Step::Lead { tokens } => {
+                    let is_full = rests == RESTS_MAX && before > 0 && lease.tokens == 0;
+                    lost += if is_full { oldest } else { 0 };
+                    if bug == Bug::ForgetsRests {
+                        lease.rests.clear();
                     }
-                    Step::Decided(_) => {
-                        let is_known = denials.iter().any(|&(denied, until_us)| denied <= cost && now_us < until_us);
-                        prop_assert!(is_known, "denied by what is not known any more");
-                    }
-                    Step::Alone => {
-                        let (_, decision) = store.take(cost);
-                        taken += if decision.is_allowed() { cost } else { 0 };
-                        admitted += if decision.is_allowed() { cost } else { 0 };
-                    }
-                    Step::Lead { tokens } => {
-                        let is_full = waiting == RESTS_MAX && before > 0 && lease.tokens == 0;
-                        lost += if is_full { oldest } else { 0 };
-                        if bug == Bug::ForgetsRests {
-                            lease.rests.clear();
-                        }
-                        prop_assert!(asks.is_empty(), "two batches are asked for at once");
-                        prop_assert!(tokens >= cost && tokens <= BATCH_MAX.max(cost), "a batch of {}", tokens);
-                        if let Op::Take(_, later) = op {
-                            asks.push(Ask { answered_after: later, cost, tokens });
-                        } else {
-                            lease.gave_up();
-                        }
+                    prop_assert!(asks.is_empty(), "two batches are asked for at once");
+                    prop_assert!(tokens >= cost && tokens <= BATCH_MAX.max(cost), "a batch of {}", tokens);
+                    if let Some(later) = later {
+                        asks.push(Ask { answered_after: later, cost, tokens });
+                    } else {
+                        lease.gave_up();
                     }
                 }
             }
@@ -216,7 +237,12 @@ fn what_is_taken_is_used_given_back_lost_or_held() {
 #[test]
 fn broken_leases_are_found() {
     let leases = [Bug::GivesAndKeeps, Bug::NeverExpires, Bug::AsksTwice, Bug::DeniesAll, Bug::ForgetsRests];
-    for bug in leases.into_iter().chain([Bug::RemembersForLong, Bug::RemembersInVain]) {
+    for bug in leases.into_iter().chain([
+        Bug::RemembersForLong,
+        Bug::RemembersInVain,
+        Bug::WaitsForNobody,
+        Bug::WaitsForTooMuch,
+    ]) {
         assert!(outcome(bug).is_err(), "{bug:?}");
     }
 }
@@ -227,7 +253,7 @@ fn batches_follow_the_demand() {
     let mut store = Store { rule, state: None, left: 1_000_000 };
     let (mut lease, mut sizes) = (Lease::default(), Vec::new());
     let mut take = |lease: &mut Lease, now_us| {
-        if let Step::Lead { tokens } = lease.take(now_us, 1, 100, |_, _| 0) {
+        if let Step::Lead { tokens } = lease.take(now_us, 1, 100, true, |_, _| 0) {
             let (batch, decision) = store.take(tokens);
             lease.granted(now_us, HOLD_US, (tokens, 1), batch, &decision);
             sizes.push(tokens);
@@ -255,7 +281,7 @@ fn the_least_cost_that_is_denied_is_remembered_for_a_while_and_greater_ones_are_
     let denied = |us| Decision::new(Outcome::Denied { retry_after: std::time::Duration::from_micros(us) }, 10, 1, 90);
     let mut lease = Lease::default();
     let outcome = |lease: &mut Lease, now_us, cost| {
-        let step = lease.take(now_us, cost, 8, |denied, cost| u64::from(cost - denied) * 10);
+        let step = lease.take(now_us, cost, 8, true, |denied, cost| u64::from(cost - denied) * 10);
         if let Step::Decided(decision) = step {
             return Some(decision.outcome());
         }
@@ -282,4 +308,21 @@ fn the_least_cost_that_is_denied_is_remembered_for_a_while_and_greater_ones_are_
     lease.refused(2_000, HOLD_US, 3, &denied(900));
     assert_eq!(outcome(&mut lease, 2_099, 3), wait(801));
     assert_eq!(outcome(&mut lease, 2_100, 3), None);
+}
+
+#[test]
+fn what_those_who_wait_did_not_find_the_next_batch_has() {
+    let rule = Rule::new("all", FixedWindow::new("1000000/d".parse().unwrap())).unwrap();
+    let mut store = Store { rule, state: None, left: 1_000_000 };
+    let mut lease = Lease::default();
+    let take = |lease: &mut Lease, cost| lease.take(1_000, cost, 100, true, |_, _| 0);
+    assert!(matches!(take(&mut lease, 1), Step::Lead { tokens: 1 }));
+    for _ in 0..20 {
+        assert!(matches!(take(&mut lease, 5), Step::Wait));
+    }
+    assert!(matches!(take(&mut lease, 1), Step::Alone), "no batch has so much");
+    let (batch, decision) = store.take(1);
+    lease.granted(1_000, HOLD_US, (1, 1), batch, &decision);
+    assert!(matches!(take(&mut lease, 5), Step::Lead { tokens: 100 }));
+    assert!(matches!(take(&mut lease, 1), Step::Wait));
 }

@@ -1,8 +1,13 @@
 //! Leased: a process takes tokens in batches.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::channel::oneshot;
+use futures::future::{Either, Shared as Waited, select};
 use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Clock, Effect, FastClock, Key, Result, Store, StoreExt as _};
@@ -22,6 +27,9 @@ use crate::service::partition;
 /// So many rests are given back at once.
 const GIVES_MAX: usize = 32;
 
+/// So often a request waits for a batch that another one asks for, before it asks the store itself.
+const WAITS_MAX: usize = 2;
+
 /// How a [`LeasedLimiter`] takes its batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseConfig {
@@ -32,7 +40,8 @@ pub struct LeaseConfig {
     /// The most keys of which a process holds anything, exactly; more are decided by the store. About a kilobyte each, and as much again
     /// for what is left of a batch and waits for the keeper.
     pub keys_max: usize,
-    /// How long a call of the store's may take; then its effect counts as unknown.
+    /// How long a call of the store's may take; then its effect counts as unknown. A request waits as long at most for a batch that another
+    /// one asks for.
     pub call_wait_max: Duration,
 }
 
@@ -47,7 +56,8 @@ impl LeaseConfig {
 ///
 /// The first requests of a key are decided by the store. While a key uses up its batches within
 /// [`hold_for`](LeaseConfig::hold_for), they double, up to [`batch_max`](LeaseConfig::batch_max); what is not used in that
-/// time is given back. The least cost that was denied is remembered while that lasts, but no longer than `hold_for`, and greater ones are
+/// time is given back. Requests that come while one asks for a batch wait for it, as many as it may have tokens for, instead of asking
+/// the store each. The least cost that was denied is remembered while that lasts, but no longer than `hold_for`, and greater ones are
 /// denied with it, so a flood that is over the limit asks the store about once in that time.
 ///
 /// ```
@@ -94,7 +104,7 @@ struct Leased<S, C> {
     rule: Rule,
     config: LeaseConfig,
     hold_us: u64,
-    leases: Table<Lease>,
+    leases: Table<Seat>,
     ended_at: EndedAt,
     errors: Errors,
 }
@@ -127,27 +137,81 @@ impl<S: Store, C: Clock> Giving<S, C> {
 impl<S: Store, C: Clock> Drop for Giving<S, C> {
     fn drop(&mut self) {
         if let Some(rest) = self.rest.take() {
-            self.leased.leases.with(&self.key, |lease| lease.put_back(rest));
+            self.leased.leases.with(&self.key, |seat| seat.lease.put_back(rest));
         }
     }
 }
 
+/// Ready when the batch was answered, with `true`; with `false` if it never is, or not in time.
+type Answered = Waited<Pin<Box<dyn Future<Output = bool> + Send>>>;
+
+/// A lease, and where those wait who want of the batch that is under way.
+#[derive(Default)]
+struct Seat {
+    lease: Lease,
+    room: Option<Box<Room>>,
+}
+
+struct Room {
+    /// Is dropped where nobody answers.
+    answer: oneshot::Sender<()>,
+    answered: Answered,
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lease.fmt(f)
+    }
+}
+
+impl Room {
+    /// One timer for all who wait.
+    fn new(clock: &impl Clock, wait: Duration) -> Self {
+        let (answer, answered) = oneshot::channel();
+        let late = clock.sleep_until(clock.now().saturating_add(wait));
+        let answered = async move {
+            match select(answered, late).await {
+                Either::Left((answered, _)) => answered.is_ok(),
+                Either::Right(_) => false,
+            }
+        };
+        Self { answer, answered: (Box::pin(answered) as Pin<Box<dyn Future<Output = bool> + Send>>).shared() }
+    }
+}
+
+/// What becomes of a request.
+enum Next {
+    Decided(Decision),
+    Alone,
+    Wait(Answered),
+    Lead(u32),
+}
+
 /// A batch is being asked for; if that ends without an answer, others may.
-struct Asking<'a>(Option<(&'a Table<Lease>, &'a [u8])>);
+struct Asking<'a>(Option<(&'a Table<Seat>, &'a [u8])>);
 
 impl Asking<'_> {
     fn tell(mut self, tell: impl FnOnce(&mut Lease)) {
-        if let Some((leases, key)) = self.0.take() {
-            leases.with_known(key, tell);
+        // Those who wait are woken when the table is free.
+        if let Some(room) = self.end(tell) {
+            // Somebody may have waited in vain.
+            let _ = room.answer.send(());
         }
+    }
+
+    fn end(&mut self, tell: impl FnOnce(&mut Lease)) -> Option<Box<Room>> {
+        let (leases, key) = self.0.take()?;
+        let tell = |seat: &mut Seat| {
+            tell(&mut seat.lease);
+            seat.room.take()
+        };
+        leases.with_known(key, tell).flatten()
     }
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        if let Some((leases, key)) = self.0.take() {
-            leases.with_known(key, Lease::gave_up);
-        }
+        drop(self.end(Lease::gave_up));
     }
 }
 
@@ -212,25 +276,33 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     /// after [`call_wait_max`](LeaseConfig::call_wait_max).
     ///
     /// # Cost
-    /// None of the store's while there are tokens in hand or the denial lasts; else an update, and up to two more where the
-    /// store has less than the batch. No request gives back: the keeper does.
+    /// None of the store's while there are tokens in hand or the denial lasts, or where another request asks for a batch, for which it
+    /// waits at most twice, and each time no longer than `call_wait_max`; else an update, and up to two more where the store has less
+    /// than the batch. No request gives back: the keeper does.
     ///
     /// # Cancel safety
-    /// A future that is dropped may have taken a batch, which is then lost; it never gives.
+    /// A future that is dropped may have taken a batch, which is then lost; it never gives. Those who wait for that batch then ask the
+    /// store themselves.
     pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
         let shared = &*self.shared;
         let partition = partition(&shared.prefix, key);
         shared.store.limits().check_update(Key::lone(schema::RULES, &partition))?;
-        let longer_us = |denied, cost| shared.longer_us(denied, cost);
-        let step = |lease: &mut Lease| lease.take(steady_us(&shared.clock), cost, shared.config.batch_max, longer_us);
-        match shared.leases.with(&partition, step) {
-            Some(Step::Decided(decision)) => Ok(decision),
-            None | Some(Step::Alone) => Ok(shared.take(&partition, cost).await?.1),
-            Some(Step::Lead { tokens }) => {
-                let asking = Asking(Some((&shared.leases, &partition)));
-                shared.lead(&partition, cost, tokens, asking).await
+        for waits in 0..=WAITS_MAX {
+            match shared.step(&partition, cost, waits < WAITS_MAX) {
+                Next::Decided(decision) => return Ok(decision),
+                Next::Lead(tokens) => {
+                    let asking = Asking(Some((&shared.leases, &partition)));
+                    return shared.lead(&partition, cost, tokens, asking).await;
+                }
+                Next::Wait(answered) => {
+                    if !answered.await {
+                        break;
+                    }
+                }
+                Next::Alone => break,
             }
         }
+        Ok(shared.take(&partition, cost).await?.1)
     }
 
     /// The last error of the store's in giving back, of which no request was told. What was to be given back is lost then, unless
@@ -248,11 +320,29 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     pub fn in_hand(&self, key: impl AsRef<[u8]>) -> u32 {
         let shared = &*self.shared;
         let partition = partition(&shared.prefix, key);
-        shared.leases.with_known(&partition, |lease| lease.in_hand(steady_us(&shared.clock))).unwrap_or(0)
+        shared.leases.with_known(&partition, |seat| seat.lease.in_hand(steady_us(&shared.clock))).unwrap_or(0)
     }
 }
 
 impl<S: Store, C: Clock> Leased<S, C> {
+    #[inline]
+    fn step(&self, partition: &KeyBytes, cost: u32, may_wait: bool) -> Next {
+        let longer_us = |denied, cost| self.longer_us(denied, cost);
+        let step = |seat: &mut Seat| {
+            let now_us = steady_us(&self.clock);
+            match seat.lease.take(now_us, cost, self.config.batch_max, may_wait, longer_us) {
+                Step::Decided(decision) => Next::Decided(decision),
+                Step::Lead { tokens } => Next::Lead(tokens),
+                Step::Alone => Next::Alone,
+                Step::Wait => {
+                    let room = || Box::new(Room::new(&self.clock, self.config.call_wait_max));
+                    Next::Wait(seat.room.get_or_insert_with(room).answered.clone())
+                }
+            }
+        };
+        self.leases.with(partition, step).unwrap_or(Next::Alone)
+    }
+
     /// By how much longer than a denied request one of a greater cost waits: of a bucket what the rest of it takes to come back; a
     /// window of the clock has all of it at its end; of the others it is not known.
     fn longer_us(&self, denied: u32, cost: u32) -> u64 {
@@ -307,7 +397,7 @@ impl<S: Store, C: Clock> Kept for Leased<S, C> {
     async fn round(this: &Arc<Self>, ends: bool) {
         let now_us = steady_us(&this.clock);
         let mut rests: Vec<(KeyBytes, Rest)> = Vec::new();
-        this.leases.retain(|key, lease| {
+        this.leases.retain(|key, Seat { lease, .. }| {
             rests.extend(lease.expire(now_us, ends).into_iter().map(|rest| (KeyBytes::from_slice(key), rest)));
             !lease.is_idle(now_us, this.hold_us)
         });
