@@ -6,7 +6,8 @@
 //!
 //! On Redis: 64 callers, each waiting for one decision before the next, beside a script by hand that is called once for each
 //! decision; one caller alone, the same; and 50,000 decisions a second offered at even intervals whatever the answers do, with
-//! the quantiles of their latencies. `leased` and `local_first` are what a process decides with Redis behind it, and what three
+//! the quantiles of their latencies, beside those of the script by hand and of a PING: what of them is the machine's, its scheduler's and
+//! the client's. `leased` and `local_first` are what a process decides with Redis behind it, and what three
 //! that share a limit admit beyond it. It needs a server: `cargo xtask servers up` prints the variable to export. An argument
 //! chooses rows by a part of their name.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::future_not_send)]
@@ -23,6 +24,7 @@ mod callers;
 mod pairs;
 
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Waker};
@@ -199,6 +201,8 @@ fn micros() -> u64 {
     u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_micros()).unwrap()
 }
 
+type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 struct Redis {
     runtime: tokio::runtime::Runtime,
     limiter: RateLimiter<RedisStore>,
@@ -226,27 +230,50 @@ impl Redis {
         redis
     }
 
-    fn ours(&self, calls: u64, callers: u64) -> Duration {
+    /// A decision of ours on the next key.
+    fn our_call(&self) -> impl Fn() -> Call + Clone + Send + use<> {
         let (limiter, next) = (self.limiter.clone(), Arc::clone(&self.next));
-        self.runtime.block_on(timed(calls, callers, move |_| {
+        move || {
             let (limiter, at) = (limiter.clone(), next.fetch_add(1, Ordering::Relaxed));
-            async move { assert!(limiter.check(key(at), 1).await.unwrap().is_allowed()) }
-        }))
+            Box::pin(async move { assert!(limiter.check(key(at), 1).await.unwrap().is_allowed()) })
+        }
     }
 
-    fn by_hand(&self, calls: u64, callers: u64) -> Duration {
+    /// One by hand: a call of the script for itself.
+    fn call_by_hand(&self) -> impl Fn() -> Call + Clone + Send + use<> {
         let (bare, hash, prefix, next) =
             (self.bare.clone(), self.hash.clone(), self.prefix.clone(), Arc::clone(&self.next));
-        self.runtime.block_on(timed(calls, callers, move |_| {
+        move || {
             let (mut bare, at) = (bare.clone(), next.fetch_add(1, Ordering::Relaxed));
             let mut command = redis::cmd("EVALSHA");
             command.arg(&hash).arg(1).arg(format!("{prefix}by hand:{}", key(at)));
             command.arg(micros()).arg(1_000_000).arg(1_000_000).arg(1);
-            async move {
+            Box::pin(async move {
                 let (allowed, _): (u8, String) = command.query_async(&mut bare).await.unwrap();
                 assert_eq!(allowed, 1);
-            }
-        }))
+            })
+        }
+    }
+
+    /// A server that does nothing: what is left is the way there and back.
+    fn ping(&self) -> impl Fn() -> Call + Clone + Send + use<> {
+        let bare = self.bare.clone();
+        move || {
+            let mut bare = bare.clone();
+            Box::pin(async move {
+                let _: String = redis::cmd("PING").query_async(&mut bare).await.unwrap();
+            })
+        }
+    }
+
+    fn ours(&self, calls: u64, callers: u64) -> Duration {
+        let call = self.our_call();
+        self.runtime.block_on(timed(calls, callers, move |_| call()))
+    }
+
+    fn by_hand(&self, calls: u64, callers: u64) -> Duration {
+        let call = self.call_by_hand();
+        self.runtime.block_on(timed(calls, callers, move |_| call()))
     }
 
     /// What the server spent in scripts until now, microseconds.
@@ -274,8 +301,8 @@ impl Redis {
         );
     }
 
-    /// Offers so many a second, at even intervals, and says how long each took from when it was due.
-    fn offered(&self, per_second: u64, seconds: u64) {
+    /// Offers so many a second, at even intervals, and says how long each took from when it was due, in microseconds.
+    fn offered(&self, row: &str, per_second: u64, seconds: u64, call: impl Fn() -> Call) -> u64 {
         let times = Arc::new(Mutex::new(Histogram::<u64>::new(3).unwrap()));
         self.runtime.block_on(async {
             let start = Instant::now();
@@ -285,11 +312,10 @@ impl Redis {
             while sent < total {
                 let due = u64::try_from(start.elapsed().as_nanos()).unwrap() * per_second / 1_000_000_000;
                 while sent < due.min(total) {
-                    let (limiter, next, times) = (self.limiter.clone(), Arc::clone(&self.next), Arc::clone(&times));
+                    let (call, times) = (call(), Arc::clone(&times));
                     let due = start + Duration::from_nanos(sent * 1_000_000_000 / per_second);
                     tasks.spawn(async move {
-                        let at = next.fetch_add(1, Ordering::Relaxed);
-                        assert!(limiter.check(key(at), 1).await.unwrap().is_allowed());
+                        call.await;
                         times.lock().record(u64::try_from(due.elapsed().as_micros()).unwrap()).unwrap();
                     });
                     sent += 1;
@@ -302,12 +328,29 @@ impl Redis {
         });
         let times = times.lock();
         println!(
-            "redis_offered_{per_second}           p50 {} us, p99 {} us, p99.9 {} us, longest {} us",
+            "{row:<32} p50 {} us, p99 {} us, p99.9 {} us, longest {} us",
             times.value_at_quantile(0.5),
             times.value_at_quantile(0.99),
             times.value_at_quantile(0.999),
             times.max()
         );
+        times.value_at_quantile(0.99)
+    }
+
+    /// The same of ours, of the script by hand and of a server that does nothing, in turns.
+    fn offered_in_turns(&self, per_second: u64, seconds: u64) {
+        let row = format!("redis_offered_{per_second}");
+        let mut of = [Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..5 {
+            of[0].push(self.offered(&row, per_second, seconds, self.our_call()));
+            of[1].push(self.offered("  beside it, by hand", per_second, seconds, self.call_by_hand()));
+            of[2].push(self.offered("  beside it, PING", per_second, seconds, self.ping()));
+        }
+        let [ours, by_hand, ping] = of.map(|mut p99| {
+            p99.sort_unstable();
+            p99[p99.len() / 2] as f64
+        });
+        println!("{row}: median p99 {ours} us; {:.2} of by hand, {:.2} of PING", ours / by_hand, ours / ping);
     }
 }
 
@@ -329,9 +372,7 @@ fn on_redis() {
         }
     }
     if is_wanted("redis_offered_50000") {
-        for _ in 0..3 {
-            redis.offered(50_000, 5);
-        }
+        redis.offered_in_turns(50_000, 3);
     }
 }
 
@@ -436,10 +477,10 @@ fn fleets() {
         let bucket = TokenBucket::new(format!("{rate}/s").parse().unwrap(), burst).unwrap();
         let rule = Rule::new("all", bucket).unwrap();
         runtime.block_on(async {
-            let (name, start) = (fresh(), Instant::now());
+            let (states, start) = (fresh(), Instant::now());
             let mut tasks = Vec::new();
             for _ in 0..3 {
-                let limiter = Fleet::connect(mode, &url, &name, &rule).await;
+                let limiter = Fleet::connect(mode, &url, &states, &rule).await;
                 tasks.push(tokio::spawn(ask(limiter, [name(0)].into(), 0, start + seconds)));
             }
             let mut allowed = 0;
