@@ -282,7 +282,7 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     ///
     /// # Cancel safety
     /// A future that is dropped may have taken a batch, which is then lost; it never gives. Those who wait for that batch then ask the
-    /// store themselves.
+    /// store themselves, as they do after `call_wait_max` if it is kept and not polled.
     pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
         let shared = &*self.shared;
         let partition = partition(&shared.prefix, key);
