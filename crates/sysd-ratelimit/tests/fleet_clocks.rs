@@ -12,7 +12,7 @@ use sysd_testkit::sim::{Faults, Node, Simulation};
 
 mod common;
 
-use common::fleets::{BATCH_MAX, BURST, Drifting, FROZEN, LAG_MAX, Mode, NODES, Told, bucket, fleet, start};
+use common::fleets::{BATCH_MAX, BURST, Demand, Drifting, FROZEN, LAG_MAX, Mode, NODES, Told, bucket, fleet, start};
 use common::seeds;
 
 const FAULTY: Faults = Faults { reply_lost: 150, ..Faults::MANY };
@@ -67,8 +67,8 @@ fn run(seed: u64, mode: Mode, world: World) -> Outcome {
     };
     let begin = |node: u32, times: u32| {
         let clock = clocks[node as usize].clone();
-        let process = fleet(mode, &simulation, Node(node), bucket(world.per_second), clock, world.by_callers);
-        start(&simulation, Node(node), process, times, &told);
+        let process = fleet(mode, &simulation, Node(node), bucket(world.per_second), clock, world.by_callers, 0);
+        start(&simulation, Node(node), process, Demand::bursts(times), &told);
     };
     for node in 0..NODES {
         begin(node, world.asks);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use sysd_core::entropy::below;
 use sysd_core::{
-    ArgumentBytes, Clock, Effect, ErasedProcedure, Key, ManualClock, OutputBytes, Result, Script, SeededEntropy, Sleep,
-    StateChange, Store as _, Timestamp, Undecodable,
+    ArgumentBytes, Clock, Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Script,
+    SeededEntropy, Sleep, StateChange, Store as _, Timestamp, Undecodable,
 };
 use sysd_ratelimit::{
     Decision, LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, Rule, RuleLimiter, RuleSet,
@@ -77,8 +77,11 @@ impl Clock for Drifting {
 /// What lies between a process and the store.
 #[derive(Debug, Clone)]
 pub(crate) struct Between {
-    /// Sends again what may have happened.
+    /// Broken: sends again what may have happened.
     pub(crate) sends_again: bool,
+    /// So many of a thousand replies to a giving back are lost, besides those that the simulation loses.
+    pub(crate) gives_lost: u64,
+    pub(crate) entropy: Arc<SeededEntropy>,
     /// It decides by the caller's clock, else by the store's.
     pub(crate) by: Option<Drifting>,
     /// Broken: a state's time goes back with the clock.
@@ -134,12 +137,18 @@ impl Overrides<SimStore> for Between {
                     store.update(key, &at).await
                 }
             };
+            let is_lost = procedure.name() == "give" && below(&self.entropy, 1_000) < self.gives_lost;
+            let answer = if is_lost && answer.is_ok() { Err(lost()) } else { answer };
             match answer {
                 Err(error) if error.effect() == Effect::Unknown && self.sends_again => {}
                 answer => return answer,
             }
         }
     }
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::Unavailable, Effect::Unknown, "the reply was lost")
 }
 
 type Through = Overridden<SimStore, Between>;
@@ -196,9 +205,12 @@ pub(crate) fn fleet(
     bucket: TokenBucket,
     clock: Drifting,
     by_callers: bool,
+    gives_lost: u64,
 ) -> (Fleet, Option<Keeper>) {
     let between = Between {
         sends_again: mode == Mode::SendsAgain,
+        gives_lost,
+        entropy: simulation.entropy(),
         by: by_callers.then(|| clock.clone()),
         time_goes_back: mode == Mode::TimeGoesBack,
     };
@@ -258,12 +270,35 @@ impl Told {
     }
 }
 
-/// Starts a process: its keeper, and two that ask for one key in bursts and pauses, so often each.
+/// How two callers of a process ask for one key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Demand {
+    /// So often each.
+    pub(crate) times: u32,
+    /// One in so many pauses is long, on average; the others are up to 2 ms.
+    pub(crate) long_in: u64,
+    /// The shortest and the longest of the long ones, in microseconds.
+    pub(crate) long_us: (u64, u64),
+}
+
+impl Demand {
+    /// In bursts and pauses, so often each.
+    pub(crate) const fn bursts(times: u32) -> Self {
+        Self { times, long_in: 8, long_us: (0, 60_000) }
+    }
+
+    /// It stops for longer than a batch is held, again and again: most batches are given back in part.
+    pub(crate) const fn comes_and_goes(times: u32) -> Self {
+        Self { times, long_in: 2, long_us: (40_000, 100_000) }
+    }
+}
+
+/// Starts a process: its keeper, and two that ask for one key.
 pub(crate) fn start(
     simulation: &Simulation,
     node: Node,
     (limiter, keeper): (Fleet, Option<Keeper>),
-    times: u32,
+    demand: Demand,
     told: &Arc<Mutex<Told>>,
 ) {
     if let Some(keeper) = keeper {
@@ -273,8 +308,13 @@ pub(crate) fn start(
         let (limiter, entropy, clock, told) =
             (limiter.clone(), simulation.entropy(), simulation.clock(), Arc::clone(told));
         simulation.spawn(node, async move {
-            for _ in 0..times {
-                let pause_us = if below(&entropy, 8) == 0 { below(&entropy, 60_000) } else { below(&entropy, 2_000) };
+            for _ in 0..demand.times {
+                let pause_us = if below(&entropy, demand.long_in) == 0 {
+                    let (least_us, most_us) = demand.long_us;
+                    least_us + below(&entropy, most_us - least_us)
+                } else {
+                    below(&entropy, 2_000)
+                };
                 clock.sleep_until(clock.now().saturating_add(Duration::from_micros(pause_us))).await;
                 let cost = u32::try_from(below(&entropy, 4)).unwrap();
                 let asked_us = clock.now().as_micros();
