@@ -11,8 +11,8 @@ use std::time::Duration;
 use futures::executor::block_on;
 use sysd_core::{Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store};
 use sysd_ratelimit::{
-    KeeperError, LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, Rule, RuleLimiter, RuleSet,
-    SlidingLog, TokenBucket,
+    Decision, KeeperError, LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, Outcome, Rule, RuleLimiter,
+    RuleSet, SlidingLog, TokenBucket,
 };
 use sysd_storage::Memory;
 use sysd_testkit::{Overridden, Overrides};
@@ -68,6 +68,36 @@ fn poll(future: Pin<&mut (impl Future<Output = ()> + ?Sized)>) -> Poll<()> {
 
 fn bucket(burst: u32) -> Rule {
     Rule::new("all", TokenBucket::new("10/s".parse().unwrap(), burst).unwrap()).unwrap()
+}
+
+/// Neither where the key is new, nor where others of it were decided, nor where there is no room for it.
+#[test]
+fn a_cost_above_the_limit_asks_no_store() {
+    let (clock, _, store, does) = scene();
+    let (lease, local) = (
+        LeaseConfig { keys_max: 1, ..LeaseConfig::new(8) },
+        LocalFirstConfig { keys_max: 1, ..LocalFirstConfig::default() },
+    );
+    let (leased, _keeper) =
+        LeasedLimiter::with_clock(store.clone(), "leased", bucket(10), lease, clock.clone()).unwrap();
+    let (local_first, _keeper) = LocalFirstLimiter::with_clock(store, "local", bucket(10), local, clock).unwrap();
+    let is_never = |decision: Decision| decision.outcome() == Outcome::NeverAllowed && decision.limit() == 10;
+    let outage = Does::Fails(ErrorKind::Unavailable, Effect::None);
+    *does.lock().unwrap() = outage;
+    assert!(is_never(block_on(leased.check("ann", 11)).unwrap()));
+    assert_eq!(leased.keys(), 0);
+    assert!(is_never(block_on(local_first.check("ann", 11)).unwrap()));
+    *does.lock().unwrap() = Does::Answers;
+    assert!(block_on(leased.check("ann", 10)).unwrap().is_allowed());
+    assert!(block_on(local_first.check("ann", 10)).unwrap().is_allowed());
+    *does.lock().unwrap() = outage;
+    for key in ["ann", "bob"] {
+        assert!(is_never(block_on(leased.check(key, 11)).unwrap()), "{key}");
+        assert!(is_never(block_on(local_first.check(key, u32::MAX)).unwrap()), "{key}");
+    }
+    // Such a store is seen to fail where it is asked.
+    assert!(block_on(leased.check("bob", 10)).is_err());
+    assert!(block_on(local_first.check("bob", 10)).is_err());
 }
 
 #[test]

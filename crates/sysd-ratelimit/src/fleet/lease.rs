@@ -92,7 +92,8 @@ pub(super) enum Step {
 }
 
 impl Lease {
-    /// `longer_us` says by how much longer than a request of the first cost, which is denied, one of the second has to wait.
+    /// The cost is no more than the limit. `longer_us` says by how much longer than a request of the first cost, which is denied, one of
+    /// the second has to wait.
     #[inline]
     pub(super) fn take(
         &mut self,
@@ -114,9 +115,7 @@ impl Lease {
         if denied.cost > 0 && cost >= denied.cost && now_us < denied.until_us {
             let wait_us = (denied.enough_at_us - now_us).saturating_add(longer_us(denied.cost, cost));
             let retry_after = std::time::Duration::from_micros(wait_us);
-            let is_possible = cost <= self.seen.limit;
-            let outcome = if is_possible { Outcome::Denied { retry_after } } else { Outcome::NeverAllowed };
-            return Step::Decided(self.decision(outcome, now_us));
+            return Step::Decided(self.decision(Outcome::Denied { retry_after }, now_us));
         }
         if self.is_asking {
             return if may_wait && self.waits(cost, batch_max) { Step::Wait } else { Step::Alone };

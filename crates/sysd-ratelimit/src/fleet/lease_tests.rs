@@ -292,7 +292,6 @@ fn the_least_cost_that_is_denied_is_remembered_for_a_while_and_greater_ones_are_
     lease.refused(1_000, HOLD_US, 4, &denied(40));
     assert_eq!(outcome(&mut lease, 1_010, 4), wait(30));
     assert_eq!(outcome(&mut lease, 1_010, 6), wait(50));
-    assert_eq!(outcome(&mut lease, 1_010, 11), Some(Outcome::NeverAllowed));
     assert_eq!(outcome(&mut lease, 1_010, 3), None, "a smaller one may pass");
     // A smaller one takes its place, a greater one does not.
     lease.refused(1_010, HOLD_US, 2, &denied(20));

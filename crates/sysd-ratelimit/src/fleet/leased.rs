@@ -16,10 +16,10 @@ use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, shar
 use super::lease::{Batch, Lease, Rest, Step};
 use super::table::Table;
 use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
-use crate::algorithm::Limit;
+use crate::algorithm::{Algorithm as _, Limit};
 use crate::error::RateLimitError;
 use crate::joint::is_outage;
-use crate::model::{Decision, Rule, RuleLimit, Span};
+use crate::model::{Decision, Outcome, Rule, RuleLimit, Span};
 use crate::procedure::{GiveAll, TakeAll};
 use crate::schema;
 use crate::service::partition;
@@ -102,6 +102,8 @@ struct Leased<S, C> {
     clock: C,
     prefix: KeyBytes,
     rule: Rule,
+    /// The most that can be taken at once.
+    limit: u32,
     config: LeaseConfig,
     hold_us: u64,
     leases: Table<Seat>,
@@ -254,10 +256,20 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
             ("keys_max", config.keys_max == 0),
             ("call_wait_max", config.call_wait_max.is_zero()),
         ])?;
-        let leases = Table::new(config.keys_max);
+        let (leases, limit) = (Table::new(config.keys_max), rule.limit().limit());
         let (prefix, errors) = (tuple::encode(&(name,)), Errors::new("leased", name));
-        let (shared, keeper) =
-            share(Leased { store, clock, prefix, rule, config, hold_us, leases, ended_at: EndedAt::default(), errors });
+        let (shared, keeper) = share(Leased {
+            store,
+            clock,
+            prefix,
+            rule,
+            limit,
+            config,
+            hold_us,
+            leases,
+            ended_at: EndedAt::default(),
+            errors,
+        });
         Ok((Self { shared }, keeper))
     }
 
@@ -268,6 +280,7 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
 
     /// Takes `cost` for `key`, if there is as much; a cost of zero asks the store what is there.
     ///
+    /// A cost above the rule's limit is never allowed, which needs no store: then `remaining` is zero.
     /// What `remaining` and `reset_after` say is what is in hand and what the store said last. `retry_after` is exact, but of a sliding window
     /// or log where a smaller cost is known to be denied: then it is that one's, at least so long.
     ///
@@ -287,6 +300,10 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
         let shared = &*self.shared;
         let partition = partition(&shared.prefix, key);
         shared.store.limits().check_update(Key::lone(schema::RULES, &partition))?;
+        let limit = shared.limit;
+        if cost > limit {
+            return Ok(Decision::new(Outcome::NeverAllowed, limit, 0, 0));
+        }
         for waits in 0..=WAITS_MAX {
             match shared.step(&partition, cost, waits < WAITS_MAX) {
                 Next::Decided(decision) => return Ok(decision),

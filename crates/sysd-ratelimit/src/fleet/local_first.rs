@@ -15,7 +15,7 @@ use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
 use crate::joint::is_outage;
-use crate::model::{Decision, Rule, RuleLimit, TokenBucket};
+use crate::model::{Decision, Outcome, Rule, RuleLimit, TokenBucket};
 use crate::procedure::{Take, TakeAll};
 use crate::schema;
 use crate::service::partition;
@@ -238,7 +238,8 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
     ///
     /// # Cost
     /// None of the store's, but where there are more keys than [`keys_max`](LocalFirstConfig::keys_max), or the store refuses to
-    /// keep this one, by an error that is no outage: then an update.
+    /// keep this one, by an error that is no outage: then an update, unless the cost is above the burst. What is never allowed needs no
+    /// store; then `remaining` is zero where the store would have been asked.
     ///
     /// # Cancel safety
     /// It does not wait, but where it asks the store: then as [`RateLimiter::check`](crate::RateLimiter::check).
@@ -251,6 +252,9 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
         let take = |view: &mut View| (!view.is_refused()).then(|| view.take(&shared.bucket, now_us, cost));
         if let Some(verdict) = shared.views.with(&partition, take).flatten() {
             return Ok(Take::new(shared.bucket, cost).decision(&verdict));
+        }
+        if cost > shared.bucket.burst() {
+            return Ok(Decision::new(Outcome::NeverAllowed, shared.bucket.burst(), 0, 0));
         }
         let take = TakeAll::new([(&shared.rule, cost)]);
         let call = shared.store.run(Key::lone(schema::RULES, &partition), &take);
