@@ -38,7 +38,7 @@ pub struct LeaseConfig {
     /// How long a process keeps what it took and does not use. A busy key asks the store about once in that time.
     pub hold_for: Duration,
     /// The most keys of which a process holds anything, exactly; more are decided by the store. About a kilobyte each, and as much again
-    /// for what is left of a batch and waits for the keeper.
+    /// for each of up to four batches whose rests wait for the keeper.
     pub keys_max: usize,
     /// How long a call of the store's may take; then its effect counts as unknown. A request waits as long at most for a batch that another
     /// one asks for.

@@ -70,7 +70,8 @@ impl Default for LocalFirstConfig {
 ///   last: from then on the store is asked for that key, and its error told, until a posting is answered or the bucket would be full again; what was admitted
 ///   before is posted 64 times, and then forgotten: so much is admitted too much, of which [`last_error`](LocalFirstLimiter::last_error)
 ///   tells.
-/// - A posting whose answer is lost is sent again once the store answers: an outage may deny as much again, and never admits too much.
+/// - A posting whose answer is lost is sent again once the store answers: the bucket may then owe it once more, for each posting whose
+///   answer is lost. So much may be denied too much, and nothing is admitted too much by it.
 ///
 /// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule.
 #[derive(Debug)]
