@@ -58,17 +58,22 @@ impl Untold {
 
     pub(crate) fn note(&self, error: &Error) {
         let (kind, effect) = (error.kind(), error.effect());
-        {
+        let count = {
             let mut last = self.last.lock();
             let count = last.map_or(0, |last| last.count) + 1;
             *last = Some(UntoldError { kind, effect, count });
-        }
+            count
+        };
         let limiter = &*self.limiter;
-        match self.what {
-            What::GiveBack => {
-                tracing::warn!(limiter, %kind, %effect, "what a denied request had taken could not be given back");
+        // All are counted. In an outage each request has one: those of a power of two are written.
+        if count.is_power_of_two() {
+            match self.what {
+                What::GiveBack => {
+                    let what = "what a denied request had taken could not be given back";
+                    tracing::warn!(limiter, %kind, %effect, count, "{what}");
+                }
+                What::Shard => tracing::warn!(limiter, %kind, %effect, count, "a shard of a limit could not be asked"),
             }
-            What::Shard => tracing::warn!(limiter, %kind, %effect, "a shard of a limit could not be asked"),
         }
         #[cfg(feature = "metrics")]
         {

@@ -64,6 +64,8 @@ pub(super) struct Lease {
     until_us: u64,
     batch: Option<Box<Batch>>,
     /// Somebody asks for the next batch.
+    /// Whether the last answer was that there was not even one request's own cost.
+    pub(super) was_denied: bool,
     is_asking: bool,
     /// So many wait for it, and ask for so much together.
     waiters: u32,
@@ -135,7 +137,7 @@ impl Lease {
     /// Whether one more waits, which is then counted. A denial answers all; a batch no more than it may have tokens for.
     fn waits(&mut self, cost: u32, batch_max: u32) -> bool {
         let waiting = self.waiting.saturating_add(cost);
-        let waits = self.waiters < WAITERS_MAX && (waiting <= batch_max || self.denied.cost > 0);
+        let waits = self.waiters < WAITERS_MAX && (waiting <= batch_max || self.was_denied);
         if waits {
             (self.waiters, self.waiting) = (self.waiters + 1, waiting);
         }
@@ -158,6 +160,7 @@ impl Lease {
         decision: &Decision,
     ) {
         let waiting = self.end_asking();
+        self.was_denied = false;
         self.see(now_us, decision);
         // What was in hand goes first: it was less than the cost.
         let before = if now_us < self.until_us { self.tokens.min(cost) } else { 0 };
@@ -175,6 +178,7 @@ impl Lease {
     /// Not even the request's own cost was there.
     pub(super) fn refused(&mut self, now_us: u64, hold_us: u64, cost: u32, decision: &Decision) {
         self.end_asking();
+        self.was_denied = true;
         self.see(now_us, decision);
         // What is in hand counts as all there is: a batch was too much.
         self.size = self.tokens;

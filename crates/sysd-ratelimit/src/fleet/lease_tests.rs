@@ -194,7 +194,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     // A future that is dropped counts until the batch was answered.
                     waiters.push(cost);
                     let waiting = waiters.iter().sum::<u32>();
-                    prop_assert!(waiting <= BATCH_MAX || lease.denied.cost > 0, "they wait for {}", waiting);
+                    prop_assert!(waiting <= BATCH_MAX || lease.was_denied, "they wait for {}", waiting);
                 }
                 Step::Lead { tokens } => {
                     let is_full = rests == RESTS_MAX && before > 0 && lease.tokens == 0;
