@@ -9,7 +9,10 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
-use sysd_core::{Clock as _, ErrorKind, Key, ManualClock, Scan, Space, StoreExt as _, Timestamp, tuple};
+use sysd_core::{
+    Clock as _, Durability, ErasedProcedure, ErrorKind, Key, Limits, ManualClock, Outcome, OutputBytes, Record, Result,
+    Scan, Space, Store, StoreExt as _, Timestamp, Trim, Trimmed, Write, tuple,
+};
 use sysd_ledger::{
     Account, AccountId, AccountKind, AsOf, AuditError, Balance, Books, Change, ChunkHash, Command, Currency, Date,
     Details, JournalConfig, JournalEntry, Ledger, Page, Reply, Side, Transaction, TransactionId,
@@ -286,7 +289,7 @@ async fn chunks(store: &Memory) -> BTreeMap<Vec<u8>, Bytes> {
 }
 
 /// A chunk again, with the hashes that its bytes should have.
-fn sealed(before: &[u8], body: &[u8]) -> Vec<u8> {
+fn sealed_chunk(before: &[u8], body: &[u8]) -> Vec<u8> {
     use sha2::Digest as _;
     let mut out = [&[1], before, body].concat();
     let hash = sha2::Sha256::digest(&out);
@@ -324,10 +327,26 @@ async fn what_was_changed_behind_the_books_is_named() {
     let error = ledger.verify().await.unwrap_err();
     assert!(matches!(&error, AuditError::Store(error) if error.kind() == ErrorKind::Corrupt), "{error}");
     // With its own hash right, and the next one's too: the books know the last.
-    put(first, sealed(&[7; 32], &whole[33..whole.len() - 32])).await;
+    put(first, sealed_chunk(&[7; 32], &whole[33..whole.len() - 32])).await;
     assert!(matches!(ledger.verify().await.unwrap_err(), AuditError::Chain { .. }));
     put(first, whole.to_vec()).await;
-    ledger.verify().await.unwrap();
+    let sealed = ledger.verify().await.unwrap().sealed;
+    ledger.verify_since(&[sealed]).await.unwrap();
+    let other = ledger.verify_since(&[(sealed.0, ChunkHash([1; 32]))]).await.unwrap_err();
+    assert!(matches!(other, AuditError::Chain { .. }), "{other}");
+
+    // The last chunk, made longer with what is still in memory, so that it ends where the books do: an entry of no change.
+    let (last, value) = before.iter().next_back().unwrap();
+    let mut body = value[33..value.len() - 32].to_vec();
+    for _ in 0..40 {
+        body.extend_from_slice(&[19, 2, 0]);
+        body.extend_from_slice(&[0; 16]);
+        body.push(0);
+        put(last, sealed_chunk(&value[1..33], &body)).await;
+        let error = ledger.verify().await.unwrap_err();
+        assert!(matches!(error, AuditError::Chain { .. }), "{error}");
+    }
+    put(last, value.to_vec()).await;
 
     // Somebody who can write to the store, and knows how, changes an amount and all hashes behind it. Each byte of the chunk is tried
     // until one is an amount: every one of them is found.
@@ -338,7 +357,7 @@ async fn what_was_changed_behind_the_books_is_named() {
         let mut hash = whole[1..33].to_vec();
         for (sort, value) in before.range(first.clone()..) {
             let body = if sort == first { &body[..] } else { &value[33..value.len() - 32] };
-            let value = sealed(&hash, body);
+            let value = sealed_chunk(&hash, body);
             hash = value[value.len() - 32..].to_vec();
             put(sort, value).await;
         }
@@ -391,4 +410,78 @@ async fn the_writer_writes_by_itself_and_the_books_stop_without_it() {
     assert!(matches!(ledger.transact(fat(id)).await.unwrap(), Reply::Recorded(_)));
     writer.abort();
     assert_eq!(ledger.verify().await.unwrap().entries, u64::try_from(id).unwrap());
+}
+
+/// Memory that says it forgets nothing.
+#[derive(Clone)]
+struct Durable(Memory, Limits);
+
+impl Durable {
+    fn new(store: Memory) -> Self {
+        let mut limits = *store.limits();
+        limits.durability = Durability::Durable;
+        Self(store, limits)
+    }
+}
+
+impl Store for Durable {
+    fn limits(&self) -> &Limits {
+        &self.1
+    }
+
+    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
+        self.0.get(key).await
+    }
+
+    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
+        self.0.get_many(keys).await
+    }
+
+    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
+        self.0.write(write).await
+    }
+
+    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
+        self.0.write_many(writes).await
+    }
+
+    async fn scan(&self, scan: Scan<'_>) -> Result<sysd_core::Page> {
+        self.0.scan(scan).await
+    }
+
+    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
+        self.0.trim(trim).await
+    }
+
+    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        self.0.update(key, procedure).await
+    }
+}
+
+#[tokio::test]
+async fn two_ledgers_of_one_name_do_not_write_over_each_other() {
+    let (store, clock) = (Memory::new(), start());
+    let ledger = with_accounts(&store, &clock).await;
+    for id in 0..1_000 {
+        ledger.transact(transfer(id, 1, 0, 1)).await.unwrap();
+    }
+    ledger.write_journal().await.unwrap();
+    let written = chunks(&store).await;
+    assert!(!written.is_empty());
+    // Another log, whose store forgets nothing, with the first one's name for its journal.
+    let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
+    let durable = Durable::new(store.clone());
+    let (replica, driver) = Replica::<Books>::open(durable.clone(), "other", replica_config).await.unwrap();
+    tokio::spawn(driver);
+    let (other, _writer) = Ledger::new(replica, durable, "books", config(&clock)).unwrap();
+    for id in 0..2 {
+        other.open_account(Account::new(AccountId(id), euro(), AccountKind::Asset)).await.unwrap();
+    }
+    for id in 0..1_000 {
+        other.transact(transfer(id, 2, 0, 1)).await.unwrap();
+    }
+    let error = other.write_journal().await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("another ledger"), "{error}");
+    assert_eq!(chunks(&store).await, written);
+    ledger.verify().await.unwrap();
 }

@@ -25,7 +25,7 @@ const BATCH_MAX: u32 = 50;
 /// How long a process asks at least, so that what is leased or posted goes round several times.
 const ASKS_FOR: Duration = Duration::from_millis(1_500);
 /// One that never posts asks so long that it admits more than it may within [`LAG_MAX_MS`].
-const ASKS_ALONE_FOR: Duration = Duration::from_millis(4_000);
+const ASKS_ALONE_FOR: Duration = Duration::from_secs(4);
 /// How often a process asks at least, however slow the machine is: one alone could take the whole burst.
 const ASKS: u64 = 2_000;
 const FLUSH: Duration = Duration::from_millis(20);
