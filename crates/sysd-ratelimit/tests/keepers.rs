@@ -313,8 +313,8 @@ fn a_denial_that_lasts_long_is_remembered_no_longer_than_a_batch_is_held() {
     }
     assert!(block_on(denied.check("ann", 3)).unwrap().is_allowed());
     assert_eq!(block_on(denied.check("ann", 1)).unwrap().retry_after(), Some(Duration::from_secs(3_600)));
-    clock.advance(EVERY - Duration::from_micros(1));
-    let wait = Duration::from_secs(3_600) - EVERY + Duration::from_micros(1);
+    clock.advance(EVERY.saturating_sub(Duration::from_micros(1)));
+    let wait = Duration::from_secs(3_600).saturating_sub(EVERY) + Duration::from_micros(1);
     assert_eq!(block_on(denied.check("ann", 1)).unwrap().retry_after(), Some(wait));
     clock.advance(Duration::from_micros(1));
     assert!(poll(keeper.as_mut()).is_pending());

@@ -94,6 +94,7 @@ struct Ask {
     tokens: u32,
 }
 
+#[allow(clippy::too_many_lines, reason = "one step of each kind")]
 fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
     let rule = Rule::new("all", FixedWindow::new(format!("{limit}/d").parse().unwrap())).unwrap();
     let mut store = Store { rule, state: None, left: limit };
@@ -149,7 +150,9 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     lease.tokens = rest.tokens;
                     lease.until_us = u64::MAX;
                 }
-                rests.iter().for_each(|rest| store.give(rest));
+                for rest in &rests {
+                    store.give(rest);
+                }
                 given += sum(&rests);
             }
             Op::KeepInVain => {
