@@ -482,6 +482,6 @@ async fn two_ledgers_of_one_name_do_not_write_over_each_other() {
     }
     let error = other.write_journal().await.unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("another ledger"), "{error}");
-    assert_eq!(chunks(&store).await, written);
+    assert!(chunks(&store).await == written, "something was written over, or between");
     ledger.verify().await.unwrap();
 }

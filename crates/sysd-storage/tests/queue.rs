@@ -191,6 +191,10 @@ fn a_queue_that_could_hand_nothing_out_is_refused() {
     let config = QueueConfig { in_flight_max: 0, ..QueueConfig::default() };
     let error = block_on(RecordQueue::open(Memory::new(), "q", config)).map(drop).unwrap_err();
     assert_eq!((error.kind(), error.field()), (ErrorKind::Invalid, Some("in_flight_max")));
+    // More than a record has room for.
+    let config = QueueConfig { in_flight_max: 1_000_000, ..QueueConfig::default() };
+    let error = block_on(RecordQueue::open(Memory::new(), "q", config)).map(drop).unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Invalid, Some("in_flight_max")));
 }
 
 /// A look that takes long saw nothing of what fell due meanwhile: scans to come must not begin behind that.

@@ -103,7 +103,10 @@ impl<S: Store> Journal<S> {
                 self.index(chunk, &mut records)?;
             }
         }
-        self.calls.put_all(&records).await?;
+        // The first of all goes alone: by it another ledger of this name is found before anything else is written.
+        let first = usize::from(before == ChunkHash::default()).min(records.len());
+        self.calls.put_all(&records[..first]).await?;
+        self.calls.put_all(&records[first..]).await?;
         log.submit(Command::Wrote { through: last.last, hash }).await.map(drop)
     }
 

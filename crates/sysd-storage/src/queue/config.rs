@@ -15,8 +15,8 @@ pub struct QueueConfig {
     pub lanes: u8,
     /// How often a job is handed out before it is given up.
     pub attempts_max: u32,
-    /// How many jobs of a shard are in flight at most; each costs about 50 bytes in the shard's record. When there are so many,
-    /// only those whose lease has run out are handed out.
+    /// How many jobs of a shard are in flight at most; each costs about 50 bytes in the shard's record, and 250 with the longest id. More
+    /// than the store's records have room for are refused: about 1,600 on DynamoDB. When there are so many, only those whose lease has run out are handed out.
     pub in_flight_max: usize,
     /// How long after its due time a row may be written and still be found at once. Rows that come later are found by a look
     /// at all rows of a shard, which is made as often. (In between, scans start where rows may be: see the module's docs.)

@@ -209,6 +209,12 @@ impl<S: Store> RecordQueue<S> {
         if let Some((field, _)) = counts.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(Error::invalid(field, "a queue has at least one"));
         }
+        let entries_max = store.limits().value_bytes_max / state::ENTRY_BYTES_MAX;
+        if config.in_flight_max > entries_max {
+            let message =
+                format!("a shard's record has room for {entries_max} jobs in flight on this store; use more shards");
+            return Err(Error::invalid("in_flight_max", message));
+        }
         if config.remember_for.is_zero() {
             return Err(Error::invalid("remember_for", "what is done is remembered for longer than no time"));
         }

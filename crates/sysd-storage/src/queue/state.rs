@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sysd_core::queue::{Held, JobId, JobLease};
+use sysd_core::queue::{Held, JOB_ID_BYTES_MAX, JobId, JobLease};
 use sysd_core::{Error, Key, Result, Timestamp, Version};
 
 use super::config::Bug;
@@ -122,6 +122,9 @@ pub(super) struct Asked<'a> {
     pub(super) now: Timestamp,
     pub(super) bug: Option<Bug>,
 }
+
+/// The most bytes of an entry with a reason that is given here: a longer one of a caller's waits for room.
+pub(super) const ENTRY_BYTES_MAX: usize = 1 + JOB_ID_BYTES_MAX + 1 + 8 + 4 + 1 + 16 + 8 + 8 + 2 + 64;
 
 impl State {
     /// Gives up jobs that were handed out `attempts_max` times and whose last lease has run out.
