@@ -1,6 +1,6 @@
 //! The only place where stored formats are built. Numbers are LEB128 without a sign, ids 16 bytes, big-endian.
 
-mod bytes;
+pub(crate) mod bytes;
 mod command;
 pub(crate) mod entry;
 pub(crate) mod journal;
@@ -30,7 +30,7 @@ impl StateMachine for Books {
     }
 
     fn decode_command(format: u16, bytes: &[u8]) -> Result<Command, DecodeError> {
-        bytes::read(format, bytes, command::decode)
+        bytes::read::<Self, _>(format, bytes, command::decode)
     }
 
     fn encode_snapshot(&self, out: &mut Vec<u8>) {
@@ -38,6 +38,6 @@ impl StateMachine for Books {
     }
 
     fn decode_snapshot(format: u16, bytes: &[u8]) -> Result<Self, DecodeError> {
-        bytes::read(format, bytes, snapshot::decode)
+        bytes::read::<Self, _>(format, bytes, snapshot::decode)
     }
 }

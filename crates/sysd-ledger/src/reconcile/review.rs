@@ -1,6 +1,5 @@
 //! Differences, and what people do about them. Nothing here ever resolves one by itself.
 
-mod bytes;
 mod model;
 mod queue;
 mod schema;

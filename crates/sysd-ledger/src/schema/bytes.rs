@@ -1,22 +1,20 @@
 //! Numbers, ids and texts as bytes.
 
-use sysd_core::{DecodeError, StateMachine as _, Timestamp};
+use sysd_core::{DecodeError, StateMachine, Timestamp};
 
-use super::FORMAT;
-use crate::logic::Books;
 use crate::model::{Currency, Date, Side};
 
 /// What is wrong with bytes.
-pub(super) type What = &'static str;
+pub(crate) type What = &'static str;
 
-/// Reads all of the bytes, and no more.
-pub(super) fn read<T>(
+/// Reads all of the bytes of a machine that writes that format, and no more.
+pub(crate) fn read<M: StateMachine, T>(
     format: u16,
     bytes: &[u8],
     decode: impl FnOnce(&mut Reader<'_>) -> Result<T, What>,
 ) -> Result<T, DecodeError> {
-    let error = |what| DecodeError { machine: Books::NAME, format, what };
-    if format != FORMAT {
+    let error = |what| DecodeError { machine: M::NAME, format, what };
+    if format != M::FORMAT {
         return Err(error("the format is unknown; was it written by a newer version?"));
     }
     let mut reader = Reader::new(bytes);
@@ -25,7 +23,7 @@ pub(super) fn read<T>(
 }
 
 #[inline]
-pub(super) fn put_number(number: u128, out: &mut Vec<u8>) {
+pub(crate) fn put_number(number: u128, out: &mut Vec<u8>) {
     match u64::try_from(number) {
         Ok(small) => put_small(small, out),
         Err(_) => put_great(number, out),
@@ -33,7 +31,7 @@ pub(super) fn put_number(number: u128, out: &mut Vec<u8>) {
 }
 
 #[inline]
-pub(super) fn put_small(mut number: u64, out: &mut Vec<u8>) {
+pub(crate) fn put_small(mut number: u64, out: &mut Vec<u8>) {
     let (mut bytes, mut len) = ([0_u8; 10], 0);
     while number > 0x7F && len < 9 {
         #[allow(clippy::cast_possible_truncation, reason = "the lowest seven bits")]
@@ -62,69 +60,75 @@ fn put_great(mut number: u128, out: &mut Vec<u8>) {
     }
 }
 
+/// A signed amount: zigzag, then as a number.
+#[cfg(feature = "reconcile")]
+pub(crate) fn put_amount(amount: i128, out: &mut Vec<u8>) {
+    put_number((amount << 1 ^ amount >> 127).cast_unsigned(), out);
+}
+
 /// A number, or nothing as zero and all numbers one greater.
-pub(super) fn put_optional(number: Option<u128>, out: &mut Vec<u8>) {
+pub(crate) fn put_optional(number: Option<u128>, out: &mut Vec<u8>) {
     // What is stored here is at most i128::MAX.
     put_number(number.map_or(0, |number| number.saturating_add(1)), out);
 }
 
-pub(super) fn put_id(id: u128, out: &mut Vec<u8>) {
+pub(crate) fn put_id(id: u128, out: &mut Vec<u8>) {
     out.extend_from_slice(&id.to_be_bytes());
 }
 
-pub(super) fn put_currency(currency: Currency, out: &mut Vec<u8>) {
+pub(crate) fn put_currency(currency: Currency, out: &mut Vec<u8>) {
     out.extend_from_slice(&currency.to_bits().to_be_bytes());
 }
 
-pub(super) fn put_side(side: Side, out: &mut Vec<u8>) {
+pub(crate) fn put_side(side: Side, out: &mut Vec<u8>) {
     out.push(u8::from(side == Side::Credit));
 }
 
-pub(super) fn put_day(day: Date, out: &mut Vec<u8>) {
+pub(crate) fn put_day(day: Date, out: &mut Vec<u8>) {
     out.extend_from_slice(&day.0.to_be_bytes());
 }
 
-pub(super) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     put_number(bytes.len() as u128, out);
     out.extend_from_slice(bytes);
 }
 
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
     /// The next byte, if there is one; it stays.
-    pub(super) fn peek(&self) -> Option<u8> {
+    pub(crate) fn peek(&self) -> Option<u8> {
         self.rest.first().copied()
     }
 
     /// A number of 8 bytes, big-endian.
-    pub(super) fn fixed(&mut self) -> Result<u64, What> {
+    pub(crate) fn fixed(&mut self) -> Result<u64, What> {
         self.array().map(u64::from_be_bytes)
     }
 
-    pub(super) fn byte(&mut self) -> Result<u8, What> {
+    pub(crate) fn byte(&mut self) -> Result<u8, What> {
         let (byte, rest) = self.rest.split_first().ok_or("it ends too early")?;
         self.rest = rest;
         Ok(*byte)
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], What> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], What> {
         let (array, rest) = self.rest.split_first_chunk().ok_or("it ends too early")?;
         self.rest = rest;
         Ok(*array)
     }
 
-    pub(super) fn wide(&mut self) -> Result<u128, What> {
+    pub(crate) fn wide(&mut self) -> Result<u128, What> {
         let (mut number, mut shift) = (0_u128, 0);
         loop {
             let byte = self.byte()?;
@@ -141,23 +145,23 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn number<N: TryFrom<u128>>(&mut self) -> Result<N, What> {
+    pub(crate) fn number<N: TryFrom<u128>>(&mut self) -> Result<N, What> {
         N::try_from(self.wide()?).map_err(|_| "a number is too great")
     }
 
-    pub(super) fn optional(&mut self) -> Result<Option<u128>, What> {
+    pub(crate) fn optional(&mut self) -> Result<Option<u128>, What> {
         Ok(self.wide()?.checked_sub(1))
     }
 
-    pub(super) fn id(&mut self) -> Result<u128, What> {
+    pub(crate) fn id(&mut self) -> Result<u128, What> {
         self.array().map(u128::from_be_bytes)
     }
 
-    pub(super) fn currency(&mut self) -> Result<Currency, What> {
+    pub(crate) fn currency(&mut self) -> Result<Currency, What> {
         Currency::from_bits(u64::from_be_bytes(self.array()?)).ok_or("a currency that can't be")
     }
 
-    pub(super) fn flag(&mut self) -> Result<bool, What> {
+    pub(crate) fn flag(&mut self) -> Result<bool, What> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -165,7 +169,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn side(&mut self) -> Result<Side, What> {
+    pub(crate) fn side(&mut self) -> Result<Side, What> {
         match self.byte()? {
             0 => Ok(Side::Debit),
             1 => Ok(Side::Credit),
@@ -173,32 +177,39 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn day(&mut self) -> Result<Date, What> {
+    pub(crate) fn day(&mut self) -> Result<Date, What> {
         self.array().map(i32::from_be_bytes).map(Date)
     }
 
-    pub(super) fn time(&mut self) -> Result<Timestamp, What> {
+    pub(crate) fn time(&mut self) -> Result<Timestamp, What> {
         time(self.wide()?)
     }
 
     /// As [`put_optional`] writes it.
-    pub(super) fn optional_time(&mut self) -> Result<Option<Timestamp>, What> {
+    pub(crate) fn optional_time(&mut self) -> Result<Option<Timestamp>, What> {
         self.optional()?.map(time).transpose()
     }
 
-    pub(super) fn bytes(&mut self) -> Result<&'a [u8], What> {
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], What> {
         let len = self.number::<usize>()?;
         let (bytes, rest) = self.rest.split_at_checked(len).ok_or("it ends too early")?;
         self.rest = rest;
         Ok(bytes)
     }
 
-    pub(super) fn text(&mut self) -> Result<String, What> {
-        str::from_utf8(self.bytes()?).map(str::to_owned).map_err(|_| "a text is not UTF-8")
+    /// As [`put_amount`] writes it.
+    #[cfg(feature = "reconcile")]
+    pub(crate) fn amount(&mut self) -> Result<i128, What> {
+        let wide = self.wide()?;
+        Ok((wide >> 1).cast_signed() ^ -(wide & 1).cast_signed())
+    }
+
+    pub(crate) fn text(&mut self) -> Result<&'a str, What> {
+        str::from_utf8(self.bytes()?).map_err(|_| "a text is not UTF-8")
     }
 
     /// How many things follow, each of at least so many bytes: nothing is set aside for more than could be there.
-    pub(super) fn count(&mut self, bytes_min: usize) -> Result<usize, What> {
+    pub(crate) fn count(&mut self, bytes_min: usize) -> Result<usize, What> {
         let count = self.number::<usize>()?;
         if count > self.rest.len() / bytes_min.max(1) { Err("it ends too early") } else { Ok(count) }
     }

@@ -294,7 +294,8 @@ fn postings(reader: &mut Reader<'_>) -> Result<Postings, What> {
 fn details(reader: &mut Reader<'_>) -> Result<Box<Details>, What> {
     let memo = reader.text()?;
     let count = reader.count(2)?;
-    let pairs = (0..count).map(|_| Ok((reader.text()?, reader.text()?))).collect::<Result<_, What>>()?;
+    let pairs =
+        (0..count).map(|_| Ok((reader.text()?.to_owned(), reader.text()?.to_owned()))).collect::<Result<_, What>>()?;
     let details = Details::new(memo, pairs).map_err(|_| "details are too long")?;
     if !reader.flag()? {
         return Ok(Box::new(details));

@@ -7,28 +7,14 @@ use sysd_core::{DecodeError, StateMachine, Timestamp};
 
 use super::super::model::{Candidate, Difference, Party, Record, Records, What as Differs};
 use super::super::totals::{SideTotals, Sum, Totals};
-use super::bytes::{Reader, What, put_amount, put_number, put_text};
 use super::model::{
     Case, CaseId, CaseState, Event, FileId, FileState, FileView, Note, Person, ReviewCommand, ReviewReply, Step,
 };
 use super::queue::ReviewQueue;
 use crate::model::{Currency, Date, TransactionId};
+use crate::schema::bytes::{Reader, What, put_amount, put_bytes, put_number, read};
 
 const FORMAT: u16 = 1;
-
-fn whole<T>(
-    format: u16,
-    bytes: &[u8],
-    read: impl FnOnce(&mut Reader<'_>) -> Result<T, What>,
-) -> Result<T, DecodeError> {
-    let error = |what| DecodeError { machine: ReviewQueue::NAME, format, what };
-    if format != FORMAT {
-        return Err(error("the format is unknown; was it written by a newer version?"));
-    }
-    let mut reader = Reader(bytes);
-    let found = read(&mut reader).map_err(error)?;
-    if reader.0.is_empty() { Ok(found) } else { Err(error("bytes behind the end")) }
-}
 
 impl StateMachine for ReviewQueue {
     type Command = ReviewCommand;
@@ -46,8 +32,8 @@ impl StateMachine for ReviewQueue {
             ReviewCommand::Begin { file, name, by, again } => {
                 out.push(0);
                 out.extend_from_slice(&file.0);
-                put_text(name.as_str(), out);
-                put_text(by.as_str(), out);
+                put_bytes(name.as_str().as_bytes(), out);
+                put_bytes(by.as_str().as_bytes(), out);
                 out.push(u8::from(*again));
             }
             ReviewCommand::Add { file, run, differences } => {
@@ -70,14 +56,14 @@ impl StateMachine for ReviewQueue {
             ReviewCommand::Review { case, by, step } => {
                 out.push(3);
                 out.extend_from_slice(&case.0.to_be_bytes());
-                put_text(by.as_str(), out);
+                put_bytes(by.as_str().as_bytes(), out);
                 put_step(step, out);
             }
         }
     }
 
     fn decode_command(format: u16, bytes: &[u8]) -> Result<ReviewCommand, DecodeError> {
-        whole(format, bytes, |reader| {
+        read::<Self, _>(format, bytes, |reader| {
             Ok(match reader.byte()? {
                 0 => ReviewCommand::Begin {
                     file: FileId(reader.array()?),
@@ -106,8 +92,8 @@ impl StateMachine for ReviewQueue {
         put_number(self.files.len() as u128, out);
         for (id, FileView { name, by, at, runs, cases: _, found: _, state }) in &self.files {
             out.extend_from_slice(&id.0);
-            put_text(name.as_str(), out);
-            put_text(by.as_str(), out);
+            put_bytes(name.as_str().as_bytes(), out);
+            put_bytes(by.as_str().as_bytes(), out);
             put_number(at.as_micros().into(), out);
             put_number((*runs).into(), out);
             match state {
@@ -129,7 +115,7 @@ impl StateMachine for ReviewQueue {
             put_number(trail.len() as u128, out);
             for Event { at, by, step } in trail {
                 put_number(at.as_micros().into(), out);
-                put_text(by.as_str(), out);
+                put_bytes(by.as_str().as_bytes(), out);
                 out.push(u8::from(step.is_some()));
                 if let Some(step) = step {
                     put_step(step, out);
@@ -139,7 +125,7 @@ impl StateMachine for ReviewQueue {
     }
 
     fn decode_snapshot(format: u16, bytes: &[u8]) -> Result<Self, DecodeError> {
-        whole(format, bytes, queue)
+        read::<Self, _>(format, bytes, queue)
     }
 }
 
@@ -147,7 +133,7 @@ fn queue(reader: &mut Reader<'_>) -> Result<ReviewQueue, What> {
     let mut queue = ReviewQueue::default();
     for _ in 0..reader.count(38)? {
         let id = FileId(reader.array()?);
-        let (name, by, at, runs) = (note(reader)?, person(reader)?, time(reader)?, reader.number()?);
+        let (name, by, at, runs) = (note(reader)?, person(reader)?, reader.time()?, reader.number()?);
         let state = match reader.byte()? {
             0 => FileState::Begun,
             1 => FileState::Finished { totals: Box::new(totals(reader)?), differences: reader.number()? },
@@ -164,7 +150,7 @@ fn queue(reader: &mut Reader<'_>) -> Result<ReviewQueue, What> {
         let (difference, state) = (difference(reader)?, state(reader)?);
         let count = reader.count(4)?;
         let event = |_| {
-            let (at, by) = (time(reader)?, person(reader)?);
+            let (at, by) = (reader.time()?, person(reader)?);
             let step = if reader.flag()? { Some(step(reader)?) } else { None };
             Ok(Event { at, by, step })
         };
@@ -181,10 +167,6 @@ fn queue(reader: &mut Reader<'_>) -> Result<ReviewQueue, What> {
     Ok(queue)
 }
 
-fn time(reader: &mut Reader<'_>) -> Result<Timestamp, What> {
-    Timestamp::from_micros(reader.number()?).map_err(|_| "a time beyond all times")
-}
-
 fn note(reader: &mut Reader<'_>) -> Result<Note, What> {
     let text = reader.text()?;
     Note::new(text).filter(|note| note.as_str() == text).ok_or("a note that can't be")
@@ -196,11 +178,11 @@ fn person(reader: &mut Reader<'_>) -> Result<Person, What> {
 }
 
 fn case_id(reader: &mut Reader<'_>) -> Result<CaseId, What> {
-    reader.array().map(u128::from_be_bytes).map(CaseId)
+    reader.id().map(CaseId)
 }
 
 fn transaction(reader: &mut Reader<'_>) -> Result<TransactionId, What> {
-    reader.array().map(u128::from_be_bytes).map(TransactionId)
+    reader.id().map(TransactionId)
 }
 
 fn put_optional<T>(value: Option<&T>, out: &mut Vec<u8>, put: impl FnOnce(&T, &mut Vec<u8>)) {
@@ -222,7 +204,7 @@ fn put_transaction(id: &TransactionId, out: &mut Vec<u8>) {
 }
 
 fn put_note(note: &Note, out: &mut Vec<u8>) {
-    put_text(note.as_str(), out);
+    put_bytes(note.as_str().as_bytes(), out);
 }
 
 fn put_step(step: &Step, out: &mut Vec<u8>) {
@@ -267,7 +249,7 @@ fn put_state(state: &CaseState, out: &mut Vec<u8>) {
         CaseState::Open => out.push(0),
         CaseState::InReview { by } => {
             out.push(1);
-            put_text(by.as_str(), out);
+            put_bytes(by.as_str().as_bytes(), out);
         }
         CaseState::Resolved { transaction } => {
             out.push(2);
@@ -294,13 +276,13 @@ fn state(reader: &mut Reader<'_>) -> Result<CaseState, What> {
 
 fn put_record(record: &Record, out: &mut Vec<u8>) {
     let Record { reference, currency, amount, day, fee, kind, batch, row } = record;
-    put_text(reference, out);
+    put_bytes(reference.as_bytes(), out);
     out.extend_from_slice(&currency.to_bits().to_be_bytes());
     put_amount(*amount, out);
     put_amount(day.0.into(), out);
     put_amount(*fee, out);
-    put_text(kind, out);
-    put_text(batch, out);
+    put_bytes(kind.as_bytes(), out);
+    put_bytes(batch.as_bytes(), out);
     put_number((*row).into(), out);
 }
 
@@ -381,9 +363,9 @@ fn difference(reader: &mut Reader<'_>) -> Result<Difference, What> {
 
 /// A difference out of a temporary file.
 pub(in crate::reconcile) fn read_difference(bytes: &[u8]) -> Option<Difference> {
-    let mut reader = Reader(bytes);
+    let mut reader = Reader::new(bytes);
     let difference = difference(&mut reader).ok()?;
-    reader.0.is_empty().then_some(difference)
+    reader.is_empty().then_some(difference)
 }
 
 /// The id of a difference: what it says, the file it is of, and the how manieth of those that say the same it is. Our own records come
