@@ -3,12 +3,15 @@
 //! `SYSD_SIM_SEEDS=100000` runs more seeds, `SYSD_SIM_SEED=7` only that one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/seeds.rs"]
+mod seeds;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use seeds::{first_failure, from_environment};
 use sysd_core::{Clock as _, Effect, Error, RetryPolicy};
 use sysd_ledger::shards::{Bug, Placement, ShardId, Shards, ShardsConfig, ShardsReply};
 use sysd_ledger::{
@@ -353,42 +356,13 @@ fn run(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
     Ok(simulation.digest())
 }
 
-fn from_environment(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}")))
-}
-
-/// Runs seeds on two threads; the least that failed of those that ran before the first failure stopped all.
-fn first_failure(seeds: Range<u64>, bug: Option<Bug>) -> Option<(u64, String)> {
-    let next = AtomicU64::new(seeds.start);
-    let failures = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while failures.lock().unwrap().is_empty() {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    match std::panic::catch_unwind(|| run(seed, bug)) {
-                        Ok(Ok(_)) => {}
-                        Ok(Err(what)) => failures.lock().unwrap().push((seed, what)),
-                        Err(_) => failures.lock().unwrap().push((seed, "it panicked".to_owned())),
-                    }
-                }
-            });
-        }
-    });
-    failures.into_inner().unwrap().into_iter().min()
-}
-
 #[test]
 fn all_or_nothing_whatever_happens() {
     let seeds = match from_environment("SYSD_SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..from_environment("SYSD_SIM_SEEDS").unwrap_or(SEEDS),
     };
-    if let Some((seed, what)) = first_failure(seeds, None) {
+    if let Some((seed, what)) = first_failure(seeds, |seed| run(seed, None).map(drop)) {
         panic!("seed {seed}: {what}\nagain: SYSD_SIM_SEED={seed} cargo test -p sysd-ledger --test shards_sim");
     }
 }
@@ -404,7 +378,7 @@ fn the_same_seed_is_the_same_run() {
 #[test]
 fn each_mistake_is_seen() {
     for bug in [Bug::PostBeforeHolds, Bug::PartsExpire, Bug::VoidUnasked, Bug::FreshIds] {
-        let caught = first_failure(0..BUG_SEEDS, Some(bug));
+        let caught = first_failure(0..BUG_SEEDS, |seed| run(seed, Some(bug)).map(drop));
         let (seed, what) = caught.unwrap_or_else(|| panic!("{bug:?} went unseen for {BUG_SEEDS} seeds"));
         println!("{bug:?} is caught by seed {seed}: {what}");
     }

@@ -7,48 +7,25 @@ mod check;
 mod machine;
 mod record;
 mod scenario;
+#[path = "../support/seeds.rs"]
+mod seeds;
 #[path = "../support/mod.rs"]
 mod support;
 mod sweeps;
 
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use scenario::{Bugs, Outcome};
+use seeds::{first_failure, from_environment};
 use sysd_ledger::logic::Bug as BooksBug;
 use sysd_storage::log::Bug as LogBug;
 
 const SEEDS: u64 = 10_000;
 const BUG_SEEDS: u64 = 2_000;
 
-fn from_environment(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}")))
-}
-
-/// Runs seeds on two threads; the least that failed of those that ran before the first failure stopped all.
-fn first_failure(seeds: Range<u64>, bugs: Bugs, seen: impl Fn(Outcome) + Sync) -> Option<(u64, String)> {
-    let next = AtomicU64::new(seeds.start);
-    let failures = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while failures.lock().unwrap().is_empty() {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    if at >= seeds.end {
-                        return;
-                    }
-                    match std::panic::catch_unwind(|| scenario::run(at, bugs)) {
-                        Ok(Ok(outcome)) => seen(outcome),
-                        Ok(Err(what)) => failures.lock().unwrap().push((at, what)),
-                        Err(_) => failures.lock().unwrap().push((at, "it panicked".to_owned())),
-                    }
-                }
-            });
-        }
-    });
-    failures.into_inner().unwrap().into_iter().min()
+fn failure(seeds: Range<u64>, bugs: Bugs, seen: impl Fn(Outcome) + Sync) -> Option<(u64, String)> {
+    first_failure(seeds, |seed| scenario::run(seed, bugs).map(&seen))
 }
 
 #[test]
@@ -69,7 +46,7 @@ fn one_set_of_books_whatever_happens() {
         total.unknown += outcome.unknown;
         total.not_applied += outcome.not_applied;
     };
-    if let Some((seed, what)) = first_failure(seeds, Bugs::default(), add) {
+    if let Some((seed, what)) = failure(seeds, Bugs::default(), add) {
         panic!(
             "seed {seed}: {what}\nagain: SYSD_SIM_SEED={seed} cargo test -p sysd-ledger --all-features --test simulation one_set"
         );
@@ -92,7 +69,7 @@ fn the_same_seed_is_the_same_run() {
 
 #[track_caller]
 fn is_caught(bugs: Bugs) {
-    let caught = first_failure(0..BUG_SEEDS, bugs, drop);
+    let caught = failure(0..BUG_SEEDS, bugs, drop);
     let (seed, what) = caught.unwrap_or_else(|| panic!("{bugs:?} went unseen for {BUG_SEEDS} seeds"));
     println!("{bugs:?} is caught by seed {seed}: {what}");
 }
