@@ -193,7 +193,7 @@ impl<S: Store> View<'_, S> {
         mut from: Trail,
         is_wanted: impl Fn(&JournalEntry) -> bool + Send,
     ) -> Result<Option<Line>> {
-        let mut steps = from.steps();
+        let mut steps = from.len;
         while let Some(step) = steps.checked_sub(1) {
             let number = from.back.get(step).copied().unwrap_or(0);
             let line = self.line(account, number).await?;
@@ -203,7 +203,7 @@ impl<S: Store> View<'_, S> {
                     return Err(self.astray(number));
                 }
                 from = line.trail;
-                steps = steps.min(from.steps());
+                steps = steps.min(from.len);
             } else if step == 0 {
                 return Ok(Some(line));
             } else {
@@ -259,6 +259,6 @@ const CHUNKS_AT_ONCE: usize = 32;
 fn step_towards(from: &Trail, ordinal: u64) -> u64 {
     let before = from.ordinal.saturating_sub(1);
     let reaches = |step: usize| (before >> (3 * step)) << (3 * step);
-    let farthest = (0..from.steps()).rev().find(|step| reaches(*step) >= ordinal).unwrap_or(0);
+    let farthest = (0..from.len).rev().find(|step| reaches(*step) >= ordinal).unwrap_or(0);
     from.back.get(farthest).copied().unwrap_or(0)
 }

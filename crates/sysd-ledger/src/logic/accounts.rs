@@ -8,7 +8,7 @@ use super::blocks::Blocks;
 use super::places::Places;
 use crate::model::account::AccountView;
 use crate::model::{Account, AccountId, AccountKind, AccountState, Balance, Currency, Funds, Rejection, Side};
-use crate::schema::entry::{TRAIL_MAX, Trail};
+use crate::schema::entry::{PairEntry, TRAIL_MAX, Trail};
 
 /// Which account, in the order in which they were opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,9 +17,9 @@ pub(super) struct Index(pub(super) u32);
 /// Nowhere.
 const NONE: u32 = u32::MAX;
 
-/// What every transaction looks at, in 128 bytes.
+/// What every transaction looks at, in 128 bytes: two lines of the cache that processors fetch together.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(align(128))]
 pub(super) struct Row {
     pub(super) id: AccountId,
     pub(super) balance: Balance,
@@ -68,7 +68,8 @@ pub(super) struct Accounts {
     /// Of accounts that were changed eight times.
     marks: Blocks<Marks, { 1 << 12 }>,
     metadata: HashMap<u32, Bytes, RandomState>,
-    places: Places,
+    /// Few tables: where they are is always in the nearest cache.
+    places: Places<64>,
 }
 
 impl Accounts {
@@ -80,27 +81,6 @@ impl Accounts {
     pub(super) fn find(&self, id: AccountId) -> Option<Index> {
         let is_it = |at| self.rows.get(at).is_some_and(|row| row.id == id);
         self.places.find(self.places.hash(id.0), is_it).map(Index)
-    }
-
-    /// Which account it most likely is; and a look at what [`find`](Self::find) looks at.
-    #[inline]
-    pub(super) fn likely(&self, id: AccountId) -> u32 {
-        self.places.likely(self.places.hash(id.0))
-    }
-
-    /// A look at an account's row; answers where its marks are.
-    #[inline]
-    pub(super) fn touch(&self, at: u32) -> u32 {
-        let Some(row) = self.rows.get(at) else { return NONE };
-        // It lies in two lines of the cache.
-        std::hint::black_box((row.id.0, row.last));
-        row.marks
-    }
-
-    /// A look at marks.
-    #[inline]
-    pub(super) fn touch_marks(&self, at: u32) -> u64 {
-        self.marks.get(at).map_or(0, |marks| marks[0])
     }
 
     /// # Errors
@@ -152,32 +132,77 @@ impl Accounts {
         self.bounds.get(row.bounds as usize).copied().unwrap_or_default()
     }
 
-    /// One more change of an account, by that number: where its earlier ones are.
+    /// Whether so much may be posted on that side, and nothing else be asked; not if the sums are great.
+    #[inline]
+    pub(super) fn may_post(&self, row: &Row, currency: Currency, side: Side, amount: u128) -> bool {
+        let Balance { debits_posted, credits_posted, debits_held, credits_held } = row.balance;
+        // So that any two of them together still fit into 64 bits.
+        let is_small = (debits_posted | credits_posted | debits_held | credits_held | amount) >> 63 == 0;
+        let is_open = row.currency == currency && row.state == AccountState::Open;
+        is_small && is_open && (row.bounds == NONE || self.is_within(row, side, amount))
+    }
+
+    #[inline(never)]
+    fn is_within(&self, row: &Row, side: Side, amount: u128) -> bool {
+        let mut after = row.balance;
+        *after.posted_mut(side) += amount;
+        self.check(row, &after, side).is_ok()
+    }
+
+    /// Posts what [`may_post`](Self::may_post) allows, by that number, and writes the change. Answers how the account stands then.
+    #[inline]
+    pub(super) fn post(&mut self, index: Index, side: Side, amount: u128, number: u64, out: &mut PairEntry) -> Balance {
+        let Some(row) = self.rows.get_mut(index.0) else { return Balance::default() };
+        *row.balance.posted_mut(side) += amount;
+        row.changes += 1;
+        let (balance, ordinal, before) = (row.balance, row.changes, std::mem::replace(&mut row.last, number));
+        out.put_after(&balance, ordinal, if ordinal == 1 { 0 } else { number - before });
+        if ordinal.is_multiple_of(8) {
+            let trail = self.mark(index, number, ordinal);
+            out.put_farther(number, &trail);
+        }
+        balance
+    }
+
+    /// One more change of an account, by that number: where its earlier ones are, as the change keeps it.
     #[inline]
     pub(super) fn step(&mut self, index: Index, number: u64) -> Trail {
-        let Some(trail) = self.next_trail(index) else { return Trail::default() };
+        let Some(row) = self.rows.get_mut(index.0) else { return Trail::default() };
+        row.changes += 1;
+        let (ordinal, before) = (row.changes, std::mem::replace(&mut row.last, number));
+        let mut trail = Trail { ordinal, ..Trail::default() };
+        if ordinal.is_multiple_of(8) {
+            trail = self.mark(index, number, ordinal);
+        }
+        trail.len = Trail::len_of(ordinal);
+        trail.back[0] = before;
+        trail
+    }
+
+    /// Of a change whose ordinal is a multiple of 8: its longer steps.
+    #[inline(never)]
+    fn mark(&mut self, index: Index, number: u64, ordinal: u64) -> Trail {
+        let mut trail = Trail { ordinal, len: Trail::len_of(ordinal), ..Trail::default() };
         let Some(row) = self.rows.get_mut(index.0) else { return trail };
-        (row.changes, row.last) = (trail.ordinal, number);
-        if row.changes.is_multiple_of(8) {
-            if row.marks == NONE
-                && let Ok(at) = u32::try_from(self.marks.len())
-            {
-                self.marks.push(Marks::default());
-                row.marks = at;
-            }
-            if let Some(marks) = self.marks.get_mut(row.marks) {
-                let steps = (row.changes.trailing_zeros() / 3) as usize;
-                marks.iter_mut().take(steps).for_each(|mark| *mark = number);
-            }
+        if row.marks == NONE
+            && let Ok(at) = u32::try_from(self.marks.len())
+        {
+            self.marks.push(Marks::default());
+            row.marks = at;
+        }
+        if let Some(marks) = self.marks.get_mut(row.marks) {
+            trail.back[1..].copy_from_slice(marks);
+            let levels = (ordinal.trailing_zeros() / 3) as usize;
+            marks.iter_mut().take(levels).for_each(|mark| *mark = number);
         }
         trail
     }
 
-    /// Where the changes of an account are, as the next one will say it.
-    #[inline]
+    /// Where the changes of an account are, as seen from the next one.
     pub(super) fn next_trail(&self, index: Index) -> Option<Trail> {
         let row = self.row(index)?;
-        let mut trail = Trail { ordinal: row.changes + 1, ..Trail::default() };
+        let ordinal = row.changes + 1;
+        let mut trail = Trail { ordinal, len: Trail::len_next(ordinal), ..Trail::default() };
         trail.back[0] = row.last;
         if let Some(marks) = self.marks.get(row.marks) {
             trail.back[1..].copy_from_slice(marks);

@@ -10,7 +10,7 @@ use sysd_core::Timestamp;
 use super::accounts::{Accounts, Index};
 use super::holds::{Hold, Holds};
 use super::numbers::{Found, Looked, Numbers};
-use super::pair::{Pair, pair};
+use super::pair;
 use super::resolve::{Balances, Change, Changes, Resolved, after, frees, resolve};
 use super::tail::{Recorded, Tail};
 use crate::model::account::AccountView;
@@ -27,8 +27,6 @@ pub const GROUP_MAX: usize = 1_000;
 
 /// So many bytes of the journal may wait for the store.
 const TAIL_BYTES_MAX: usize = 64 << 20;
-/// So many transactions of a batch are looked up together.
-const WARM: usize = 16;
 
 /// What is asked of the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,12 +198,7 @@ impl Books {
         match command {
             Command::Transact(transaction) => self.record(now, transaction, looked),
             Command::Batch(transactions) => {
-                let mut replies = Vec::with_capacity(transactions.len());
-                for some in transactions.chunks(WARM) {
-                    self.warm(some);
-                    replies.extend(some.iter().map(|transaction| self.record(now, transaction, looked)));
-                }
-                Reply::Batch(replies)
+                Reply::Batch(transactions.iter().map(|transaction| self.record(now, transaction, looked)).collect())
             }
             Command::Group(transactions) => {
                 self.transact_all(now, transactions, looked).unwrap_or_else(|refusal| match refusal {
@@ -258,26 +251,20 @@ impl Books {
     /// Records a transfer between two accounts. `None`, and nothing was done, if it is anything else, or something speaks against it.
     #[inline]
     fn record_pair(&mut self, now: Timestamp, transaction: &Transaction) -> Option<Box<Receipt>> {
-        let [a, b] = transaction.postings.as_slice() else { return None };
-        let has_rate = transaction.details.as_ref().is_some_and(|details| details.rate().is_some());
-        let is_plain = transaction.action == Action::Post && transaction.reverses.is_none() && !has_rate;
-        if !is_plain || self.closed_through.is_some() || self.tail.bytes() > TAIL_BYTES_MAX || self.has_any_bug() {
+        let postings = pair::plain(transaction)?;
+        if self.closed_through.is_some() || self.tail.bytes() > TAIL_BYTES_MAX || self.has_any_bug() {
             return None;
         }
         let Found::New(hash) = self.numbers.find(transaction.id, None) else { return None };
-        let Pair { indexes, balances } = pair(&self.accounts, a, b)?;
+        let indexes = pair::find(&self.accounts, postings)?;
         let number = self.numbers.push(transaction.id, hash, now)?;
-        let is_whole = self.tail.begin(now, Recorded::Transaction(transaction), 2);
-        debug_assert!(!is_whole, "what posts at once is what was asked");
-        for (index, balance) in indexes.iter().zip(&balances) {
-            let trail = self.accounts.step(*index, number);
-            if let Some(row) = self.accounts.row_mut(*index) {
-                row.balance = *balance;
-            }
-            self.tail.put_after(balance, &trail);
-        }
-        self.tail.end();
-        let balances = SmallVec::from_buf([(a.account, balances[0]), (b.account, balances[1])]);
+        let [debit, credit] = postings;
+        let entry = self.tail.begin_pair(now, transaction.id, postings);
+        let balances = SmallVec::from_buf([
+            (debit.account, self.accounts.post(indexes[0], Side::Debit, debit.amount, number, entry)),
+            (credit.account, self.accounts.post(indexes[1], Side::Credit, credit.amount, number, entry)),
+        ]);
+        self.tail.end_pair();
         Some(Box::new(Receipt { id: transaction.id, number, recorded_at: now, moved: 0, balances }))
     }
 
@@ -293,19 +280,6 @@ impl Books {
             }
         }
         self.tail.end();
-    }
-
-    /// Looks at what these will look at: so the waits for memory come together instead of one after the other.
-    fn warm(&self, transactions: &[Transaction]) {
-        let mut rows = SmallVec::<[u32; 2 * WARM]>::new();
-        for transaction in transactions {
-            std::hint::black_box(self.numbers.likely(transaction.id));
-            rows.extend(transaction.postings.iter().take(2).map(|posting| self.accounts.likely(posting.account)));
-        }
-        let marks: SmallVec<[u32; 2 * WARM]> = rows.into_iter().map(|at| self.accounts.touch(at)).collect();
-        for at in marks {
-            std::hint::black_box(self.accounts.touch_marks(at));
-        }
     }
 
     fn open(&mut self, account: &Account) -> Result<(), Rejection> {

@@ -12,13 +12,19 @@ use crate::model::TransactionId;
 /// So many ids leave memory at once.
 pub(crate) const BLOCK_IDS: u64 = 1 << 13;
 
-/// When an id says that it was minted, in microseconds since 1970: a UUID of version 7 (RFC 9562) does. One that says a time that no
-/// log's time can come to says nothing.
-pub(crate) fn minted_at_us(id: TransactionId) -> Option<u64> {
+/// When an id says that it was minted, in milliseconds since 1970: a UUID of version 7 (RFC 9562) does.
+#[inline]
+fn minted_at_ms(id: TransactionId) -> Option<u64> {
+    #[allow(clippy::cast_possible_truncation, reason = "48 bits are left")]
+    let ms = (id.0 >> 80) as u64;
     let (version, variant) = ((id.0 >> 76) & 0xF, (id.0 >> 62) & 0b11);
-    let ms = u64::try_from(id.0 >> 80).ok()?;
-    let us = ms.checked_mul(1_000).filter(|us| Timestamp::from_micros(*us).is_ok())?;
-    (version == 7 && variant == 0b10).then_some(us)
+    (version == 7 && variant == 0b10).then_some(ms)
+}
+
+/// The same in microseconds. An id that says a time that no log's time can come to says nothing.
+pub(crate) fn minted_at_us(id: TransactionId) -> Option<u64> {
+    let us = minted_at_ms(id)?.checked_mul(1_000)?;
+    Timestamp::from_micros(us).is_ok().then_some(us)
 }
 
 /// Ids of numbers that follow one another.
@@ -67,7 +73,8 @@ pub(crate) struct Numbers {
     /// How many have left.
     forgotten: u64,
     count: u64,
-    places: Places,
+    /// Ids that were minted within 16 ms are in one table, if they say when: those that come now are in a table that is near.
+    places: Places<1_024>,
     /// The numbers whose ids are not their own, in order.
     unnamed: VecDeque<u64>,
     /// When the last one that has left was recorded.
@@ -127,12 +134,6 @@ impl Numbers {
         self.places.find(self.hash(id), |at| self.id_of(self.number_at(at)) == Some(id)).is_some()
     }
 
-    /// A look at what [`find`](Self::find) looks at.
-    #[inline]
-    pub(super) fn likely(&self, id: TransactionId) -> u32 {
-        self.places.likely(self.hash(id))
-    }
-
     fn find_forgotten(&self, id: TransactionId, hash: Hash, looked: Option<&Looked>) -> Found {
         if let Some(number) = self.kept.get(&id) {
             return Found::Number(*number);
@@ -146,8 +147,12 @@ impl Numbers {
         }
     }
 
+    #[inline]
     pub(super) fn hash(&self, id: TransactionId) -> Hash {
-        self.places.hash(id.0)
+        match minted_at_ms(id) {
+            Some(ms) => self.places.hash_in(ms / 16, id.0),
+            None => self.places.hash(id.0),
+        }
     }
 
     /// Adds the next id, which is not there yet. Answers its number; `None` if there is no room for another.

@@ -1,42 +1,31 @@
 //! The most common transaction by far, a transfer between two accounts, on a shorter way to the same end.
 
-use super::accounts::{Accounts, Index, Row};
+use super::accounts::{Accounts, Index};
 use crate::model::amount::AMOUNT_MAX;
-use crate::model::{AccountState, Balance, Posting, Side};
+use crate::model::{Action, Posting, Side, Transaction};
 
-/// Two accounts, and how they will be.
-pub(super) struct Pair {
-    pub(super) indexes: [Index; 2],
-    pub(super) balances: [Balance; 2],
+/// The postings of a transaction that does nothing but debit one account and credit another, in this order, and about which nothing
+/// else is said.
+#[inline]
+pub(super) fn plain(transaction: &Transaction) -> Option<&[Posting; 2]> {
+    let is_plain = transaction.action == Action::Post
+        && transaction.reverses.is_none()
+        && transaction.details.is_none()
+        && transaction.effective.is_none();
+    let pair: &[Posting; 2] = transaction.postings.as_slice().try_into().ok()?;
+    (is_plain && pair[0].side == Side::Debit && pair[1].side == Side::Credit).then_some(pair)
 }
 
-/// What two postings come to, if nothing speaks against them; `None` where [`resolve`](super::resolve::resolve) is to say what does.
+/// The accounts of two such postings, if nothing speaks against them; `None` where [`resolve`](super::resolve::resolve) is to say what
+/// does.
 #[inline]
-pub(super) fn pair(accounts: &Accounts, a: &Posting, b: &Posting) -> Option<Pair> {
-    let is_balanced = a.amount == b.amount && a.currency == b.currency && a.side != b.side;
-    if !is_balanced || a.amount == 0 || a.amount > AMOUNT_MAX || a.account == b.account {
+pub(super) fn find(accounts: &Accounts, [debit, credit]: &[Posting; 2]) -> Option<[Index; 2]> {
+    let is_balanced = debit.amount == credit.amount && debit.currency == credit.currency;
+    if !is_balanced || debit.amount == 0 || debit.amount > AMOUNT_MAX || debit.account == credit.account {
         return None;
     }
-    let indexes = [accounts.find(a.account)?, accounts.find(b.account)?];
-    let after = |index: Index, posting: &Posting| {
-        let row = accounts.row(index).filter(|row| row.currency == posting.currency)?;
-        let balance = posted(row, posting.side, posting.amount)?;
-        accounts.check(row, &balance, posting.side).is_ok().then_some(balance)
-    };
-    Some(Pair { indexes, balances: [after(indexes[0], a)?, after(indexes[1], b)?] })
-}
-
-#[inline]
-fn posted(row: &Row, side: Side, amount: u128) -> Option<Balance> {
-    if row.state != AccountState::Open {
-        return None;
-    }
-    let mut balance = row.balance;
-    let (posted, held) = match side {
-        Side::Debit => (&mut balance.debits_posted, balance.debits_held),
-        Side::Credit => (&mut balance.credits_posted, balance.credits_held),
-    };
-    // All of these are at most i128::MAX.
-    *posted += amount;
-    (*posted <= AMOUNT_MAX && *posted + held <= AMOUNT_MAX).then_some(balance)
+    let indexes = [accounts.find(debit.account)?, accounts.find(credit.account)?];
+    let may =
+        |index, side| accounts.row(index).is_some_and(|row| accounts.may_post(row, debit.currency, side, debit.amount));
+    (may(indexes[0], Side::Debit) && may(indexes[1], Side::Credit)).then_some(indexes)
 }

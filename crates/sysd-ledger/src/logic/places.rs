@@ -4,8 +4,6 @@ use std::hash::BuildHasher as _;
 
 use foldhash::fast::RandomState;
 
-/// So many tables, so that one that grows is a small part of all, and nothing waits for long.
-const TABLES: usize = 256;
 const SLOTS_MIN: usize = 8;
 
 /// A place, and 31 bits of the hash of what lies there: to tell it from others, and to move it when the table grows, without a look
@@ -116,15 +114,15 @@ impl Table {
     }
 }
 
-/// From ids to places.
+/// From ids to places: so many tables, so that one that grows is a small part of all, and nothing waits for long.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Places<const TABLES: usize> {
     tables: Vec<Table>,
     /// Seeded anew in each process: who chooses ids can't choose where they lie. Nothing that is answered depends on it.
     hasher: RandomState,
 }
 
-impl Default for Places {
+impl<const TABLES: usize> Default for Places<TABLES> {
     fn default() -> Self {
         Self { tables: (0..TABLES).map(|_| Table::default()).collect(), hasher: RandomState::default() }
     }
@@ -132,52 +130,48 @@ impl Default for Places {
 
 /// The hash of an id, to look for it and then to add it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hash(u64);
-
-impl Hash {
-    const fn table(self) -> usize {
-        (self.0 >> 56) as usize % TABLES
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "the lower half")]
-    const fn tag(self) -> u32 {
-        self.0 as u32 | 1
-    }
+pub(super) struct Hash {
+    table: usize,
+    tag: u32,
 }
 
-impl Places {
+impl<const TABLES: usize> Places<TABLES> {
+    /// An id that may be in any table.
     #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "both halves are used")]
     pub(super) fn hash(&self, id: u128) -> Hash {
-        Hash(self.hasher.hash_one(id))
+        let hash = self.hasher.hash_one(id);
+        Hash { table: (hash >> 32) as usize % TABLES, tag: hash as u32 | 1 }
+    }
+
+    /// An id that is always in the table of that number, counted beyond the last one from the first again. What is looked for at about
+    /// the same time had better be in the same one.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "the remainder counts")]
+    pub(super) fn hash_in(&self, table: u64, id: u128) -> Hash {
+        Hash { table: table as usize % TABLES, ..self.hash(id) }
     }
 
     /// The place of an id, if it lies where `is_it` says so.
     #[inline]
     pub(super) fn find(&self, hash: Hash, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let table = self.tables.get(hash.table())?;
-        let found = table.find(hash.tag(), is_it)?;
+        let table = self.tables.get(hash.table)?;
+        let found = table.find(hash.tag, is_it)?;
         table.slots.get(found).map(|slot| slot.at())
-    }
-
-    /// Where an id may well lie; also a look at what is looked at when it is looked for, so that it is near then.
-    #[inline]
-    pub(super) fn likely(&self, hash: Hash) -> u32 {
-        let table = self.tables.get(hash.table()).filter(|table| !table.slots.is_empty());
-        table.and_then(|table| table.slots.get(table.home(hash.tag()))).map_or(0, |slot| slot.at())
     }
 
     /// Adds one that is not there.
     #[inline]
     pub(super) fn insert(&mut self, hash: Hash, at: u32) {
-        if let Some(table) = self.tables.get_mut(hash.table()) {
-            table.insert(Slot::new(hash.tag(), at));
+        if let Some(table) = self.tables.get_mut(hash.table) {
+            table.insert(Slot::new(hash.tag, at));
         }
     }
 
     /// Removes the one that lies there, if it is there.
     pub(super) fn remove(&mut self, hash: Hash, at: u32) {
-        if let Some(table) = self.tables.get_mut(hash.table())
-            && let Some(found) = table.find(hash.tag(), |found| found == at)
+        if let Some(table) = self.tables.get_mut(hash.table)
+            && let Some(found) = table.find(hash.tag, |found| found == at)
         {
             table.remove(found);
         }

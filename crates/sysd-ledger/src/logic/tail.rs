@@ -6,7 +6,8 @@ use bytes::Bytes;
 use sysd_core::Timestamp;
 
 use super::resolve::Change;
-use crate::schema::entry;
+use crate::model::{Balance, Posting, Transaction, TransactionId};
+use crate::schema::entry::{self, PairEntry};
 use crate::schema::journal::{CHUNK_BYTES, ChunkHash, SEGMENT_NUMBERS};
 
 /// A part of the journal that is full: it will never change.
@@ -39,13 +40,14 @@ pub(crate) struct Tail {
     full_bytes: usize,
     /// The entry that is being written.
     line: Vec<u8>,
+    pair: PairEntry,
 }
 
 /// What is recorded under a number.
 #[derive(Clone, Copy)]
 pub(super) enum Recorded<'a> {
-    Transaction(&'a crate::model::Transaction),
-    HoldEnded(crate::model::TransactionId),
+    Transaction(&'a Transaction),
+    HoldEnded(TransactionId),
 }
 
 impl Tail {
@@ -70,10 +72,9 @@ impl Tail {
         self.full_bytes + self.open.len()
     }
 
-    /// Begins the entry of the next number, which has so many changes; [`end`](Self::end) ends it. Answers whether its changes are to
-    /// be written whole.
+    /// Begins the entry of the next number: answers how many microseconds it is after the one before.
     #[inline]
-    pub(super) fn begin(&mut self, now: Timestamp, recorded: Recorded<'_>, count: usize) -> bool {
+    fn next(&mut self, now: Timestamp) -> u64 {
         let number = self.last + 1;
         if self.open.is_empty() {
             self.open_first = number;
@@ -81,9 +82,31 @@ impl Tail {
             self.open.reserve_exact(CHUNK_BYTES + (CHUNK_BYTES >> 2));
             entry::begin_body(number, now, &mut self.open);
         }
+        self.last = number;
         let elapsed = now.as_micros().saturating_sub(self.last_at.as_micros());
         self.last_at = now;
-        self.last = number;
+        elapsed
+    }
+
+    /// Begins the entry of the next number, of a transaction with these two postings and nothing else.
+    #[inline]
+    pub(super) fn begin_pair(&mut self, now: Timestamp, id: TransactionId, postings: &[Posting; 2]) -> &mut PairEntry {
+        let elapsed = self.next(now);
+        self.pair.begin(elapsed, id, postings);
+        &mut self.pair
+    }
+
+    #[inline]
+    pub(super) fn end_pair(&mut self) {
+        self.open.extend_from_slice(self.pair.finish());
+        self.close_if_full();
+    }
+
+    /// Begins the entry of the next number, which has so many changes; [`end`](Self::end) ends it. Answers whether its changes are to
+    /// be written whole.
+    #[inline]
+    pub(super) fn begin(&mut self, now: Timestamp, recorded: Recorded<'_>, count: usize) -> bool {
+        let elapsed = self.next(now);
         self.line.clear();
         match recorded {
             Recorded::Transaction(transaction) => {
@@ -103,30 +126,30 @@ impl Tail {
         is_whole: bool,
         change: &Change,
         row: &super::accounts::Row,
-        balance: &crate::model::Balance,
+        balance: &Balance,
         trail: &entry::Trail,
     ) {
         if is_whole {
             let amounts = [change.posted, change.held, change.freed];
             entry::put_whole_change(row.id, row.currency, change.side, amounts, &mut self.line);
         }
-        self.put_after(balance, trail);
-    }
-
-    /// A change that is what was asked.
-    #[inline]
-    pub(super) fn put_after(&mut self, balance: &crate::model::Balance, trail: &entry::Trail) {
         entry::put_after(balance, self.last, trail, &mut self.line);
     }
 
     #[inline]
     pub(super) fn end(&mut self) {
         entry::put_sized(&self.line, &mut self.open);
+        self.close_if_full();
+    }
+
+    #[inline]
+    fn close_if_full(&mut self) {
         if self.open.len() >= CHUNK_BYTES || self.last.is_multiple_of(SEGMENT_NUMBERS) {
             self.close();
         }
     }
 
+    #[cold]
     fn close(&mut self) {
         let body = Bytes::from(std::mem::take(&mut self.open));
         self.full_bytes += body.len();

@@ -23,6 +23,14 @@ pub struct Balance {
 }
 
 impl Balance {
+    #[inline]
+    pub(crate) const fn posted_mut(&mut self, side: Side) -> &mut u128 {
+        match side {
+            Side::Debit => &mut self.debits_posted,
+            Side::Credit => &mut self.credits_posted,
+        }
+    }
+
     /// What was posted, as it counts on that side: negative if there is more on the other.
     pub fn posted(&self, side: Side) -> i128 {
         // Sums are at most i128::MAX.

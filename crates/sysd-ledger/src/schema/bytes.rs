@@ -31,7 +31,14 @@ pub(crate) fn put_number(number: u128, out: &mut Vec<u8>) {
 }
 
 #[inline]
-pub(crate) fn put_small(mut number: u64, out: &mut Vec<u8>) {
+pub(crate) fn put_small(number: u64, out: &mut Vec<u8>) {
+    match u8::try_from(number) {
+        Ok(byte) if byte <= 0x7F => out.push(byte),
+        _ => put_longer(number, out),
+    }
+}
+
+fn put_longer(mut number: u64, out: &mut Vec<u8>) {
     let (mut bytes, mut len) = ([0_u8; 10], 0);
     while number > 0x7F && len < 9 {
         #[allow(clippy::cast_possible_truncation, reason = "the lowest seven bits")]
@@ -128,7 +135,26 @@ impl<'a> Reader<'a> {
         Ok(*array)
     }
 
+    /// The next so many bytes.
+    #[inline]
+    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], What> {
+        let (bytes, rest) = self.rest.split_at_checked(len).ok_or("it ends too early")?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    #[inline]
     pub(crate) fn wide(&mut self) -> Result<u128, What> {
+        match self.rest.split_first() {
+            Some((byte, rest)) if *byte <= 0x7F => {
+                self.rest = rest;
+                Ok(u128::from(*byte))
+            }
+            _ => self.longer(),
+        }
+    }
+
+    fn longer(&mut self) -> Result<u128, What> {
         let (mut number, mut shift) = (0_u128, 0);
         loop {
             let byte = self.byte()?;
@@ -192,9 +218,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8], What> {
         let len = self.number::<usize>()?;
-        let (bytes, rest) = self.rest.split_at_checked(len).ok_or("it ends too early")?;
-        self.rest = rest;
-        Ok(bytes)
+        self.take(len)
     }
 
     /// As [`put_amount`] writes it.

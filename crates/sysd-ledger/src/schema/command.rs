@@ -218,10 +218,7 @@ pub(super) fn put_transaction(transaction: &Transaction, out: &mut Vec<u8>) {
         _ => {}
     }
     if is_pair && let [debit, credit] = postings.as_slice() {
-        put_currency(debit.currency, out);
-        put_number(debit.amount, out);
-        put_id(debit.account.0, out);
-        put_id(credit.account.0, out);
+        put_pair(debit, credit.account, out);
     } else {
         put_number(postings.len() as u128, out);
         for posting in postings {
@@ -252,6 +249,17 @@ pub(super) fn put_transaction(transaction: &Transaction, out: &mut Vec<u8>) {
             out.push(decimals);
         }
     }
+}
+
+/// The flags of a transaction with two postings of one amount, the debit first, and nothing else.
+pub(super) const PLAIN_PAIR: u8 = IS_PAIR;
+
+#[inline]
+fn put_pair(debit: &Posting, credit: AccountId, out: &mut Vec<u8>) {
+    put_currency(debit.currency, out);
+    put_number(debit.amount, out);
+    put_id(debit.account.0, out);
+    put_id(credit.0, out);
 }
 
 pub(super) fn transaction(reader: &mut Reader<'_>) -> Result<Transaction, What> {

@@ -3,15 +3,17 @@
 //! A chunk's body: the number of its first entry and the time from which times are counted (8 bytes each, big-endian), then its
 //! entries, each behind its length. An entry: its kind, the microseconds since the entry before it, the transaction as a command has
 //! it or the hold that ended, and what it changed. The changes of a transaction that posts or holds its postings are those, one for
-//! one, so only how the account stood after each is written; others are written whole. Behind each change stands its ordinal, and
-//! how many numbers ago the account was changed before, and before that: see [`Trail`].
+//! one, so only how the account stood after each is written; others are written whole. With how it stood comes the change's ordinal,
+//! and how many numbers ago the account was changed before: see [`Trail`]. These six numbers lie behind their widths in bytes, four
+//! bits each, so that they are written without a branch.
 
 use sysd_core::Timestamp;
 
 use super::bytes::{Reader, What, put_currency, put_id, put_number, put_side, put_small};
-use super::command::{put_transaction, transaction};
+use super::command::{PLAIN_PAIR, put_transaction, transaction};
+use crate::model::amount::AMOUNT_MAX;
 use crate::model::{
-    AccountId, Action, Balance, Change, Currency, Event, JournalEntry, Side, Transaction, TransactionId,
+    AccountId, Action, Balance, Change, Currency, Event, JournalEntry, Posting, Side, Transaction, TransactionId,
 };
 
 /// A transaction whose changes are its postings.
@@ -24,22 +26,48 @@ const HOLD_ENDED: u8 = 2;
 /// So many kinds of steps back there are; the first is to the change before.
 pub(crate) const TRAIL_MAX: usize = 8;
 
-/// Where earlier changes of an account are: the numbers of the last one before this, and of the last before this whose ordinal is a
-/// multiple of 8, of 64, of 512, …, as many as there are.
+/// Where earlier changes of an account are: the number of the one before this, and, of a change whose ordinal is a multiple of 8, of
+/// 64, of 512, …, of the one that is 8, 64, 512, … before it. Of the change that comes next, the books know all: of the last changes
+/// whose ordinals are such multiples.
 ///
-/// So who looks for an earlier change goes at most seven times as far as possible, then seven times an eighth as far, and so on:
-/// a skip list (Pugh, 1990) that is never changed.
+/// So who looks for an earlier change from there goes at most seven times as far as possible, then seven times an eighth as far, and
+/// so on: a skip list (Pugh, 1990) that is never changed. Seven of eight changes keep one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Trail {
     pub(crate) ordinal: u64,
+    /// Only so many of `back` are there.
+    pub(crate) len: usize,
     pub(crate) back: [u64; TRAIL_MAX],
 }
 
 impl Trail {
-    /// How many kinds of steps back there are from here.
-    pub(crate) fn steps(&self) -> usize {
-        let before = self.ordinal.saturating_sub(1);
-        if before == 0 { 0 } else { TRAIL_MAX.min(1 + before.ilog2() as usize / 3) }
+    /// How many steps a change of that ordinal keeps.
+    #[inline]
+    pub(crate) const fn len_of(ordinal: u64) -> usize {
+        if ordinal <= 1 {
+            return 0;
+        }
+        let levels = ordinal.trailing_zeros() as usize / 3;
+        let levels = if levels < TRAIL_MAX { levels } else { TRAIL_MAX - 1 };
+        // There is nothing before the first.
+        let is_first = ordinal == 1 << (3 * levels);
+        if is_first { levels } else { 1 + levels }
+    }
+
+    /// How many steps lead from the change that comes next.
+    pub(crate) const fn len_next(ordinal: u64) -> usize {
+        let before = ordinal.saturating_sub(1);
+        if before == 0 {
+            return 0;
+        }
+        let levels = before.ilog2() as usize / 3;
+        1 + if levels < TRAIL_MAX { levels } else { TRAIL_MAX - 1 }
+    }
+
+    /// The numbers of the changes to which steps lead, the next one first.
+    #[inline]
+    pub(crate) fn back(&self) -> &[u64] {
+        self.back.get(..self.len).unwrap_or(&self.back)
     }
 }
 
@@ -53,6 +81,96 @@ pub(crate) struct ReadEntry {
 pub(crate) fn begin_body(first: u64, base: Timestamp, out: &mut Vec<u8>) {
     out.extend_from_slice(&first.to_be_bytes());
     out.extend_from_slice(&base.as_micros().to_be_bytes());
+}
+
+/// The entry of a transaction that debits one account and credits another and says nothing else, if no number in it has more than
+/// 8 bytes: as [`put_transaction_entry`], [`put_after`] and [`put_sized`] write it, in one piece. There is one, used again and again.
+#[derive(Debug)]
+pub(crate) struct PairEntry {
+    bytes: [u8; PairEntry::ROOM],
+    len: usize,
+}
+
+impl Default for PairEntry {
+    fn default() -> Self {
+        Self { bytes: [0; Self::ROOM], len: 0 }
+    }
+}
+
+impl PairEntry {
+    /// Its length takes two bytes at most.
+    const START: usize = 2;
+    const HEAD: usize = Self::START + 2 + 2 * 10 + 3 * 16 + 8;
+    const AFTER: usize = 3 + 6 * 8 + 10 * (TRAIL_MAX - 1);
+    /// For all of it, and for the bytes behind a number that are written with it.
+    const ROOM: usize = Self::HEAD + 2 * Self::AFTER + 10;
+
+    #[inline]
+    pub(crate) fn begin(&mut self, elapsed_us: u64, id: TransactionId, [debit, credit]: &[Posting; 2]) {
+        self.len = Self::START;
+        self.put([AS_ASKED]);
+        self.put_small(elapsed_us);
+        self.put([PLAIN_PAIR]);
+        self.put(id.0.to_be_bytes());
+        self.put(debit.currency.to_bits().to_be_bytes());
+        self.put_small(u64::try_from(debit.amount).unwrap_or(u64::MAX));
+        self.put(debit.account.0.to_be_bytes());
+        self.put(credit.account.0.to_be_bytes());
+    }
+
+    #[inline]
+    fn put<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.bytes[self.len..][..N].copy_from_slice(&bytes);
+        self.len += N;
+    }
+
+    #[inline]
+    fn put_small(&mut self, mut number: u64) {
+        while number > 0x7F {
+            self.put([number.to_le_bytes()[0] | 0x80]);
+            number >>= 7;
+        }
+        self.put([number.to_le_bytes()[0]]);
+    }
+
+    /// How an account stood after its change of that ordinal, and how many numbers ago the one before it was.
+    #[inline]
+    pub(crate) fn put_after(&mut self, balance: &Balance, ordinal: u64, before: u64) {
+        let Balance { debits_posted, credits_posted, debits_held, credits_held } = *balance;
+        #[allow(clippy::cast_possible_truncation, reason = "no number has more than 8 bytes")]
+        let sums = [debits_posted as u64, credits_posted as u64, debits_held as u64, credits_held as u64];
+        let numbers = [sums[0], sums[1], sums[2], sums[3], ordinal, before];
+        let (start, mut len, mut widths) = (self.len, self.len + 3, 0_u32);
+        // Each is written with all of its bytes, and the next one over those that it does not need.
+        for (at, number) in (0..).zip(numbers) {
+            let width = width(number);
+            widths |= (width as u32) << (4 * at);
+            self.bytes[len..][..8].copy_from_slice(&number.to_le_bytes());
+            len += width;
+        }
+        self.bytes[start..][..3].copy_from_slice(&widths.to_le_bytes()[..3]);
+        self.len = len;
+    }
+
+    #[cold]
+    pub(crate) fn put_farther(&mut self, number: u64, trail: &Trail) {
+        trail.back().iter().skip(1).for_each(|back| self.put_small(number.saturating_sub(*back)));
+    }
+
+    /// The entry behind its length.
+    #[inline]
+    pub(crate) fn finish(&mut self) -> &[u8] {
+        let len = self.len - Self::START;
+        // Seven bits in each byte, as everywhere.
+        let start = if len <= 0x7F {
+            self.bytes[1] = len.to_le_bytes()[0];
+            1
+        } else {
+            self.bytes[..2].copy_from_slice(&[len.to_le_bytes()[0] | 0x80, (len >> 7).to_le_bytes()[0]]);
+            0
+        };
+        &self.bytes[start..self.len]
+    }
 }
 
 /// An entry behind its length.
@@ -109,31 +227,66 @@ pub(crate) fn put_whole_change(
     }
 }
 
+/// A sum that has more than 8 bytes has 16.
+const WIDE: u8 = 15;
+
+/// How many bytes a number takes.
+#[inline]
+const fn width(number: u64) -> usize {
+    8 - (number.leading_zeros() / 8) as usize
+}
+
 /// How the account stood after a change, and where its earlier ones are.
 #[inline]
 pub(crate) fn put_after(balance: &Balance, number: u64, trail: &Trail, out: &mut Vec<u8>) {
-    for sum in [balance.debits_posted, balance.credits_posted, balance.debits_held, balance.credits_held] {
-        put_number(sum, out);
+    let Balance { debits_posted, credits_posted, debits_held, credits_held } = *balance;
+    let before = trail.back().first().map_or(0, |back| number.saturating_sub(*back));
+    let numbers = [debits_posted, credits_posted, debits_held, credits_held, trail.ordinal.into(), before.into()];
+    let width = |number: u128| u64::try_from(number).map_or(16, width);
+    let code = |number: u128| if width(number) == 16 { WIDE } else { width(number).to_le_bytes()[0] };
+    out.extend(numbers.chunks_exact(2).map(|pair| code(pair[0]) | code(pair[1]) << 4));
+    for number in numbers {
+        out.extend_from_slice(&number.to_le_bytes()[..width(number)]);
     }
-    put_small(trail.ordinal, out);
-    for back in trail.back.iter().take(trail.steps()) {
-        put_small(number.saturating_sub(*back), out);
-    }
+    trail.back().iter().skip(1).for_each(|back| put_small(number.saturating_sub(*back), out));
 }
 
 fn after(number: u64, reader: &mut Reader<'_>) -> Result<(Balance, Trail), What> {
-    let balance = Balance {
-        debits_posted: reader.wide()?,
-        credits_posted: reader.wide()?,
-        debits_held: reader.wide()?,
-        credits_held: reader.wide()?,
-    };
-    let mut trail = Trail { ordinal: reader.number()?, back: [0; TRAIL_MAX] };
-    if trail.ordinal == 0 {
+    let codes = reader.array::<3>()?;
+    let mut numbers = [0_u128; 6];
+    for (at, found) in numbers.iter_mut().enumerate() {
+        let code = codes[at / 2] >> (4 * (at % 2)) & 0xF;
+        *found = match code {
+            WIDE => u128::from_le_bytes(reader.array()?),
+            0..=8 => {
+                let (mut bytes, width) = ([0; 8], usize::from(code));
+                bytes[..width].copy_from_slice(reader.take(width)?);
+                u64::from_le_bytes(bytes).into()
+            }
+            _ => return Err("a width that no number has"),
+        };
+        // Each number is written in one way only.
+        let is_shortest = match u64::try_from(*found) {
+            Ok(small) => usize::from(code) == width(small),
+            Err(_) => *found <= AMOUNT_MAX,
+        };
+        if !is_shortest {
+            return Err("a number is longer than it needs to be");
+        }
+    }
+    let [debits_posted, credits_posted, debits_held, credits_held, ordinal, before] = numbers;
+    let balance = Balance { debits_posted, credits_posted, debits_held, credits_held };
+    let small = |number: u128| u64::try_from(number).map_err(|_| "a number is too great");
+    let (ordinal, before) = (small(ordinal)?, small(before)?);
+    if ordinal == 0 {
         return Err("an ordinal of zero");
     }
-    for at in 0..trail.steps() {
-        let ago = reader.number::<u64>()?;
+    let mut trail = Trail { ordinal, len: Trail::len_of(ordinal), back: [0; TRAIL_MAX] };
+    if trail.len == 0 && before != 0 {
+        return Err("a change before the first");
+    }
+    for at in 0..trail.len {
+        let ago = if at == 0 { before } else { reader.number::<u64>()? };
         if ago == 0 || ago >= number {
             return Err("an earlier change that is not earlier");
         }
@@ -280,14 +433,14 @@ mod tests {
 
     const PINNED: &str = concat!(
         "00000000000000010006608b016e724049000008000000000000000000000000000000014555520000000002ac0200000000",
-        "00000000000000000000000200000000000000000000000000000001ac020000000100ac020000015200c0843d8a00000000",
+        "000000000000000000000002000000000000000000000000000000010200012c01012000012c01015300c0843d8a00000000",
         "000000000000000000000002c088a28fb0919803455552000000000246000000000000000000000000000000030000000000",
-        "00000000000000000000020000460001ac0200004602014d00c0843d08000000000000000000000000000000034555520000",
-        "000002ac020000000000000000000000000000000200000000000000000000000000000001d804000046030100d804000002",
-        "025b0280a4e80300000000000000000000000000000002020000000000000000000000000000000345555200000000020000",
-        "004600000000020200000000000000000000000000000002455552000000000201000046d80400000004014b000008000000",
-        "000000000000000000000000044555520000000002ac02000000000000000000000000000000020000000000000000000000",
-        "00000000018407000000050100840700000302",
+        "000000000000000000000200010146010210112c014602014e00c0843d080000000000000000000000000000000345555200",
+        "00000002ac020000000000000000000000000000000200000000000000000000000000000001021011580246030120001158",
+        "0202025a0280a4e8030000000000000000000000000000000202000000000000000000000000000000034555520000000002",
+        "00000046000011020200000000000000000000000000000002455552000000000201000046020011580204014b0000080000",
+        "00000000000000000000000000044555520000000002ac020000000000000000000000000000000200000000000000000000",
+        "0000000000010200118403050120001184030302",
     );
 
     #[test]
@@ -302,7 +455,72 @@ mod tests {
         }
     }
 
+    fn sum() -> impl Strategy<Value = u128> {
+        (0..=AMOUNT_MAX, 0..128_u32).prop_map(|(sum, shift)| sum >> shift)
+    }
+
     proptest! {
+        #[test]
+        fn how_an_account_stood_is_read_as_it_was_written(
+            sums in [sum(), sum(), sum(), sum()],
+            ordinal in (1..=u64::MAX, 0..64_u32).prop_map(|(ordinal, shift)| (ordinal >> shift).max(1)),
+            number in 1_000..u64::MAX,
+            ago in prop::array::uniform8(1..1_000_u64),
+        ) {
+            let [debits_posted, credits_posted, debits_held, credits_held] = sums;
+            let balance = Balance { debits_posted, credits_posted, debits_held, credits_held };
+            let mut trail = Trail { ordinal, len: Trail::len_of(ordinal), ..Trail::default() };
+            for at in 0..trail.len {
+                trail.back[at] = number - ago[at];
+            }
+            let mut bytes = Vec::new();
+            put_after(&balance, number, &trail, &mut bytes);
+            let mut reader = Reader::new(&bytes);
+            prop_assert_eq!(after(number, &mut reader), Ok((balance, trail)));
+            prop_assert!(reader.is_empty());
+        }
+
+        #[test]
+        fn a_pair_is_written_as_anything_else(
+            ids in prop::array::uniform3(any::<u128>()),
+            amount in (1..1_u128 << 63, 0..63_u32).prop_map(|(amount, shift)| (amount >> shift).max(1)),
+            elapsed_us: u64,
+            sums in prop::array::uniform8((0..1_u128 << 63, 0..64_u32).prop_map(|(sum, shift)| sum >> shift)),
+            ordinals in prop::array::uniform2((1..=u64::MAX, 0..64_u32, 0..4_u32)),
+            number in 1_000..u64::MAX,
+            ago in prop::array::uniform8(1..1_000_u64),
+        ) {
+            let euro = Currency::iso("EUR").unwrap();
+            let transaction =
+                Transaction::transfer(TransactionId(ids[0]), euro, amount, AccountId(ids[1]), AccountId(ids[2]));
+            let pair: &[Posting; 2] = transaction.postings.as_slice().try_into().unwrap();
+            let after = [0, 1].map(|at| {
+                let [debits_posted, credits_posted, debits_held, credits_held] =
+                    [sums[4 * at], sums[4 * at + 1], sums[4 * at + 2], sums[4 * at + 3]];
+                // Many that have longer steps.
+                let (ordinal, right, levels) = ordinals[at];
+                let ordinal = (ordinal >> right >> (3 * levels) << (3 * levels)).max(1);
+                let mut trail = Trail { ordinal, len: Trail::len_of(ordinal), ..Trail::default() };
+                for (back, ago) in trail.back.iter_mut().zip(ago) {
+                    *back = number - ago;
+                }
+                (Balance { debits_posted, credits_posted, debits_held, credits_held }, trail)
+            });
+
+            let (mut line, mut wanted) = (Vec::new(), Vec::new());
+            put_transaction_entry(elapsed_us, &transaction, 2, &mut line);
+            after.iter().for_each(|(balance, trail)| put_after(balance, number, trail, &mut line));
+            put_sized(&line, &mut wanted);
+
+            let mut entry = PairEntry::default();
+            entry.begin(elapsed_us, transaction.id, pair);
+            for (balance, trail) in &after {
+                entry.put_after(balance, trail.ordinal, trail.back().first().map_or(0, |back| number - back));
+                entry.put_farther(number, trail);
+            }
+            prop_assert_eq!(entry.finish(), &wanted);
+        }
+
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), at in 0..400_usize, with: u8) {
             let _ = read(&bytes);
@@ -315,9 +533,23 @@ mod tests {
 
     #[test]
     fn steps_back_reach_as_far_as_they_say() {
-        let steps = |ordinal| Trail { ordinal, back: [0; TRAIL_MAX] }.steps();
-        for (ordinal, count) in [(1, 0), (2, 1), (8, 1), (9, 2), (64, 2), (65, 3), (513, 4), (u64::MAX, TRAIL_MAX)] {
-            assert_eq!(steps(ordinal), count, "{ordinal}");
+        for (ordinal, next, kept) in [
+            (1, 0, 0),
+            (2, 1, 1),
+            (8, 1, 1),
+            (9, 2, 1),
+            (16, 2, 2),
+            (64, 2, 2),
+            (65, 3, 1),
+            (72, 3, 2),
+            (128, 3, 3),
+            (512, 3, 3),
+            (513, 4, 1),
+            (1024, 4, 4),
+            (u64::MAX, TRAIL_MAX, 1),
+            (1 << 63, TRAIL_MAX, TRAIL_MAX),
+        ] {
+            assert_eq!((Trail::len_next(ordinal), Trail::len_of(ordinal)), (next, kept), "{ordinal}");
         }
     }
 }
