@@ -14,6 +14,7 @@ mod writer;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub(crate) use audit::Claim;
@@ -26,6 +27,7 @@ pub use writer::JournalWriter;
 use self::calls::Calls;
 pub(crate) use self::view::End;
 use self::view::{Cache, View};
+use crate::logic::TAIL_BYTES_MAX;
 use crate::schema::journal::Schema;
 
 /// How the journal is written and read. Start from the default.
@@ -39,7 +41,7 @@ pub struct JournalConfig {
     pub write_every: Duration,
     /// How many chunks, of 32 KiB or a little more, reads keep in memory.
     pub chunks_cached: usize,
-    /// How long one storage call may take.
+    /// How long one storage call may take; and how long a transaction waits while more than 32 MiB of the journal wait for the store.
     pub call_wait_max: Duration,
     /// When calls of the store are tried again.
     pub retry: RetryPolicy,
@@ -76,12 +78,17 @@ impl fmt::Debug for JournalConfig {
     }
 }
 
+/// When more of the journal waits than this, transactions wait too: half of what may.
+const BEHIND_BYTES: usize = TAIL_BYTES_MAX / 2;
+
 /// A ledger's journal on its store.
 #[derive(Debug)]
 pub(crate) struct Journal<S> {
     calls: Calls<S>,
     schema: Schema,
     cache: Cache,
+    /// How many bytes waited for the store when the writer last looked.
+    behind: AtomicUsize,
 }
 
 impl<S: Store> Journal<S> {
@@ -90,7 +97,27 @@ impl<S: Store> Journal<S> {
         if config.write_every.is_zero() {
             return Err(Error::invalid("write_every", "it is more than zero"));
         }
-        Ok(Self { calls: Calls::new(store, config, may_forget), schema: Schema::new(name)?, cache: Cache::default() })
+        Ok(Self {
+            calls: Calls::new(store, config, may_forget),
+            schema: Schema::new(name)?,
+            cache: Cache::default(),
+            behind: AtomicUsize::new(0),
+        })
+    }
+
+    /// Waits while too much of the journal waits for the store, as long as a call of it may take; then the books decide.
+    ///
+    /// # Cancel safety
+    /// Nothing was done.
+    pub(crate) async fn room(&self) {
+        if self.behind.load(Ordering::Relaxed) <= BEHIND_BYTES {
+            return;
+        }
+        let JournalConfig { clock, write_every, call_wait_max, .. } = &self.calls.config;
+        let deadline = clock.now().saturating_add(*call_wait_max);
+        while self.behind.load(Ordering::Relaxed) > BEHIND_BYTES && clock.now() < deadline {
+            clock.sleep_until(clock.now().saturating_add(*write_every).min(deadline)).await;
+        }
     }
 
     fn view(&self, end: End) -> View<'_, S> {

@@ -17,6 +17,7 @@ mod tail;
 pub(crate) use accounts::StoredTrail;
 #[doc(hidden)]
 pub use books::Bug;
+pub(crate) use books::TAIL_BYTES_MAX;
 pub use books::{Books, Command, GROUP_MAX, Inconsistency, TrialBalance};
 pub use held::HoldView;
 pub use numbers::Looked;

@@ -135,7 +135,8 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     /// which is answered as the first time if it was recorded. Those of reading the journal, for an id that was recorded before.
     ///
     /// # Cost
-    /// One conditional write for all that is asked while the last one was on its way. A read or two of the store for an id that was
+    /// One conditional write for all that is asked while the last one was on its way. While more than 32 MiB of the journal wait for
+    /// the store, a transaction waits too, up to [`JournalConfig::call_wait_max`]; when 64 MiB do it is rejected. A read or two of the store for an id that was
     /// recorded before, or that may have been so long ago that it has left memory.
     ///
     /// # Cancel safety
@@ -146,6 +147,7 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
             Command::Group(transactions) | Command::Batch(transactions) => transactions.clone(),
             _ => return self.log.submit(command).await,
         };
+        self.journal.room().await;
         let is_group = matches!(command, Command::Group(_));
         let reply = match self.log.submit(command).await? {
             Reply::LookUp { forgotten } => {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,12 +11,12 @@ use futures::TryStreamExt as _;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 use sysd_core::{
-    Clock as _, Durability, ErasedProcedure, ErrorKind, Key, Limits, ManualClock, Outcome, OutputBytes, Record, Result,
-    Scan, Space, Store, StoreExt as _, Timestamp, Trim, Trimmed, Write, tuple,
+    Clock as _, Durability, Effect, ErasedProcedure, Error, ErrorKind, Key, Limits, ManualClock, Outcome, OutputBytes,
+    Record, Result, Scan, Space, Store, StoreExt as _, Timestamp, Trim, Trimmed, Write, tuple,
 };
 use sysd_ledger::{
     Account, AccountId, AccountKind, AsOf, AuditError, Balance, Books, Change, ChunkHash, Command, Currency, Date,
-    Details, JournalConfig, JournalEntry, Ledger, Page, Reply, Side, Transaction, TransactionId,
+    Details, JournalConfig, JournalEntry, Ledger, Page, Rejection, Reply, Side, Transaction, TransactionId,
 };
 use sysd_storage::{Follower, Memory, Replica, ReplicaConfig};
 
@@ -290,10 +291,9 @@ async fn chunks(store: &Memory) -> BTreeMap<Vec<u8>, Bytes> {
 
 /// A chunk again, with the hashes that its bytes should have.
 fn sealed_chunk(before: &[u8], body: &[u8]) -> Vec<u8> {
-    use sha2::Digest as _;
     let mut out = [&[1], before, body].concat();
-    let hash = sha2::Sha256::digest(&out);
-    out.extend_from_slice(&hash);
+    let hash = blake3::hash(&out);
+    out.extend_from_slice(hash.as_bytes());
     out
 }
 
@@ -456,6 +456,116 @@ impl Store for Durable {
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
         self.0.update(key, procedure).await
     }
+}
+
+/// Memory to whose journal nothing can be written for a while.
+#[derive(Clone)]
+struct Stopped(Memory, Arc<AtomicBool>);
+
+impl Store for Stopped {
+    fn limits(&self) -> &Limits {
+        self.0.limits()
+    }
+
+    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
+        self.0.get(key).await
+    }
+
+    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
+        self.0.get_many(keys).await
+    }
+
+    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
+        self.0.write(write).await
+    }
+
+    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
+        if self.1.load(Ordering::Relaxed) {
+            let refused = || Error::new(ErrorKind::Full, Effect::None, "the disk is full");
+            return writes.iter().map(|_| Err(refused())).collect();
+        }
+        self.0.write_many(writes).await
+    }
+
+    async fn scan(&self, scan: Scan<'_>) -> Result<sysd_core::Page> {
+        self.0.scan(scan).await
+    }
+
+    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
+        self.0.trim(trim).await
+    }
+
+    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        self.0.update(key, procedure).await
+    }
+}
+
+#[tokio::test]
+async fn transactions_wait_while_the_journal_waits_for_the_store_and_are_rejected_before_memory_is_full() {
+    let (store, clock) = (Stopped(Memory::new(), Arc::default()), start());
+    let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
+    let (replica, driver) = Replica::open(store.0.clone(), "books", replica_config).await.unwrap();
+    tokio::spawn(driver);
+    let ledger = Ledger::that_may_forget(replica, store.clone(), "books", config(&clock)).unwrap().0;
+    for id in 0..2 {
+        ledger.open_account(Account::new(AccountId(id), euro(), AccountKind::Liability)).await.unwrap();
+    }
+    let with_memo = |id| {
+        let details = Details::new("x".repeat(16_000), Vec::new()).unwrap();
+        Transaction { details: Some(Box::new(details)), ..transfer(id, 1, 0, 1) }
+    };
+    store.1.store(true, Ordering::Relaxed);
+    let mut ids = 0..;
+    let mut batch = || ids.by_ref().take(60).map(with_memo).collect::<Vec<_>>();
+    // 32 MiB and a little.
+    for _ in 0..36 {
+        let replies = ledger.transact_each(batch()).await.unwrap();
+        assert!(replies.iter().all(|reply| matches!(reply, Reply::Recorded(_))));
+    }
+    // Nobody has looked yet; now somebody does.
+    assert_eq!(ledger.write_journal().await.unwrap_err().kind(), ErrorKind::Full);
+    let mut waiting = Box::pin(ledger.transact_each(batch()));
+    for _ in 0..50 {
+        clock.advance(Duration::from_millis(1));
+        tokio::task::yield_now().await;
+        assert!(futures::poll!(&mut waiting).is_pending());
+    }
+    assert_eq!(ledger.read(Books::journal_len).await.unwrap(), 36 * 60);
+    store.1.store(false, Ordering::Relaxed);
+    ledger.write_journal().await.unwrap();
+    clock.advance(Duration::from_millis(20));
+    assert!(waiting.await.unwrap().iter().all(|reply| matches!(reply, Reply::Recorded(_))));
+
+    // Whoever has waited long enough is recorded as long as there is room, and then rejected.
+    store.1.store(true, Ordering::Relaxed);
+    let mut rejected = 0;
+    for _ in 0..80 {
+        // The writer looks, in vain.
+        let _ = ledger.write_journal().await;
+        let mut asked = Box::pin(ledger.transact_each(batch()));
+        let replies = loop {
+            match futures::poll!(&mut asked) {
+                std::task::Poll::Ready(replies) => break replies.unwrap(),
+                std::task::Poll::Pending => clock.advance(Duration::from_millis(20)),
+            }
+            tokio::task::yield_now().await;
+        };
+        for reply in replies {
+            match reply {
+                Reply::Recorded(_) => assert_eq!(rejected, 0),
+                Reply::Rejected(why) => {
+                    assert!(matches!(*why, Rejection::JournalBehind { bytes } if bytes > 64 << 20), "{why}");
+                    rejected += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(rejected > 0);
+    store.1.store(false, Ordering::Relaxed);
+    ledger.write_journal().await.unwrap();
+    assert!(matches!(ledger.transact(transfer(1 << 40, 1, 0, 1)).await.unwrap(), Reply::Recorded(_)));
+    ledger.verify().await.unwrap();
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -82,6 +83,7 @@ impl<S: Store> Journal<S> {
         let ids_max = self.calls.config.ids_in_memory;
         let (before, chunks, blocks) = log.read_within(Duration::MAX, |books| {
             let tail = books.tail();
+            self.behind.store(tail.bytes(), Ordering::Relaxed);
             let chunks: Vec<_> = tail.full.iter().take(CHUNKS_AT_ONCE).cloned().collect();
             (tail.hash, chunks, books.ids_to_forget(ids_max, BLOCKS_AT_ONCE))
         })?;

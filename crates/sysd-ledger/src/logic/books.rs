@@ -26,7 +26,7 @@ use crate::schema::journal::ChunkHash;
 pub const GROUP_MAX: usize = 1_000;
 
 /// So many bytes of the journal may wait for the store.
-const TAIL_BYTES_MAX: usize = 64 << 20;
+pub(crate) const TAIL_BYTES_MAX: usize = 64 << 20;
 
 /// What is asked of the books.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -68,7 +68,7 @@ impl Tail {
     }
 
     /// How many bytes wait for the store.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.full_bytes + self.open.len()
     }
 

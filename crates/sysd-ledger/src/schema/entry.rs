@@ -144,9 +144,9 @@ impl PairEntry {
         // Each is written with all of its bytes, and the next one over those that it does not need.
         for (at, number) in (0..).zip(numbers) {
             let width = width(number);
-            widths |= (width as u32) << (4 * at);
+            widths |= width << (4 * at);
             self.bytes[len..][..8].copy_from_slice(&number.to_le_bytes());
-            len += width;
+            len += width as usize;
         }
         self.bytes[start..][..3].copy_from_slice(&widths.to_le_bytes()[..3]);
         self.len = len;
@@ -232,8 +232,8 @@ const WIDE: u8 = 15;
 
 /// How many bytes a number takes.
 #[inline]
-const fn width(number: u64) -> usize {
-    8 - (number.leading_zeros() / 8) as usize
+const fn width(number: u64) -> u32 {
+    8 - number.leading_zeros() / 8
 }
 
 /// How the account stood after a change, and where its earlier ones are.
@@ -246,7 +246,7 @@ pub(crate) fn put_after(balance: &Balance, number: u64, trail: &Trail, out: &mut
     let code = |number: u128| if width(number) == 16 { WIDE } else { width(number).to_le_bytes()[0] };
     out.extend(numbers.chunks_exact(2).map(|pair| code(pair[0]) | code(pair[1]) << 4));
     for number in numbers {
-        out.extend_from_slice(&number.to_le_bytes()[..width(number)]);
+        out.extend_from_slice(&number.to_le_bytes()[..width(number) as usize]);
     }
     trail.back().iter().skip(1).for_each(|back| put_small(number.saturating_sub(*back), out));
 }
@@ -267,7 +267,7 @@ fn after(number: u64, reader: &mut Reader<'_>) -> Result<(Balance, Trail), What>
         };
         // Each number is written in one way only.
         let is_shortest = match u64::try_from(*found) {
-            Ok(small) => usize::from(code) == width(small),
+            Ok(small) => u32::from(code) == width(small),
             Err(_) => *found <= AMOUNT_MAX,
         };
         if !is_shortest {
@@ -470,8 +470,8 @@ mod tests {
             let [debits_posted, credits_posted, debits_held, credits_held] = sums;
             let balance = Balance { debits_posted, credits_posted, debits_held, credits_held };
             let mut trail = Trail { ordinal, len: Trail::len_of(ordinal), ..Trail::default() };
-            for at in 0..trail.len {
-                trail.back[at] = number - ago[at];
+            for (back, ago) in trail.back.iter_mut().zip(ago).take(trail.len) {
+                *back = number - ago;
             }
             let mut bytes = Vec::new();
             put_after(&balance, number, &trail, &mut bytes);
@@ -509,7 +509,9 @@ mod tests {
 
             let (mut line, mut wanted) = (Vec::new(), Vec::new());
             put_transaction_entry(elapsed_us, &transaction, 2, &mut line);
-            after.iter().for_each(|(balance, trail)| put_after(balance, number, trail, &mut line));
+            for (balance, trail) in &after {
+                put_after(balance, number, trail, &mut line);
+            }
             put_sized(&line, &mut wanted);
 
             let mut entry = PairEntry::default();

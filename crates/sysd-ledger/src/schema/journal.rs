@@ -32,7 +32,7 @@ const TAGS: u8 = 3;
 const FORMAT: u8 = 1;
 const HASH_BYTES: usize = 32;
 
-/// The hash of a chunk, and with it of every chunk before: SHA-256. Zeros before the first.
+/// The hash of a chunk, and with it of every chunk before: BLAKE3. Zeros before the first.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChunkHash(pub [u8; HASH_BYTES]);
 
@@ -49,13 +49,13 @@ impl std::fmt::Display for ChunkHash {
     }
 }
 
-/// A chunk as it is stored: format 1 (1 byte), the hash of the chunk before (32), the body, the SHA-256 of all that (32).
+/// A chunk as it is stored: format 1 (1 byte), the hash of the chunk before (32), the body, the BLAKE3 of all that (32).
 pub(crate) fn seal(before: ChunkHash, body: &[u8]) -> (Bytes, ChunkHash) {
     let mut out = Vec::with_capacity(1 + 2 * HASH_BYTES + body.len());
     out.push(FORMAT);
     out.extend_from_slice(&before.0);
     out.extend_from_slice(body);
-    let hash = ChunkHash(Sha256::digest(&out).into());
+    let hash = ChunkHash(blake3::hash(&out).into());
     out.extend_from_slice(&hash.0);
     (out.into(), hash)
 }
@@ -75,7 +75,7 @@ pub(crate) fn unseal(key: Key<'_>, value: &Bytes) -> Result<(Bytes, ChunkHash, C
     if head[0] != FORMAT {
         return Err(corrupt("a chunk of the journal has an unknown format; was it written by a newer version?"));
     }
-    if Sha256::digest(rest).as_slice() != hash {
+    if blake3::hash(rest) != *hash {
         return Err(corrupt("a chunk of the journal was changed: its hash is another"));
     }
     let mut before = ChunkHash::default();

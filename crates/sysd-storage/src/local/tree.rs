@@ -265,6 +265,8 @@ fn open_database(tree: &Path, config: &LocalConfig, reclaim: &Arc<Reclaim>) -> f
     let reclaim = Arc::clone(reclaim);
     Database::builder(tree)
         .cache_size(config.cache_bytes)
+        // With more, one of them turns in a circle as long as another merges files, and takes a whole processor.
+        .worker_threads(1)
         .with_compaction_filter_factories(Arc::new(move |_| Some(Arc::clone(&reclaim) as Arc<dyn Factory>)))
         .open()
 }
