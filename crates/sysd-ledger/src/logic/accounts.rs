@@ -83,6 +83,18 @@ impl Accounts {
         self.places.find(self.places.hash(id.0), is_it).map(Index)
     }
 
+    /// Where an account lies, most likely.
+    #[inline]
+    pub(super) fn likely(&self, id: AccountId) -> Index {
+        Index(self.places.likely(self.places.hash(id.0)).unwrap_or(NONE))
+    }
+
+    /// A look at an account's row, which lies in two lines of the cache.
+    #[inline]
+    pub(super) fn touch(&self, index: Index) -> u64 {
+        self.row(index).map_or(0, |row| row.last ^ u64::from(row.currency.to_bits() == 0))
+    }
+
     /// # Errors
     /// [`Rejection::UnknownAccount`].
     #[inline]

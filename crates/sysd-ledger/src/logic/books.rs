@@ -28,6 +28,10 @@ pub const GROUP_MAX: usize = 1_000;
 /// So many bytes of the journal may wait for the store.
 pub(crate) const TAIL_BYTES_MAX: usize = 64 << 20;
 
+/// So many transactions of a batch are looked up together, if there are so many accounts that no cache holds them.
+const WARM: usize = 32;
+const WARM_ACCOUNTS_MIN: usize = 1 << 15;
+
 /// What is asked of the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -198,7 +202,12 @@ impl Books {
         match command {
             Command::Transact(transaction) => self.record(now, transaction, looked),
             Command::Batch(transactions) => {
-                Reply::Batch(transactions.iter().map(|transaction| self.record(now, transaction, looked)).collect())
+                let mut replies = Vec::with_capacity(transactions.len());
+                for some in transactions.chunks(WARM) {
+                    self.warm(some);
+                    replies.extend(some.iter().map(|transaction| self.record(now, transaction, looked)));
+                }
+                Reply::Batch(replies)
             }
             Command::Group(transactions) => {
                 self.transact_all(now, transactions, looked).unwrap_or_else(|refusal| match refusal {
@@ -280,6 +289,21 @@ impl Books {
             }
         }
         self.tail.end();
+    }
+
+    /// Looks at what these will look at: so the waits for memory come together instead of one after the other.
+    fn warm(&self, transactions: &[Transaction]) {
+        if self.accounts.len() < WARM_ACCOUNTS_MIN {
+            return;
+        }
+        let mut rows = [Index(u32::MAX); 2 * WARM];
+        for (transaction, at) in transactions.iter().zip(rows.chunks_exact_mut(2)) {
+            if let [a, b] = transaction.postings.as_slice() {
+                at[0] = self.accounts.likely(a.account);
+                at[1] = self.accounts.likely(b.account);
+            }
+        }
+        std::hint::black_box(rows.iter().fold(0, |all, index| all ^ self.accounts.touch(*index)));
     }
 
     fn open(&mut self, account: &Account) -> Result<(), Rejection> {
