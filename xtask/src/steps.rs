@@ -8,6 +8,8 @@ use crate::{interrupt, process, servers, tidy, toolchain};
 
 /// A step that takes longer hangs.
 const STEP_MAX: Duration = Duration::from_secs(30 * 60);
+/// Likewise the step of the tests.
+const TESTS_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// What a step does.
 enum Action {
@@ -55,7 +57,8 @@ pub(crate) fn run(wanted: &[&str]) -> Result<(), String> {
         let start = Instant::now();
         let result = match action {
             Action::Cargo(arguments, environment) => {
-                cargo(&root, arguments, environment.iter().map(|(name, value)| (*name, OsStr::new(value))))
+                let environment = environment.iter().map(|(name, value)| (*name, OsStr::new(value)));
+                cargo(&root, arguments, environment, STEP_MAX)
             }
             Action::Msrv => toolchain::check_oldest(&root, STEP_MAX),
             Action::Tidy => tidy::check(&root),
@@ -90,13 +93,14 @@ fn served(root: &Path, arguments: &[&str]) -> Result<(), String> {
     let environment = running.environment().iter().map(|(name, value)| (name.as_str(), OsStr::new(value)));
     // What tests leave behind goes when the servers go.
     let scratch = ("TMPDIR", running.directory().as_os_str());
-    cargo(root, arguments, environment.chain([scratch]))
+    cargo(root, arguments, environment.chain([scratch]), TESTS_MAX)
 }
 
 fn cargo<'a>(
     root: &Path,
     arguments: &[&str],
     environment: impl Iterator<Item = (&'a str, &'a OsStr)>,
+    limit: Duration,
 ) -> Result<(), String> {
     let subcommand = arguments.first().copied().unwrap_or_default();
     toolchain::ensure_component(root, subcommand)?;
@@ -105,7 +109,7 @@ fn cargo<'a>(
     }
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = process::bound(&cargo, "TERM");
-    let status = process::run(command.args(arguments).envs(environment).current_dir(root), STEP_MAX)?;
+    let status = process::run(command.args(arguments).envs(environment).current_dir(root), limit)?;
     if status.success() { Ok(()) } else { Err(format!("cargo {} ended with {status}", arguments.join(" "))) }
 }
 
