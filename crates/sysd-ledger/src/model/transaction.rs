@@ -119,15 +119,58 @@ impl Rate {
         if from == 0 {
             return false;
         }
-        let power = |exponent: u8| 10_u128.checked_pow(exponent.into());
-        // Both in parts of a minor unit of `to`.
-        let unit = power(self.from.exponent()).zip(power(self.decimals)).and_then(|(a, b)| a.checked_mul(b));
-        let exact = power(self.to.exponent())
-            .and_then(|power| power.checked_mul(self.mantissa.into()))
-            .and_then(|rate| rate.checked_mul(from));
-        let Some((unit, exact)) = unit.zip(exact) else { return false };
-        to.checked_mul(unit).is_some_and(|got| got.abs_diff(exact) < unit)
+        // Exactly so much: from * mantissa * 10^up / 10^down minor units of `to`.
+        let (up, down) = (i32::from(self.to.exponent()), i32::from(self.from.exponent()) + i32::from(self.decimals));
+        let product = times(from, self.mantissa);
+        let (whole, has_rest) = if up >= down { (scaled_up(product, up - down), false) } else { cut(product, down - up) };
+        match whole {
+            Some(whole) => to == whole || has_rest && whole.checked_add(1) == Some(to),
+            None => false,
+        }
     }
+}
+
+/// 192 bits, the lowest first.
+type Limbs = [u64; 3];
+
+#[allow(clippy::cast_possible_truncation, reason = "the lowest bits are kept, the others carried")]
+const fn times(a: u128, b: u64) -> Limbs {
+    let b = b as u128;
+    let low = (a as u64) as u128 * b;
+    let high = (a >> 64) * b + (low >> 64);
+    [low as u64, high as u64, (high >> 64) as u64]
+}
+
+fn whole(limbs: Limbs) -> Option<u128> {
+    (limbs[2] == 0).then_some(u128::from(limbs[1]) << 64 | u128::from(limbs[0]))
+}
+
+/// `None` if it is more than any amount.
+fn scaled_up(limbs: Limbs, digits: i32) -> Option<u128> {
+    let power = 10_u128.checked_pow(u32::try_from(digits).ok()?);
+    match whole(limbs)? {
+        0 => Some(0),
+        some => some.checked_mul(power?),
+    }
+}
+
+/// Without its last decimal digits, and whether one of those is not zero.
+fn cut(mut limbs: Limbs, mut digits: i32) -> (Option<u128>, bool) {
+    let mut has_rest = false;
+    while digits > 0 && limbs != [0; 3] {
+        let step = digits.min(19);
+        let divisor = 10_u128.pow(step.unsigned_abs());
+        let mut rest = 0_u128;
+        for limb in limbs.iter_mut().rev() {
+            let part = rest << 64 | u128::from(*limb);
+            // The rest is less than the divisor, so a digit of the quotient fits.
+            *limb = u64::try_from(part / divisor).unwrap_or(u64::MAX);
+            rest = part % divisor;
+        }
+        has_rest |= rest != 0;
+        digits -= step;
+    }
+    (whole(limbs), has_rest)
 }
 
 /// Details that can't be kept.
@@ -223,5 +266,113 @@ impl Transaction {
     pub fn held_until(mut self, expires_at: Option<Timestamp>) -> Self {
         self.action = Action::Hold { expires_at };
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Decimal digits, the lowest first: as it is done on paper.
+    fn product(a: &[u8], b: &[u8]) -> Vec<u8> {
+        let mut sums = vec![0_u32; a.len() + b.len() + 1];
+        for (i, x) in a.iter().enumerate() {
+            for (j, y) in b.iter().enumerate() {
+                sums[i + j] += u32::from(*x) * u32::from(*y);
+            }
+        }
+        let mut carry = 0;
+        let mut digit = |sum: u32| {
+            carry += sum;
+            let digit = u8::try_from(carry % 10).unwrap();
+            carry /= 10;
+            digit
+        };
+        sums.into_iter().map(&mut digit).collect()
+    }
+
+    fn digits(number: u128) -> Vec<u8> {
+        number.to_string().bytes().rev().map(|digit| digit - b'0').collect()
+    }
+
+    fn power(exponent: u32) -> Vec<u8> {
+        let mut digits = vec![0; exponent as usize];
+        digits.push(1);
+        digits
+    }
+
+    /// As numbers of one length, the highest digit first, so that they compare as numbers do.
+    fn comparable(digits: &[u8]) -> Vec<u8> {
+        let mut all = digits.to_vec();
+        all.resize(700, 0);
+        all.reverse();
+        all
+    }
+
+    /// Whether `to - 1` is less than what is exact, and `to + 1` more.
+    fn naive(rate: &Rate, from: u128, to: u128) -> bool {
+        let unit = power(u32::from(rate.from.exponent()) + u32::from(rate.decimals));
+        let rated = product(&digits(from), &digits(rate.mantissa.into()));
+        let exact = comparable(&product(&rated, &power(rate.to.exponent().into())));
+        let is_not_more = to == 0 || comparable(&product(&digits(to - 1), &unit)) < exact;
+        let after = product(&digits(to), &unit);
+        // One unit more.
+        let mut above = after;
+        above.resize(700, 0);
+        let mut at = unit.len() - 1;
+        while above[at] == 9 {
+            above[at] = 0;
+            at += 1;
+        }
+        above[at] += 1;
+        from > 0 && is_not_more && comparable(&above) > exact
+    }
+
+    fn rate() -> impl Strategy<Value = Rate> {
+        let currency = |code: &'static str| (0..=38_u8).prop_map(move |exponent| Currency::custom(code, exponent).unwrap());
+        let decimals = prop_oneof![0..20_u8, any::<u8>()];
+        let mantissa = prop_oneof![any::<u64>(), 0..1_000_u64, (0..19_u32).prop_map(|power| 10_u64.pow(power))];
+        (currency("A"), currency("B"), mantissa, decimals)
+            .prop_map(|(from, to, mantissa, decimals)| Rate { from, to, mantissa, decimals })
+    }
+
+    fn amount() -> impl Strategy<Value = u128> {
+        let power = (0..38_u32, 0..300_u128).prop_map(|(power, times)| 10_u128.pow(power).saturating_mul(times));
+        prop_oneof![any::<u128>(), any::<u64>().prop_map(u128::from), 0..200_u128, power]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
+        #[test]
+        fn a_rate_is_kept_as_on_paper(rate in rate(), from in amount(), to in amount(), by in 0..5_u128) {
+            prop_assert_eq!(rate.is_kept(from, to), naive(&rate, from, to));
+            // Near what is right.
+            let (up, down) = (i32::from(rate.to.exponent()), i32::from(rate.from.exponent()) + i32::from(rate.decimals));
+            let product = times(from, rate.mantissa);
+            let whole = if up >= down { scaled_up(product, up - down) } else { cut(product, down - up).0 };
+            if let Some(near) = whole {
+                let near = near.saturating_add(by).saturating_sub(2);
+                prop_assert_eq!(rate.is_kept(from, near), naive(&rate, from, near));
+            }
+        }
+    }
+
+    #[test]
+    fn coins_of_eighteen_decimals_are_exchanged() {
+        let coin = |code| Currency::custom(code, 18).unwrap();
+        // A thousand of one at 3,123.456789 are 3,123,456.789 of the other.
+        let rate = Rate { from: coin("ETH"), to: coin("DAI"), mantissa: 3_123_456_789, decimals: 6 };
+        let unit = 10_u128.pow(18);
+        let got = 3_123_456_789 * unit / 1_000;
+        assert!(rate.is_kept(1_000 * unit, got) && naive(&rate, 1_000 * unit, got));
+        assert!(!rate.is_kept(1_000 * unit, got + 1) && !rate.is_kept(1_000 * unit, got - 1));
+        // The most there can be.
+        let one = Rate { mantissa: 1, decimals: 0, ..rate };
+        assert!(one.is_kept(u128::MAX, u128::MAX) && !one.is_kept(u128::MAX, u128::MAX - 1));
+        let none = Rate { mantissa: 0, ..one };
+        assert!(none.is_kept(5, 0) && !none.is_kept(5, 1) && !none.is_kept(0, 0));
     }
 }
