@@ -26,16 +26,15 @@ pub(super) fn parse(text: &str, errors: &mut ImportErrors) -> RawJournal {
     for (at, line) in text.lines().enumerate() {
         let mut cursor = Cursor::new(line.trim_end(), at + 1);
         if cursor.is_at_end() {
-            // Empty lines end nothing.
+            end(std::mem::replace(&mut block, Block::Nothing), &mut journal);
         } else if line.starts_with([' ', '\t']) {
             cursor.skip_spaces();
-            if cursor.rest().starts_with(';') {
+            if cursor.rest().starts_with(';') && !matches!(block, Block::Nothing) {
                 comment(&mut block, cursor);
             } else if let Err(problem) = indented(&mut block, &mut cursor, &mut journal) {
                 cursor.blame(errors, problem);
                 block = Block::Passed;
             }
-        } else if line.starts_with(';') {
         } else {
             end(std::mem::replace(&mut block, Block::Nothing), &mut journal);
             block = begin(&mut cursor, &mut journal).unwrap_or_else(|problem| {
@@ -66,8 +65,8 @@ fn comment(block: &mut Block, cursor: Cursor<'_>) {
 /// A line that begins at its margin.
 fn begin(cursor: &mut Cursor<'_>, journal: &mut RawJournal) -> Result<Block, Problem> {
     let (line, number) = (cursor.line, cursor.number);
-    // Headings of outlines, which beancount passes over.
-    if line.starts_with(['*', '#', ':']) {
+    // Comments, and headings of outlines, which beancount passes over.
+    if line.starts_with(['*', '#', ':', ';']) {
         return Ok(Block::Nothing);
     }
     if line.starts_with(|first: char| first.is_ascii_digit()) {
@@ -258,7 +257,11 @@ fn indented(block: &mut Block, cursor: &mut Cursor<'_>, journal: &mut RawJournal
             }
         }
         Block::Passed => {}
-        Block::Nothing => return Err(Problem::Syntax { expected: "a directive, to which an indented line" }),
+        Block::Nothing => {
+            return Err(Problem::Refused {
+                what: "this line belongs to nothing: an empty line, a comment at the margin or a heading ends what is before it",
+            });
+        }
     }
     Ok(())
 }

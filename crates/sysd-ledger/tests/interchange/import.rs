@@ -290,6 +290,34 @@ fn errors_say_where_and_what() {
     }
 }
 
+/// beancount is asked too: what it takes is read, what it refuses is an error of the same line.
+#[test]
+fn a_beancount_transaction_ends_where_beancount_ends_it() {
+    let opened = "2024-01-01 open Assets:A\n2024-01-01 open Income:B\n";
+    for (between, is_within) in [
+        ("", true),
+        ("  ; indented\n", true),
+        ("  note: 5\n", true),
+        ("\n", false),
+        (" \n", false),
+        ("\t\n", false),
+        ("\r\n", false),
+        ("; at the margin\n", false),
+        ("* a heading\n", false),
+        ("\n  ; indented\n", false),
+    ] {
+        let journal = format!("{opened}2024-01-02 * \"x\"\n  Assets:A  1 USD\n{between}  Income:B  -1 USD\n");
+        let ours = importer(Format::Beancount).read(&journal);
+        let theirs = Program::Beancount.balances_of_others(&journal);
+        assert_eq!((ours.is_ok(), theirs.is_ok()), (is_within, is_within), "{between:?}: {ours:?}\n{theirs:?}");
+        if let (Err(ours), Err(theirs)) = (ours, theirs) {
+            let indented = ours.errors.iter().find(|error| matches!(error.problem, Problem::Refused { .. })).unwrap();
+            assert!(theirs.contains(&format!(":{}:", indented.line)), "{indented}\n{theirs}");
+            assert!(ours.to_string().contains("3: debits less credits are not zero"), "{ours}");
+        }
+    }
+}
+
 #[test]
 fn all_errors_are_listed_up_to_a_bound() {
     let journal = "2024-01-01 x\n    Assets:A  $1\n    Income:B  $2\n\n".repeat(130);
