@@ -118,3 +118,41 @@ async fn a_snapshot_brings_all_of_it_back() {
     let Reply::Rejected(why) = ledger.transact(reversal).await.unwrap() else { panic!("it was reversed") };
     assert!(matches!(*why, Rejection::AlreadyReversed { .. }), "{why}");
 }
+
+/// What is taken back is what was posted, whatever was asked; what posted nothing can't be taken back so.
+#[tokio::test]
+async fn a_reversal_takes_back_what_was_posted() {
+    let store = Memory::new();
+    let ledger = funded(&store).await;
+    let before = ledger.trial_balance().await.unwrap();
+    let balances = async || {
+        let mut all = Vec::new();
+        for id in [BANK, ANN, BEN] {
+            all.push(ledger.account(id).await.unwrap().unwrap().balance.posted(Side::Credit));
+        }
+        all
+    };
+    let start = balances().await;
+    let part = Transaction {
+        action: Action::PostHeld { hold: TransactionId(2), rest: Rest::Release },
+        ..transfer(3, 25, BEN, ANN)
+    };
+    let up_to = Transaction { action: Action::PostUpTo, ..transfer(4, 1_000, BEN, ANN) };
+    for asked in [transfer(2, 60, BEN, ANN).held_until(None), part, up_to] {
+        assert!(matches!(ledger.transact(asked).await.unwrap(), Reply::Recorded(_)));
+    }
+    assert_eq!(balances().await, [-100, 0, 100]);
+    let entry = async |id| ledger.transaction(TransactionId(id)).await.unwrap().unwrap();
+    assert_eq!(Transaction::reversal_of(&entry(2).await, TransactionId(9)), None);
+    for (of, id) in [(4, 10), (3, 11)] {
+        let reversal = Transaction::reversal_of(&entry(of).await, TransactionId(id)).unwrap();
+        assert_eq!(reversal.reverses, Some(TransactionId(of)));
+        assert!(matches!(ledger.transact(reversal).await.unwrap(), Reply::Recorded(_)));
+    }
+    assert_eq!(balances().await, start);
+    assert_ne!(ledger.trial_balance().await.unwrap(), before);
+    // A reversal can be taken back, too.
+    let again = Transaction::reversal_of(&entry(11).await, TransactionId(12)).unwrap();
+    assert!(matches!(ledger.transact(again).await.unwrap(), Reply::Recorded(_)));
+    ledger.verify().await.unwrap();
+}

@@ -7,6 +7,7 @@ use sysd_core::Timestamp;
 
 use super::account::AccountId;
 use super::amount::{Currency, Side};
+use super::entry::{Change, JournalEntry};
 
 /// Names a transaction, for ever: the same id is never posted twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,7 +123,8 @@ impl Rate {
         // Exactly so much: from * mantissa * 10^up / 10^down minor units of `to`.
         let (up, down) = (i32::from(self.to.exponent()), i32::from(self.from.exponent()) + i32::from(self.decimals));
         let product = times(from, self.mantissa);
-        let (whole, has_rest) = if up >= down { (scaled_up(product, up - down), false) } else { cut(product, down - up) };
+        let (whole, has_rest) =
+            if up >= down { (scaled_up(product, up - down), false) } else { cut(product, down - up) };
         match whole {
             Some(whole) => to == whole || has_rest && whole.checked_add(1) == Some(to),
             None => false,
@@ -227,7 +229,8 @@ pub struct Transaction {
     pub action: Action,
     /// Its lines: debits and credits are equal in every currency, and no account has two.
     pub postings: Postings,
-    /// The transaction that this one takes back; only one ever can.
+    /// The transaction that this one takes back; only one ever can. The books keep that link, and do not compare what is posted: a
+    /// reversal may leave a fee. [`Transaction::reversal_of`] makes one that takes all of it back.
     pub reverses: Option<TransactionId>,
     /// The day for which it counts; `None`: the day on which it is recorded, in UTC.
     pub effective: Option<Date>,
@@ -259,6 +262,46 @@ impl Transaction {
     /// Ends a hold.
     pub fn void(id: TransactionId, hold: TransactionId) -> Self {
         Self { action: Action::Void { hold }, ..Self::new(id, []) }
+    }
+
+    /// Takes back all that was posted by what is recorded there, in the same accounts. `None` if that posted nothing (a hold, which is
+    /// [voided](Self::void) instead; a void; a hold that ended).
+    ///
+    /// ```
+    /// use sysd_ledger::{Books, Transaction, TransactionId};
+    /// # use sysd_core::Timestamp;
+    /// # use sysd_ledger::{Account, AccountId, AccountKind, Command, Currency, Event, JournalConfig, Ledger, Reply};
+    /// # use sysd_storage::{Memory, Replica, ReplicaConfig};
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # let store = Memory::new();
+    /// # let (replica, driver) = Replica::<Books>::open(store.clone(), "shop", ReplicaConfig::default()).await?;
+    /// # tokio::spawn(driver);
+    /// # let (ledger, _writer) = Ledger::that_may_forget(replica, store, "shop", JournalConfig::default())?;
+    /// # let euro = Currency::iso("EUR")?;
+    /// # let (bank, ann) = (AccountId(1), AccountId(2));
+    /// # ledger.open_account(Account::new(bank, euro, AccountKind::Asset)).await?;
+    /// # ledger.open_account(Account::new(ann, euro, AccountKind::Liability)).await?;
+    /// ledger.transact(Transaction::transfer(TransactionId(1), euro, 50_00, ann, bank)).await?;
+    ///
+    /// let entry = ledger.transaction(TransactionId(1)).await?.ok_or("it was never recorded")?;
+    /// let reversal = Transaction::reversal_of(&entry, TransactionId(2)).ok_or("it posted nothing")?;
+    /// assert!(matches!(ledger.transact(reversal).await?, Reply::Recorded(_)));
+    /// // Nobody can do it once more.
+    /// let again = Transaction::reversal_of(&entry, TransactionId(3)).ok_or("it posted nothing")?;
+    /// assert!(matches!(ledger.transact(again).await?, Reply::Rejected(_)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn reversal_of(entry: &JournalEntry, id: TransactionId) -> Option<Self> {
+        let reversed = entry.transaction()?;
+        let posted = entry.changes.iter().filter(|change| change.posted > 0);
+        let postings: Postings = posted
+            .map(|change| {
+                let Change { account, currency, side, posted, .. } = *change;
+                Posting { account, amount: posted, currency, side: side.opposite() }
+            })
+            .collect();
+        (!postings.is_empty()).then(|| Self { reverses: Some(reversed.id), ..Self::new(id, postings) })
     }
 
     /// The same, held instead of posted.
@@ -332,11 +375,16 @@ mod tests {
     }
 
     fn rate() -> impl Strategy<Value = Rate> {
-        let currency = |code: &'static str| (0..=38_u8).prop_map(move |exponent| Currency::custom(code, exponent).unwrap());
+        let currency =
+            |code: &'static str| (0..=38_u8).prop_map(move |exponent| Currency::custom(code, exponent).unwrap());
         let decimals = prop_oneof![0..20_u8, any::<u8>()];
         let mantissa = prop_oneof![any::<u64>(), 0..1_000_u64, (0..19_u32).prop_map(|power| 10_u64.pow(power))];
-        (currency("A"), currency("B"), mantissa, decimals)
-            .prop_map(|(from, to, mantissa, decimals)| Rate { from, to, mantissa, decimals })
+        (currency("A"), currency("B"), mantissa, decimals).prop_map(|(from, to, mantissa, decimals)| Rate {
+            from,
+            to,
+            mantissa,
+            decimals,
+        })
     }
 
     fn amount() -> impl Strategy<Value = u128> {
