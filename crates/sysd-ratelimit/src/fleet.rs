@@ -8,6 +8,10 @@
 //! | [`LeasedLimiter`] | for each batch of tokens | what processes hold: their number times `batch_max`, in the bursts of one window; nothing in the long run |
 //! | [`LocalFirstLimiter`] | every `flush_every`, after the fact | `n * (burst + 2 * rate * lag)` for `n` processes, in any stretch of time |
 //!
+//! Who asks the store waits no longer than a deadline, a second unless the mode is told otherwise: `call_wait_max`, and
+//! [`with_deadline`](ShardedLimiter::with_deadline) of the sharded one. The central ones wait as the store does; a
+//! policy's limiter has a deadline of its own.
+//!
 //! By clocks that differ, and where processes or the store are started again: `docs/ratelimit.md`, "In a fleet".
 //!
 //! All of them keep the states that a `RuleLimiter` of the same name and rule keeps, but for the sharded one, so that some
@@ -34,7 +38,7 @@ use sysd_core::{Clock, Effect, Error, ErrorKind, Result, timeout};
 use crate::elapsed::{micros, steady_us};
 use crate::error::RateLimitError;
 
-/// How long a call of the store's may take unless the config says otherwise.
+/// How long a request asks the store unless the config says otherwise.
 const CALL_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// A call of the store's, for at most so long.

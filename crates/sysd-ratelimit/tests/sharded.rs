@@ -3,8 +3,10 @@
 #![cfg(feature = "metrics")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::executor::block_on;
@@ -12,9 +14,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sysd_core::entropy::below;
 use sysd_core::{
-    Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, SeededEntropy, Store,
+    Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, SeededEntropy, Store,
 };
-use sysd_ratelimit::{Decision, Outcome, ShardedLimiter, TokenBucket, UntoldError};
+use sysd_ratelimit::{Decision, Outcome, ShardedLimiter, TokenBucket, UntoldError, is_outage};
 use sysd_storage::Memory;
 use sysd_testkit::sim::{Faults, Node, SimStore, Simulation};
 use sysd_testkit::{Overridden, Overrides};
@@ -66,6 +68,7 @@ fn run(seed: u64, faults: Faults, broken: Broken) -> (Told, u32) {
     for node in 0..3 {
         let (store, entropy) = (Overridden(simulation.store(Node(node)), broken), simulation.entropy());
         let limiter = ShardedLimiter::with_entropy(store, "api", frozen(), SHARDS, simulation.entropy()).unwrap();
+        let limiter = limiter.with_clock(simulation.clock());
         let told = Arc::clone(&told);
         simulation.spawn(Node(node), async move {
             for _ in 0..8 {
@@ -141,7 +144,7 @@ fn a_future_that_is_dropped_makes_no_token() {
         simulation.set_faults(Faults { delay_max: Duration::from_millis(2), ..Faults::NONE });
         let limiter =
             ShardedLimiter::with_entropy(simulation.store(Node(0)), "api", frozen(), SHARDS, simulation.entropy());
-        let (limiter, clock) = (limiter.unwrap(), simulation.clock());
+        let (limiter, clock) = (limiter.unwrap().with_clock(simulation.clock()), simulation.clock());
         simulation.spawn(Node(0), async move {
             for cost in [BURST - 3, 8] {
                 let wait = Duration::from_micros(100 * (seed % 90));
@@ -348,4 +351,186 @@ fn parts_that_are_not_enough_go_back_and_what_does_not_is_told() {
     });
     let series = "sysd_ratelimit_shard_errors_total{limiter=api,kind=timeout,effect=unknown}";
     assert_eq!((numbers.names(), numbers.count(series)), (vec![series.to_owned()], 4));
+}
+
+/// Calls of these shards, of this procedure, are never answered.
+#[derive(Clone, Default)]
+struct Hanging(Arc<Mutex<Vec<(u8, &'static str)>>>);
+
+impl<S: Store> Overrides<S> for Hanging {
+    async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        let call = (*key.partition().last().unwrap(), procedure.name());
+        let hangs = self.0.lock().unwrap().contains(&call);
+        if hangs { std::future::pending().await } else { store.update(key, procedure).await }
+    }
+}
+
+const DEADLINE: Duration = Duration::from_millis(80);
+
+/// Drives the clock until it is answered: what it says, and after how long.
+fn driven<T>(clock: &ManualClock, call: impl Future<Output = T>) -> (T, Duration) {
+    let (begun, mut call) = (clock.now(), pin!(call));
+    loop {
+        let waited = clock.now().saturating_since(begun);
+        if let Poll::Ready(answer) = call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return (answer, waited);
+        }
+        assert!(waited < 10 * DEADLINE, "it waits for ever");
+        clock.advance(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_decision_has_a_deadline_whichever_shard_hangs() {
+    let (clock, hanging) = (clock(), Hanging::default());
+    let store = Overridden(Memory::with_clock(clock.clone()), hanging.clone());
+    let limiter = ShardedLimiter::new(store, "api", frozen(), SHARDS).unwrap();
+    let limiter = limiter.with_clock(clock.clone()).with_deadline(DEADLINE);
+    let hang = |shards: &[u8], procedure| {
+        *hanging.0.lock().unwrap() = shards.iter().map(|&shard| (shard, procedure)).collect();
+    };
+    // The one that is chosen: whichever that is.
+    hang(&[0, 1, 2, 3, 4], "rules");
+    let (answer, waited) = driven(&clock, limiter.check("all", 1));
+    let error = answer.unwrap_err();
+    assert_eq!((error.kind(), error.effect(), waited), (ErrorKind::Timeout, Effect::Unknown, DEADLINE));
+    assert!(is_outage(&error), "the route's choice does not apply");
+    // All that are looked at: nothing was taken.
+    let (answer, waited) = driven(&clock, limiter.check("all", BURST));
+    let error = answer.unwrap_err();
+    assert_eq!((error.kind(), error.effect(), waited), (ErrorKind::Timeout, Effect::None, DEADLINE / 2));
+    // One of them: those that answer decide, five, five, five and four.
+    hang(&[4], "rules");
+    let (answer, waited) = driven(&clock, limiter.check("all", 20));
+    assert_eq!((answer.unwrap_err().kind(), waited), (ErrorKind::Timeout, DEADLINE / 2));
+    let (answer, waited) = driven(&clock, limiter.check("all", 19));
+    assert!(answer.unwrap().is_allowed() && waited == DEADLINE / 2, "{waited:?}");
+    let (answer, waited) = driven(&clock, limiter.check("all", 18));
+    assert!(answer.unwrap().retry_after().is_some() && waited == DEADLINE / 2, "{waited:?}");
+    assert_eq!(limiter.last_error().map(|error| error.kind), Some(ErrorKind::Timeout));
+}
+
+#[test]
+fn giving_back_has_a_deadline_too() {
+    let (clock, hanging) = (clock(), Hanging::default());
+    let memory = Memory::with_clock(clock.clone());
+    let other = ShardedLimiter::new(memory.clone(), "api", frozen(), SHARDS).unwrap();
+    let store = Overridden(Overridden(memory, hanging.clone()), Faster { calls: AtomicU32::new(0), other });
+    let limiter = ShardedLimiter::new(store, "api", frozen(), SHARDS).unwrap();
+    let limiter = limiter.with_clock(clock.clone()).with_deadline(DEADLINE);
+    *hanging.0.lock().unwrap() = (0..5).map(|shard| (shard, "give")).collect();
+    let (answer, waited) = driven(&clock, limiter.check("all", BURST));
+    assert!(answer.unwrap().retry_after().is_some());
+    assert_eq!(waited, DEADLINE / 2);
+}
+
+/// How requests that were in each other's way come again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    /// Each by its own chance.
+    Apart,
+    /// Broken: at the same time.
+    Together,
+}
+
+/// One process is near to the even shards, another to the odd ones, and both want all there is: each gets its half, again and again. How
+/// often they asked until both had all.
+fn two_that_meet(seed: u64, again: Again) -> Option<u32> {
+    let simulation = Simulation::new(seed);
+    simulation.set_faults(Faults { delay_max: Duration::ZERO, ..Faults::NONE });
+    let bucket = TokenBucket::new("100/s".parse().unwrap(), 4).unwrap();
+    let asked = Arc::new(Mutex::new((0, 0)));
+    for node in 0..2 {
+        let store = Overridden(simulation.store(Node(node)), Far { node, clock: simulation.clock() });
+        let entropy = if again == Again::Together {
+            SeededEntropy::new(seed)
+        } else {
+            SeededEntropy::new(2 * seed + u64::from(node))
+        };
+        let limiter = ShardedLimiter::with_entropy(store, "api", bucket, 2, Arc::new(entropy)).unwrap();
+        let limiter = limiter.with_clock(simulation.clock());
+        let (clock, asked) = (simulation.clock(), Arc::clone(&asked));
+        simulation.spawn(Node(node), async move {
+            for _ in 0..100 {
+                let decision = limiter.check("all", 4).await.unwrap();
+                asked.lock().unwrap().0 += 1;
+                match decision.retry_after() {
+                    Some(wait) => clock.sleep_until(clock.now().saturating_add(wait)).await,
+                    None => return asked.lock().unwrap().1 += 1,
+                }
+            }
+        });
+    }
+    simulation.run().unwrap();
+    let (asked, admitted) = *asked.lock().unwrap();
+    (admitted == 2).then_some(asked)
+}
+
+/// A call of a shard of the other half takes longer.
+struct Far {
+    node: u32,
+    clock: ManualClock,
+}
+
+impl<S: Store> Overrides<S> for Far {
+    async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        let is_near = u32::from(*key.partition().last().unwrap()) % 2 == self.node;
+        let way = Duration::from_micros(if is_near { 100 } else { 500 });
+        self.clock.sleep_until(self.clock.now().saturating_add(way)).await;
+        let answer = store.update(key, procedure).await;
+        self.clock.sleep_until(self.clock.now().saturating_add(way)).await;
+        answer
+    }
+}
+
+#[test]
+fn two_that_deny_one_another_do_not_for_ever() {
+    let asked: Vec<u32> =
+        seeds(300).map(|seed| two_that_meet(seed, Again::Apart).expect("both are admitted")).collect();
+    assert!(asked.iter().all(|&asked| asked < 40), "{asked:?}");
+    assert!(asked.iter().any(|&asked| asked > 3), "they never met");
+    assert_eq!(two_that_meet(1, Again::Together), None, "who come again together are not found");
+}
+
+/// Who was denied because of another waits `retry_after`, and is admitted, once that one has gone.
+#[test]
+fn who_met_another_is_admitted_after_the_wait() {
+    let met = Arc::new(AtomicU32::new(0));
+    for seed in seeds(1_500) {
+        let simulation = Simulation::new(seed);
+        let entropy = simulation.entropy();
+        let rate = format!("{}/s", 1 + below(&entropy, 2_000)).parse().unwrap();
+        let bucket = TokenBucket::new(rate, BURST).unwrap();
+        let shards = u32::try_from(2 + below(&entropy, 6)).unwrap();
+        let ended = Arc::new(Mutex::new(None));
+        for node in 0..2 {
+            let store = simulation.store(Node(node));
+            let limiter = ShardedLimiter::with_entropy(store, "api", bucket, shards, simulation.entropy()).unwrap();
+            let (limiter, clock) = (limiter.with_clock(simulation.clock()), simulation.clock());
+            let (ended, met) = (Arc::clone(&ended), Arc::clone(&met));
+            let few = u32::try_from(below(&entropy, 8)).unwrap();
+            let cost = if node == 0 { BURST - few } else { 4 + few };
+            let pause = Duration::from_micros(below(&entropy, 2_000));
+            simulation.spawn(Node(node), async move {
+                clock.sleep_until(clock.now().saturating_add(pause)).await;
+                let decision = limiter.check("all", cost).await.unwrap();
+                if node == 1 {
+                    *ended.lock().unwrap() = Some(clock.now());
+                    return;
+                }
+                let Some(wait) = decision.retry_after() else { return };
+                let now = clock.now();
+                // Its last look takes two ways; the other one must have ended before.
+                let is_over =
+                    ended.lock().unwrap().is_some_and(|ended| now.saturating_since(ended) >= Duration::from_millis(1));
+                clock.sleep_until(now.saturating_add(wait)).await;
+                let is_admitted = limiter.check("all", cost).await.unwrap().is_allowed();
+                assert!(is_admitted || !is_over, "seed {seed}: {wait:?} is early");
+                met.fetch_add(u32::from(is_over), Ordering::Relaxed);
+            });
+        }
+        simulation.run().unwrap();
+    }
+    let met = met.load(Ordering::Relaxed);
+    assert!(met > 100 || std::env::var("SYSD_SIM_SEED").is_ok(), "{met}");
 }

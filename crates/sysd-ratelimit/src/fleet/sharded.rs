@@ -4,10 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use sysd_core::entropy::below;
 use sysd_core::tuple::{self, Element as _, KeyBytes};
-use sysd_core::{Entropy, Error, Key, Result, Store, StoreExt as _, SystemEntropy};
+use sysd_core::{
+    Clock, Effect, Entropy, Error, ErrorKind, FastClock, Key, Procedure, Result, Store, StoreExt as _, SystemEntropy,
+    timeout,
+};
 
 use super::gather::{Gather, Next, Part, enough_after};
+use super::{CALL_WAIT_MAX, micros};
 use crate::error::RateLimitError;
 use crate::model::{Decision, Outcome, Rate, Rule, Span, TokenBucket};
 use crate::procedure::{GiveAll, TakeAll};
@@ -17,6 +22,12 @@ use crate::untold::{Untold, UntoldError, What};
 
 /// The most shards of a [`ShardedLimiter`].
 pub const SHARDS_MAX: u32 = 64;
+
+/// Two requests that were in each other's way come again this far apart, on average, times how long each took.
+const APART: u32 = 4;
+
+/// However quick they were: about a round trip.
+const APART_MIN: Duration = Duration::from_millis(1);
 
 /// What a shard is called as the rule of its record.
 const RULE: &str = "shard";
@@ -47,14 +58,19 @@ const RULE: &str = "shard";
 ///   where replies are lost and processes die between two shards: that loses tokens.
 /// - **Seldom less**: where nobody else asks at that moment and all shards answer, a request is denied only if fewer whole tokens than it
 ///   costs are in all shards together. Up to a token a shard is in parts that can't be used yet, so a bucket in one record would have
-///   had at most as many tokens more as there are shards. Requests that gather at the same time may deny one another, for a moment. A
+///   had at most as many tokens more as there are shards. Requests that gather at the same time may deny one another, for a moment; each
+///   is told to come again at another time, by chance, so they don't for ever. A
 ///   shard that is full gains nothing while others are not; a key that is asked for more than it has is taken from in all of its
 ///   shards, so none stays full.
+/// - **Never late.** A decision waits no longer than [its deadline](Self::with_deadline), however many shards hang, and as long again where
+///   parts are to be given back.
 /// - The number of shards is a part of the key: with another number the key begins anew.
 #[derive(Debug, Clone)]
-pub struct ShardedLimiter<S, E = SystemEntropy> {
+pub struct ShardedLimiter<S, E = SystemEntropy, C = FastClock> {
     store: S,
     entropy: E,
+    clock: C,
+    deadline: Duration,
     prefix: KeyBytes,
     bucket: TokenBucket,
     shards: Vec<Shard>,
@@ -108,7 +124,27 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
         // The number of shards tells the keys of one cut from those of another.
         let prefix = tuple::encode(&(name, shards.len() as u64));
         let untold = Arc::new(Untold::new(What::Shard, name));
-        Ok(Self { store, entropy, prefix, bucket, shards, untold })
+        let (clock, deadline) = (FastClock::new(), CALL_WAIT_MAX);
+        Ok(Self { store, entropy, clock, deadline, prefix, bucket, shards, untold })
+    }
+}
+
+impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
+    /// The same, waiting by `clock`; without it by one of real time.
+    #[must_use]
+    pub fn with_clock<D: Clock>(self, clock: D) -> ShardedLimiter<S, E, D> {
+        let Self { store, entropy, clock: _, deadline, prefix, bucket, shards, untold } = self;
+        ShardedLimiter { store, entropy, clock, deadline, prefix, bucket, shards, untold }
+    }
+
+    /// How long a decision waits for all of its shards together, and again where it is to give parts back: without it a second, as
+    /// [`call_wait_max`](super::LeaseConfig::call_wait_max) of the other modes.
+    ///
+    /// The shard that is chosen may take all of it; each later step half of what is left, so that one that hangs leaves the others time to decide.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// The bucket that the shards make together.
@@ -131,15 +167,18 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
     ///
     /// A cost above [`limit`](Self::limit) is never allowed, which needs no store: then `remaining` is zero. `remaining` and `reset_after` are
     /// those of the shards that were asked: of a denial and of a look all, of a request that one shard admitted that one, so there is at
-    /// least so much. `retry_after` is when all together have enough.
+    /// least so much. `retry_after` is when all together have enough: who waits so long is admitted, if nobody else takes any. Where others were
+    /// in the way it is longer, by chance, up to eight times as long as this request took, but a millisecond at least and the deadline at most.
     ///
     /// # Errors
     /// As [`RateLimiter::check`](crate::RateLimiter::check), of the shard that was chosen; of another one if those that answered could
-    /// never have the cost. Other errors of shards end no request: they are told by [`last_error`](Self::last_error) and counted.
+    /// never have the cost. Other errors of shards end no request: they are told by [`last_error`](Self::last_error) and counted. A shard that
+    /// does not answer within the [deadline](Self::with_deadline) is such an error, [`Timeout`](sysd_core::ErrorKind::Timeout): an outage
+    /// ([`is_outage`](crate::is_outage)), so whoever calls lets the route's choice decide.
     ///
     /// # Cost
     /// An update; where that shard has too little, a look at each other in one round trip, and one at which parts are taken, at most three
-    /// times; where others were faster then, one more to give back. So a request that is denied asks all shards.
+    /// times; where others were faster then, one more to give back and one to look again. So a request that is denied asks all shards.
     ///
     /// # Cancel safety
     /// A future that is dropped has taken the cost, a part of it or nothing; it never gives.
@@ -148,49 +187,73 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
         if cost > self.limit() {
             return Ok(Decision::new(Outcome::NeverAllowed, self.limit(), 0, 0));
         }
+        let begun = self.clock.steady();
         let mut known = None;
         #[allow(clippy::cast_possible_truncation, reason = "at most 64 shards")]
         let at = (self.entropy.next_u64() % self.shards.len() as u64) as usize;
         // What it can never have alone it is not asked for.
         if (1..=self.shards[at].bucket.burst()).contains(&cost) {
-            let answer = self.take(&prefix, at, cost).await?;
+            let answer = self.take(&prefix, at, cost, self.deadline).await?;
             if answer.decision.is_allowed() {
                 return Ok(self.told(Outcome::Allowed, &[answer]));
             }
             known = Some(answer);
         }
-        let (seen, error) = self.look(&prefix, known).await;
+        let (seen, error) = self.look(&prefix, known, self.left(begun) / 2).await;
         match error {
             Some(error) if seen.is_empty() => Err(error),
             _ if cost == 0 => Ok(self.told(Outcome::Allowed, &seen)),
-            error => self.gather(&prefix, cost, seen, error).await,
+            error => self.gather(&prefix, cost, begun, seen, error).await,
         }
     }
 
-    async fn take(&self, prefix: &KeyBytes, at: usize, cost: u32) -> Result<Answer> {
+    /// What is left of a deadline since then.
+    fn left(&self, begun: Duration) -> Duration {
+        self.deadline.saturating_sub(self.clock.steady().saturating_sub(begun))
+    }
+
+    /// Asks a shard, once, and waits so long; `effect` is that of a call that was not answered.
+    async fn ask<P: Procedure>(
+        &self,
+        prefix: &KeyBytes,
+        at: usize,
+        procedure: &P,
+        wait: Duration,
+        effect: Effect,
+    ) -> Result<P::Output> {
+        if wait.is_zero() {
+            let message = "not asked: the decision's time was over";
+            return Err(Error::new(ErrorKind::Timeout, Effect::None, message));
+        }
         let mut partition = KeyBytes::from_slice(prefix);
         (at as u64).encode_to(&mut partition);
+        let call = self.store.run(Key::lone(schema::SHARDS, &partition), procedure);
+        let late = |_| Err(Error::new(ErrorKind::Timeout, effect, "a shard did not answer within the deadline"));
+        timeout(&self.clock, wait, call).await.unwrap_or_else(late)
+    }
+
+    async fn take(&self, prefix: &KeyBytes, at: usize, cost: u32, wait: Duration) -> Result<Answer> {
         let take = TakeAll::new([(&self.shards[at].rule, cost)]);
-        let verdict = self.store.run(Key::lone(schema::SHARDS, &partition), &take).await?;
+        // A look writes nothing.
+        let effect = if cost == 0 { Effect::None } else { Effect::Unknown };
+        let verdict = self.ask(prefix, at, &take, wait, effect).await?;
         let (debt, skew_us) = verdict.first().map_or((Span::ZERO, 0), |first| (first.debt(), first.skew_us()));
         let decision = *take.decision(&verdict).decision();
         Ok(Answer { at, decision, debt, skew_us, give: GiveAll::of(&take, &verdict) })
     }
 
     /// Once: a second that follows a lost reply would give what was never taken.
-    async fn give(&self, prefix: &KeyBytes, at: usize, give: &GiveAll) {
-        let mut partition = KeyBytes::from_slice(prefix);
-        (at as u64).encode_to(&mut partition);
-        if let Err(error) = self.store.run(Key::lone(schema::SHARDS, &partition), give).await {
+    async fn give(&self, prefix: &KeyBytes, at: usize, give: &GiveAll, wait: Duration) {
+        if let Err(error) = self.ask(prefix, at, give, wait, Effect::Unknown).await {
             self.untold.note(&error);
         }
     }
 
-    /// Looks at all shards but the one that is known: what is known of those that answered, and the last error.
-    async fn look(&self, prefix: &KeyBytes, known: Option<Answer>) -> (Vec<Answer>, Option<Error>) {
+    /// Looks at all shards but the one that is known: what is known of those that answered in time, and the last error.
+    async fn look(&self, prefix: &KeyBytes, known: Option<Answer>, wait: Duration) -> (Vec<Answer>, Option<Error>) {
         let known_at = known.as_ref().map(|known| known.at);
         let others = (0..self.shards.len()).filter(|at| known_at != Some(*at));
-        let looks = join_all(others.map(|at| self.take(prefix, at, 0))).await;
+        let looks = join_all(others.map(|at| self.take(prefix, at, 0, wait))).await;
         let mut seen: Vec<_> = known.into_iter().collect();
         let mut error = None;
         for look in looks {
@@ -210,29 +273,29 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
         &self,
         prefix: &KeyBytes,
         cost: u32,
-        mut seen: Vec<Answer>,
+        begun: Duration,
+        seen: Vec<Answer>,
         mut error: Option<Error>,
     ) -> Result<Decision> {
         let level = |answer: &Answer| Part { at: answer.at, tokens: answer.decision.remaining() };
         let mut gather = Gather::new(cost, seen.iter().map(level));
         let mut taken = Vec::new();
+        let mut has_asked = false;
         loop {
             match gather.next() {
                 Next::Admit => return Ok(self.told(Outcome::Allowed, &taken)),
                 Next::GiveUp => break,
                 Next::Take(parts) => {
-                    let calls = parts.iter().map(|part| self.take(prefix, part.at, part.tokens));
+                    has_asked = true;
+                    let wait = self.left(begun) / 2;
+                    let calls = parts.iter().map(|part| self.take(prefix, part.at, part.tokens, wait));
                     for (part, answer) in parts.iter().zip(join_all(calls).await) {
                         match answer {
                             Ok(answer) if answer.decision.is_allowed() => {
                                 gather.took(*part, answer.decision.remaining());
                                 taken.push(answer);
                             }
-                            Ok(answer) => {
-                                gather.had_less(*part, answer.decision.remaining());
-                                seen.retain(|before| before.at != part.at);
-                                seen.push(answer);
-                            }
+                            Ok(answer) => gather.had_less(*part, answer.decision.remaining()),
                             Err(failed) => {
                                 self.untold.note(&failed);
                                 gather.failed(*part);
@@ -243,9 +306,25 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
                 }
             }
         }
-        let gives = taken.iter().filter_map(|answer| Some(self.give(prefix, answer.at, answer.give.as_ref()?)));
+        if !has_asked {
+            return self.denied(cost, &seen, error, 0);
+        }
+        // Others were in the way, or a shard failed. What they and this one gave back counts again, as far as it is there by now.
+        let undoing = self.clock.steady();
+        let wait = self.left(undoing) / 2;
+        let gives = taken.iter().filter_map(|answer| Some(self.give(prefix, answer.at, answer.give.as_ref()?, wait)));
         join_all(gives).await;
-        self.denied(cost, &seen, error)
+        let (seen, failed) = self.look(prefix, None, self.left(undoing)).await;
+        let apart_us = self.apart_us(self.clock.steady().saturating_sub(begun));
+        // That something may have happened says more than that nothing did.
+        let error = error.filter(|error| error.effect() == Effect::Unknown || failed.is_none()).or(failed);
+        self.denied(cost, &seen, error, apart_us)
+    }
+
+    /// By how much longer one waits that took so long and met others: they would meet again, if all waited for the same tokens.
+    fn apart_us(&self, took: Duration) -> u64 {
+        let most = took.saturating_mul(2 * APART).min(self.deadline).max(APART_MIN);
+        below(&self.entropy, micros(most))
     }
 
     /// Of these shards, told as the key's.
@@ -254,13 +333,14 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
         let is_last = |place: usize| answers[place + 1..].iter().all(|later| later.at != answers[place].at);
         let last = answers.iter().enumerate().filter(|(place, _)| is_last(*place)).map(|(_, answer)| answer);
         let remaining: u64 = last.map(|answer| u64::from(answer.decision.remaining())).sum();
-        let reset_us = answers.iter().map(|answer| super::micros(answer.decision.reset_after())).max().unwrap_or(0);
+        let reset_us = answers.iter().map(|answer| micros(answer.decision.reset_after())).max().unwrap_or(0);
         // Shards add up to the burst.
         let remaining = u32::try_from(remaining).unwrap_or(u32::MAX).min(self.limit());
         Decision::new(outcome, self.limit(), remaining, reset_us)
     }
 
-    fn denied(&self, cost: u32, seen: &[Answer], error: Option<Error>) -> Result<Decision> {
+    /// `apart_us` later than there is enough.
+    fn denied(&self, cost: u32, seen: &[Answer], error: Option<Error>, apart_us: u64) -> Result<Decision> {
         let tokens_after = |us: u64| {
             let of = |answer: &Answer| {
                 let debt = answer.debt.minus_us(us.saturating_sub(answer.skew_us));
@@ -273,8 +353,8 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
             // All of them together hold the cost, so some did not answer.
             return error.map_or_else(|| Ok(self.told(Outcome::NeverAllowed, seen)), Err);
         };
-        // Others were faster, and may have given back by now: at once is not said.
-        let retry_after = Duration::from_micros(retry_us.max(1));
+        // Others may have given back by now: at once is not said.
+        let retry_after = Duration::from_micros(retry_us.max(1).saturating_add(apart_us));
         Ok(self.told(Outcome::Denied { retry_after }, seen))
     }
 }

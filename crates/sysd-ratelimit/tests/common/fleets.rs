@@ -171,7 +171,7 @@ pub(crate) enum Mode {
 #[derive(Clone)]
 pub(crate) enum Fleet {
     Central(RuleLimiter<Through>),
-    Sharded(ShardedLimiter<Through, Arc<SeededEntropy>>),
+    Sharded(ShardedLimiter<Through, Arc<SeededEntropy>, Drifting>),
     Leased(LeasedLimiter<Through, Drifting>),
     LocalFirst(LocalFirstLimiter<Through, Drifting>),
 }
@@ -221,7 +221,7 @@ pub(crate) fn fleet(
         }
         Mode::Sharded => {
             let limiter = ShardedLimiter::with_entropy(store, "api", bucket, 4, simulation.entropy()).unwrap();
-            (Fleet::Sharded(limiter), None)
+            (Fleet::Sharded(limiter.with_clock(clock).with_deadline(CALL_MAX)), None)
         }
         Mode::Leased | Mode::SendsAgain => {
             let config = LeaseConfig { hold_for: HOLD, call_wait_max: CALL_MAX, ..LeaseConfig::new(BATCH_MAX) };
