@@ -81,7 +81,7 @@ fn an_interrupted_start_leaves_nothing() {
     let scratch = Scratch::new("up");
     // With a Cluster, which takes long enough to be met in the middle.
     let mut xtask = scratch.xtask(&["servers", "up"]).env_remove("SYSD_TEST_REDIS_CLUSTER_URL").spawn().unwrap();
-    wait_until("two servers run", || scratch.servers().len() >= 2);
+    wait_until("two servers run", || scratch.started() >= 2);
     kill_process(Pid::from_child(&xtask), Signal::INT).unwrap();
     assert_eq!(ended(&mut xtask).code(), Some(130));
     assert_eq!((scratch.servers(), scratch.directories()), (vec![], vec![]));
@@ -91,7 +91,7 @@ fn an_interrupted_start_leaves_nothing() {
 fn what_a_killed_start_leaves_is_known_and_can_be_stopped() {
     let scratch = Scratch::new("up-kill");
     let mut xtask = scratch.xtask(&["servers", "up"]).env_remove("SYSD_TEST_REDIS_CLUSTER_URL").spawn().unwrap();
-    wait_until("two servers run", || scratch.servers().len() >= 2);
+    wait_until("two servers run", || scratch.started() >= 2);
     assert!(scratch.says(&["servers", "status"]).contains("under way"));
     xtask.kill().unwrap();
     assert_eq!(ended(&mut xtask).code(), None);
@@ -106,7 +106,7 @@ fn an_interrupted_start_leaves_no_java() {
     let scratch = Scratch::new("java");
     scratch.fake_java();
     let mut xtask = scratch.xtask_with_java(&["servers", "up"]).spawn().unwrap();
-    wait_until("all start at the same time", || scratch.servers().len() == 3);
+    wait_until("all start at the same time", || scratch.started() == 3);
     kill_process(Pid::from_child(&xtask), Signal::INT).unwrap();
     assert_eq!(ended(&mut xtask).code(), Some(130));
     assert_eq!((scratch.servers(), scratch.directories()), (vec![], vec![]));
@@ -117,7 +117,7 @@ fn the_kernel_ends_the_java_of_a_killed_run_and_the_next_run_removes_what_is_lef
     let scratch = Scratch::new("java-kill");
     scratch.fake_java();
     let mut xtask = scratch.xtask_with_java(&["test", "tests"]).spawn().unwrap();
-    wait_until("the servers start", || scratch.servers().len() == 3);
+    wait_until("the servers start", || scratch.started() == 3);
     xtask.kill().unwrap();
     assert_eq!(ended(&mut xtask).code(), None);
     wait_until("the servers end", || scratch.servers().is_empty());
@@ -132,7 +132,7 @@ fn java_that_a_killed_start_leaves_can_be_stopped() {
     let scratch = Scratch::new("java-up-kill");
     scratch.fake_java();
     let mut xtask = scratch.xtask_with_java(&["servers", "up"]).spawn().unwrap();
-    wait_until("the servers start", || scratch.servers().len() == 3);
+    wait_until("the servers start", || scratch.started() == 3);
     xtask.kill().unwrap();
     assert_eq!(ended(&mut xtask).code(), None);
     assert!(scratch.says(&["servers", "status"]).contains("an interrupted start left 3 servers"));
@@ -147,7 +147,7 @@ fn an_interrupted_download_leaves_nothing_that_looks_complete() {
     scratch.fake_maven("echo x > lib/DynamoDBLocal-2.6.1.jar; sleep 300 & wait");
     for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
         let mut xtask = scratch.xtask_with_java(&["servers", "up", "dynamodb"]).spawn().unwrap();
-        wait_until("Maven runs with its child", || scratch.servers().len() == 2);
+        wait_until("Maven runs with its child", || scratch.started() == 2);
         kill_process(Pid::from_child(&xtask), signal).unwrap();
         assert_eq!(ended(&mut xtask).code(), code);
         if code.is_some() {

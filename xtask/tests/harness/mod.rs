@@ -107,6 +107,12 @@ impl Scratch {
         pids.filter(here).collect()
     }
 
+    /// Those that have become what they were started as: a copy of xtask that is about to, is here already.
+    pub(crate) fn started(&self) -> usize {
+        let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        self.servers().into_iter().filter(|&pid| name(pid).trim() != "xtask").count()
+    }
+
     /// The directories of servers.
     pub(crate) fn directories(&self) -> Vec<String> {
         let names = fs::read_dir(&self.path).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
