@@ -485,8 +485,7 @@ impl<S: Store> Overrides<S> for Far {
 
 #[test]
 fn two_that_deny_one_another_do_not_for_ever() {
-    let asked: Vec<u32> =
-        seeds(300).map(|seed| two_that_meet(seed, Again::Apart).expect("both are admitted")).collect();
+    let asked: Vec<u32> = seeds(300).map(|seed| two_that_meet(seed, Again::Apart).unwrap_or(u32::MAX)).collect();
     assert!(asked.iter().all(|&asked| asked < 40), "{asked:?}");
     assert!(asked.iter().any(|&asked| asked > 3), "they never met");
     assert_eq!(two_that_meet(1, Again::Together), None, "who come again together are not found");
