@@ -11,14 +11,15 @@ use futures::TryStreamExt as _;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 use sysd_core::{
-    Clock as _, Durability, Effect, ErasedProcedure, Error, ErrorKind, Key, Limits, ManualClock, Outcome, OutputBytes,
-    Record, Result, Scan, Space, Store, StoreExt as _, Timestamp, Trim, Trimmed, Write, tuple,
+    Clock as _, Durability, Effect, Error, ErrorKind, Key, Limits, ManualClock, Outcome, Result, Scan, Space, Store,
+    StoreExt as _, Timestamp, Write, tuple,
 };
 use sysd_ledger::{
     Account, AccountId, AccountKind, AsOf, AuditError, Balance, Books, Change, ChunkHash, Command, Currency, Date,
     Details, JournalConfig, JournalEntry, Ledger, Page, Rejection, Reply, Side, Transaction, TransactionId,
 };
 use sysd_storage::{Follower, Memory, Replica, ReplicaConfig};
+use sysd_testkit::{Overridden, Overrides};
 
 const ACCOUNTS: u128 = 6;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -412,99 +413,36 @@ async fn the_writer_writes_by_itself_and_the_books_stop_without_it() {
     assert_eq!(ledger.verify().await.unwrap().entries, u64::try_from(id).unwrap());
 }
 
-/// Memory that says it forgets nothing.
+/// Says that it forgets nothing.
 #[derive(Clone)]
-struct Durable(Memory, Limits);
+struct Durable(Limits);
 
-impl Durable {
-    fn new(store: Memory) -> Self {
-        let mut limits = *store.limits();
-        limits.durability = Durability::Durable;
-        Self(store, limits)
+impl Overrides<Memory> for Durable {
+    fn limits<'a>(&'a self, _: &'a Memory) -> &'a Limits {
+        &self.0
     }
 }
 
-impl Store for Durable {
-    fn limits(&self) -> &Limits {
-        &self.1
-    }
+/// While it is set, no journal can be written.
+#[derive(Clone, Default)]
+struct Stopped(Arc<AtomicBool>);
 
-    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        self.0.get(key).await
-    }
-
-    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
-        self.0.get_many(keys).await
-    }
-
-    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
-        self.0.write(write).await
-    }
-
-    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
-        self.0.write_many(writes).await
-    }
-
-    async fn scan(&self, scan: Scan<'_>) -> Result<sysd_core::Page> {
-        self.0.scan(scan).await
-    }
-
-    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
-        self.0.trim(trim).await
-    }
-
-    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
-        self.0.update(key, procedure).await
-    }
-}
-
-/// Memory to whose journal nothing can be written for a while.
-#[derive(Clone)]
-struct Stopped(Memory, Arc<AtomicBool>);
-
-impl Store for Stopped {
-    fn limits(&self) -> &Limits {
-        self.0.limits()
-    }
-
-    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        self.0.get(key).await
-    }
-
-    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
-        self.0.get_many(keys).await
-    }
-
-    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
-        self.0.write(write).await
-    }
-
-    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
-        if self.1.load(Ordering::Relaxed) {
+impl Overrides<Memory> for Stopped {
+    async fn write_many(&self, store: &Memory, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
+        if self.0.load(Ordering::Relaxed) {
             let refused = || Error::new(ErrorKind::Full, Effect::None, "the disk is full");
             return writes.iter().map(|_| Err(refused())).collect();
         }
-        self.0.write_many(writes).await
-    }
-
-    async fn scan(&self, scan: Scan<'_>) -> Result<sysd_core::Page> {
-        self.0.scan(scan).await
-    }
-
-    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
-        self.0.trim(trim).await
-    }
-
-    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
-        self.0.update(key, procedure).await
+        store.write_many(writes).await
     }
 }
 
 #[tokio::test]
 async fn transactions_wait_while_the_journal_waits_for_the_store_and_are_rejected_before_memory_is_full() {
-    let (store, clock) = (Stopped(Memory::new(), Arc::default()), start());
+    let (memory, stopped, clock) = (Memory::new(), Stopped::default(), start());
+    let store = Overridden(memory.clone(), stopped.clone());
     let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
-    let (replica, driver) = Replica::open(store.0.clone(), "books", replica_config).await.unwrap();
+    let (replica, driver) = Replica::open(memory, "books", replica_config).await.unwrap();
     tokio::spawn(driver);
     let ledger = Ledger::that_may_forget(replica, store.clone(), "books", config(&clock)).unwrap().0;
     for id in 0..2 {
@@ -514,7 +452,7 @@ async fn transactions_wait_while_the_journal_waits_for_the_store_and_are_rejecte
         let details = Details::new("x".repeat(16_000), Vec::new()).unwrap();
         Transaction { details: Some(Box::new(details)), ..transfer(id, 1, 0, 1) }
     };
-    store.1.store(true, Ordering::Relaxed);
+    stopped.0.store(true, Ordering::Relaxed);
     let mut ids = 0..;
     let mut batch = || ids.by_ref().take(60).map(with_memo).collect::<Vec<_>>();
     // 32 MiB and a little.
@@ -531,13 +469,13 @@ async fn transactions_wait_while_the_journal_waits_for_the_store_and_are_rejecte
         assert!(futures::poll!(&mut waiting).is_pending());
     }
     assert_eq!(ledger.read(Books::journal_len).await.unwrap(), 36 * 60);
-    store.1.store(false, Ordering::Relaxed);
+    stopped.0.store(false, Ordering::Relaxed);
     ledger.write_journal().await.unwrap();
     clock.advance(Duration::from_millis(20));
     assert!(waiting.await.unwrap().iter().all(|reply| matches!(reply, Reply::Recorded(_))));
 
     // Whoever has waited long enough is recorded as long as there is room, and then rejected.
-    store.1.store(true, Ordering::Relaxed);
+    stopped.0.store(true, Ordering::Relaxed);
     let mut rejected = 0;
     for _ in 0..80 {
         // The writer looks, in vain.
@@ -562,7 +500,7 @@ async fn transactions_wait_while_the_journal_waits_for_the_store_and_are_rejecte
         }
     }
     assert!(rejected > 0);
-    store.1.store(false, Ordering::Relaxed);
+    stopped.0.store(false, Ordering::Relaxed);
     ledger.write_journal().await.unwrap();
     assert!(matches!(ledger.transact(transfer(1 << 40, 1, 0, 1)).await.unwrap(), Reply::Recorded(_)));
     ledger.verify().await.unwrap();
@@ -580,7 +518,9 @@ async fn two_ledgers_of_one_name_do_not_write_over_each_other() {
     assert!(!written.is_empty());
     // Another log, whose store forgets nothing, with the first one's name for its journal.
     let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
-    let durable = Durable::new(store.clone());
+    let mut limits = *store.limits();
+    limits.durability = Durability::Durable;
+    let durable = Overridden(store.clone(), Durable(limits));
     let (replica, driver) = Replica::<Books>::open(durable.clone(), "other", replica_config).await.unwrap();
     tokio::spawn(driver);
     let (other, _writer) = Ledger::new(replica, durable, "books", config(&clock)).unwrap();

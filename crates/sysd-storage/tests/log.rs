@@ -12,14 +12,13 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::executor::block_on;
-use sysd_core::procedure::ErasedProcedure;
 use sysd_core::{
-    Effect, ErrorKind, Key, Limits, ManualClock, Outcome, OutputBytes, Page, Record, Result, Scan, SeededEntropy,
-    Space, StateMachine as _, Store, StoreExt, Timestamp, Trim, Trimmed, Write, tuple,
+    Effect, ErrorKind, Key, ManualClock, Outcome, Result, Scan, SeededEntropy, Space, StateMachine as _, Store,
+    StoreExt, Timestamp, Write, tuple,
 };
 use sysd_storage::{Driver, Follower, Memory, Replica, ReplicaConfig};
 use sysd_testkit::counters::Add;
-use sysd_testkit::{Counters, Limited};
+use sysd_testkit::{Counters, Limited, Overridden, Overrides};
 
 const LOG: Space = Space::conditional("log");
 const START: u64 = 1_767_225_600_000_000;
@@ -49,53 +48,16 @@ fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// A store whose writes hang while it is told so; they never happen.
-#[derive(Clone)]
-struct Hanging<S> {
-    inner: S,
-    hangs: Arc<AtomicBool>,
-}
+/// Writes hang while it is set; they never happen.
+#[derive(Clone, Default)]
+struct Hanging(Arc<AtomicBool>);
 
-impl<S: Store> Hanging<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, hangs: Arc::default() }
-    }
-}
-
-impl<S: Store> Store for Hanging<S> {
-    fn limits(&self) -> &Limits {
-        self.inner.limits()
-    }
-
-    async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        self.inner.get(key).await
-    }
-
-    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn write(&self, write: Write<'_>) -> Result<Outcome> {
-        if self.hangs.load(Ordering::SeqCst) {
+impl<S: Store> Overrides<S> for Hanging {
+    async fn write(&self, store: &S, write: Write<'_>) -> Result<Outcome> {
+        if self.0.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        self.inner.write(write).await
-    }
-
-    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
-        self.inner.write_many(writes).await
-    }
-
-    async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
-        self.inner.scan(scan).await
-    }
-
-    async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {
-        self.inner.trim(trim).await
-    }
-
-    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
-        self.inner.update(key, procedure).await
+        store.write(write).await
     }
 }
 
@@ -160,14 +122,14 @@ fn batches_split_where_an_entry_is_full_and_keep_the_order() {
 #[test]
 fn a_store_that_hangs_costs_no_more_than_the_deadline() {
     let clock = clock();
-    let store = Hanging::new(Memory::with_clock(clock.clone()));
+    let store = Overridden(Memory::with_clock(clock.clone()), Hanging::default());
     let config = ReplicaConfig {
         submit_wait_max: Duration::from_secs(3),
         call_wait_max: Duration::from_secs(1),
         ..config(&clock)
     };
     let (replica, mut driver) = open(store.clone(), config);
-    store.hangs.store(true, Ordering::SeqCst);
+    store.1.0.store(true, Ordering::SeqCst);
     let mut sent = Box::pin(replica.submit(add(1)));
     assert!(poll(&mut sent).is_pending() && poll(&mut driver).is_pending());
     let mut queued = Box::pin(replica.submit(add(2)));
@@ -181,7 +143,7 @@ fn a_store_that_hangs_costs_no_more_than_the_deadline() {
     assert_eq!(told(poll(&mut queued)), (ErrorKind::Timeout, Effect::None));
 
     // It comes back: the first is settled before anything else is appended, and applied once.
-    store.hangs.store(false, Ordering::SeqCst);
+    store.1.0.store(false, Ordering::SeqCst);
     let mut third = Box::pin(replica.submit(add(3)));
     assert!(poll(&mut third).is_pending());
     while poll(&mut driver).is_pending() && poll(&mut third).is_pending() {
@@ -194,9 +156,9 @@ fn a_store_that_hangs_costs_no_more_than_the_deadline() {
 #[test]
 fn a_dropped_driver_says_what_may_have_happened() {
     let clock = clock();
-    let store = Hanging::new(Memory::with_clock(clock.clone()));
+    let store = Overridden(Memory::with_clock(clock.clone()), Hanging::default());
     let (replica, mut driver) = open(store.clone(), config(&clock));
-    store.hangs.store(true, Ordering::SeqCst);
+    store.1.0.store(true, Ordering::SeqCst);
     let mut sent = Box::pin(replica.submit(add(1)));
     assert!(poll(&mut sent).is_pending() && poll(&mut driver).is_pending());
     let (mut queued, mut read) = (Box::pin(replica.submit(add(2))), Box::pin(replica.read_latest(|_| ())));

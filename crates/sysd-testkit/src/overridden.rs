@@ -8,9 +8,24 @@ use sysd_core::{
 
 /// What an [`Overridden`] store does in the place of the calls of the store below; by default, the same.
 pub trait Overrides<S: Store>: Send + Sync + 'static {
+    /// In the place of [`Store::limits`].
+    fn limits<'a>(&'a self, store: &'a S) -> &'a Limits {
+        store.limits()
+    }
+
+    /// In the place of [`Store::get`].
+    fn get(&self, store: &S, key: Key<'_>) -> impl Future<Output = Result<Option<Record>>> + Send {
+        store.get(key)
+    }
+
     /// In the place of [`Store::write`].
     fn write(&self, store: &S, write: Write<'_>) -> impl Future<Output = Result<Outcome>> + Send {
         store.write(write)
+    }
+
+    /// In the place of [`Store::write_many`].
+    fn write_many(&self, store: &S, writes: &[Write<'_>]) -> impl Future<Output = Vec<Result<Outcome>>> + Send {
+        store.write_many(writes)
     }
 
     /// In the place of [`Store::update`].
@@ -49,11 +64,11 @@ pub struct Overridden<S, O>(pub S, pub O);
 
 impl<S: Store, O: Overrides<S>> Store for Overridden<S, O> {
     fn limits(&self) -> &Limits {
-        self.0.limits()
+        self.1.limits(&self.0)
     }
 
     async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
-        self.0.get(key).await
+        self.1.get(&self.0, key).await
     }
 
     async fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<Option<Record>>> {
@@ -65,7 +80,7 @@ impl<S: Store, O: Overrides<S>> Store for Overridden<S, O> {
     }
 
     async fn write_many(&self, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
-        self.0.write_many(writes).await
+        self.1.write_many(&self.0, writes).await
     }
 
     async fn scan(&self, scan: Scan<'_>) -> Result<Page> {

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::executor::block_on;
-use sysd_core::{
-    ErasedProcedure, Key, Limits, ManualClock, Outcome, OutputBytes, Page, Record as Stored, Result as CallResult,
-    Scan, StateMachine, Store, Timestamp, Trim, Trimmed, Write, tuple,
-};
+use sysd_core::{Key, ManualClock, Record as Stored, Result as CallResult, StateMachine, Store, Timestamp, tuple};
 use sysd_ledger::{
     Books, Command, Currency, Event, Funds, JournalEntry, Receipt, Reply, Side, Transaction, TransactionId,
 };
 use sysd_storage::{Follower, Memory, ReplicaConfig};
 use sysd_testkit::oracle::log::{Answer, Submission, acknowledged, once, reads, real_time, time};
+use sysd_testkit::{Overridden, Overrides};
 
 use crate::machine::{Asked, History, Kept, MARK_BYTES, encoded};
 use crate::record::Seen;
@@ -20,50 +18,22 @@ use crate::scenario::LOG;
 use crate::support::naive::{Naive, answers, receipts};
 
 /// The store without its snapshots: who opens a log on it reads all of it.
-struct WholeLog(Memory<ManualClock>);
+struct WholeLog;
 
-impl Store for WholeLog {
-    fn limits(&self) -> &Limits {
-        self.0.limits()
-    }
-
-    async fn get(&self, key: Key<'_>) -> CallResult<Option<Stored>> {
+impl Overrides<Memory<ManualClock>> for WholeLog {
+    async fn get(&self, store: &Memory<ManualClock>, key: Key<'_>) -> CallResult<Option<Stored>> {
         // The record that names the newest snapshot.
         const MANIFEST: u8 = 2;
         if key.partition() == tuple::encode(&(LOG, MANIFEST)).as_slice() {
             return Ok(None);
         }
-        self.0.get(key).await
-    }
-
-    async fn get_many(&self, keys: &[Key<'_>]) -> Vec<CallResult<Option<Stored>>> {
-        self.0.get_many(keys).await
-    }
-
-    async fn write(&self, write: Write<'_>) -> CallResult<Outcome> {
-        self.0.write(write).await
-    }
-
-    async fn write_many(&self, writes: &[Write<'_>]) -> Vec<CallResult<Outcome>> {
-        self.0.write_many(writes).await
-    }
-
-    async fn scan(&self, scan: Scan<'_>) -> CallResult<Page> {
-        self.0.scan(scan).await
-    }
-
-    async fn trim(&self, trim: Trim<'_>) -> CallResult<Trimmed> {
-        self.0.trim(trim).await
-    }
-
-    async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> CallResult<OutputBytes> {
-        self.0.update(key, procedure).await
+        store.get(key).await
     }
 }
 
 /// What the log holds, read from its beginning.
 pub(crate) fn history(store: Memory<ManualClock>, config: ReplicaConfig) -> Result<History, String> {
-    let opened = block_on(Follower::<History>::open(WholeLog(store), LOG, config));
+    let opened = block_on(Follower::<History>::open(Overridden(store, WholeLog), LOG, config));
     let (follower, _driver) = opened.map_err(|error| format!("the log can't be read: {error}"))?;
     Ok(follower.read(|history| History { steps: history.steps.clone() }))
 }
