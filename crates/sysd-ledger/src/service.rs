@@ -136,8 +136,8 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     ///
     /// # Cost
     /// One conditional write for all that is asked while the last one was on its way. While more than 32 MiB of the journal wait for
-    /// the store, a transaction waits too, up to [`JournalConfig::call_wait_max`]; when 64 MiB do it is rejected. A read or two of the store for an id that was
-    /// recorded before, or that may have been so long ago that it has left memory.
+    /// the store, a transaction waits too, up to [`JournalConfig::call_wait_max`]; when 64 MiB do it is rejected. A read or two of
+    /// the store for an id that was recorded before, or that may have been so long ago that it has left memory.
     ///
     /// # Cancel safety
     /// It may be recorded all the same.

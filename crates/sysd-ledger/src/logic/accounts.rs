@@ -35,6 +35,15 @@ pub(super) struct Row {
     pub(super) state: AccountState,
 }
 
+impl Row {
+    /// One more change, by that number: its ordinal, and the number of the one before.
+    #[inline]
+    const fn change(&mut self, number: u64) -> (u64, u64) {
+        self.changes += 1;
+        (self.changes, std::mem::replace(&mut self.last, number))
+    }
+}
+
 /// The numbers of the last changes whose ordinals are multiples of 8, 64, 512, …
 pub(crate) type Marks = [u64; TRAIL_MAX - 1];
 
@@ -86,7 +95,8 @@ impl Accounts {
     /// Where an account lies, most likely.
     #[inline]
     pub(super) fn likely(&self, id: AccountId) -> Index {
-        Index(self.places.likely(self.places.hash(id.0)).unwrap_or(NONE))
+        // It has the same tag.
+        Index(self.places.find(self.places.hash(id.0), |_| true).unwrap_or(NONE))
     }
 
     /// A look at an account's row, which lies in two lines of the cache.
@@ -166,8 +176,7 @@ impl Accounts {
     pub(super) fn post(&mut self, index: Index, side: Side, amount: u128, number: u64, out: &mut PairEntry) -> Balance {
         let Some(row) = self.rows.get_mut(index.0) else { return Balance::default() };
         *row.balance.posted_mut(side) += amount;
-        row.changes += 1;
-        let (balance, ordinal, before) = (row.balance, row.changes, std::mem::replace(&mut row.last, number));
+        let (balance, (ordinal, before)) = (row.balance, row.change(number));
         out.put_after(&balance, ordinal, if ordinal == 1 { 0 } else { number - before });
         if ordinal.is_multiple_of(8) {
             let trail = self.mark(index, number, ordinal);
@@ -180,13 +189,8 @@ impl Accounts {
     #[inline]
     pub(super) fn step(&mut self, index: Index, number: u64) -> Trail {
         let Some(row) = self.rows.get_mut(index.0) else { return Trail::default() };
-        row.changes += 1;
-        let (ordinal, before) = (row.changes, std::mem::replace(&mut row.last, number));
-        let mut trail = Trail { ordinal, ..Trail::default() };
-        if ordinal.is_multiple_of(8) {
-            trail = self.mark(index, number, ordinal);
-        }
-        trail.len = Trail::len_of(ordinal);
+        let (ordinal, before) = row.change(number);
+        let mut trail = if ordinal.is_multiple_of(8) { self.mark(index, number, ordinal) } else { Trail::of(ordinal) };
         trail.back[0] = before;
         trail
     }
@@ -194,7 +198,7 @@ impl Accounts {
     /// Of a change whose ordinal is a multiple of 8: its longer steps.
     #[inline(never)]
     fn mark(&mut self, index: Index, number: u64, ordinal: u64) -> Trail {
-        let mut trail = Trail { ordinal, len: Trail::len_of(ordinal), ..Trail::default() };
+        let mut trail = Trail::of(ordinal);
         let Some(row) = self.rows.get_mut(index.0) else { return trail };
         if row.marks == NONE
             && let Ok(at) = u32::try_from(self.marks.len())

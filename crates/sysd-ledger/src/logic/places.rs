@@ -160,12 +160,6 @@ impl<const TABLES: usize> Places<TABLES> {
         table.slots.get(found).map(|slot| slot.at())
     }
 
-    /// Where an id lies, most likely: it has the same tag.
-    #[inline]
-    pub(super) fn likely(&self, hash: Hash) -> Option<u32> {
-        self.find(hash, |_| true)
-    }
-
     /// Adds one that is not there.
     #[inline]
     pub(super) fn insert(&mut self, hash: Hash, at: u32) {

@@ -28,7 +28,7 @@ const LOOKED: u8 = 9;
 
 const ACTION: u8 = 0b111;
 /// Two postings of one amount, the debit first.
-const IS_PAIR: u8 = 1 << 3;
+pub(super) const IS_PAIR: u8 = 1 << 3;
 const REVERSES: u8 = 1 << 4;
 const EFFECTIVE: u8 = 1 << 5;
 const DETAILS: u8 = 1 << 6;
@@ -218,7 +218,10 @@ pub(super) fn put_transaction(transaction: &Transaction, out: &mut Vec<u8>) {
         _ => {}
     }
     if is_pair && let [debit, credit] = postings.as_slice() {
-        put_pair(debit, credit.account, out);
+        put_currency(debit.currency, out);
+        put_number(debit.amount, out);
+        put_id(debit.account.0, out);
+        put_id(credit.account.0, out);
     } else {
         put_number(postings.len() as u128, out);
         for posting in postings {
@@ -249,17 +252,6 @@ pub(super) fn put_transaction(transaction: &Transaction, out: &mut Vec<u8>) {
             out.push(decimals);
         }
     }
-}
-
-/// The flags of a transaction with two postings of one amount, the debit first, and nothing else.
-pub(super) const PLAIN_PAIR: u8 = IS_PAIR;
-
-#[inline]
-fn put_pair(debit: &Posting, credit: AccountId, out: &mut Vec<u8>) {
-    put_currency(debit.currency, out);
-    put_number(debit.amount, out);
-    put_id(debit.account.0, out);
-    put_id(credit.0, out);
 }
 
 pub(super) fn transaction(reader: &mut Reader<'_>) -> Result<Transaction, What> {

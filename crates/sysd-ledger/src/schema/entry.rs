@@ -10,7 +10,7 @@
 use sysd_core::Timestamp;
 
 use super::bytes::{Reader, What, put_currency, put_id, put_number, put_side, put_small};
-use super::command::{PLAIN_PAIR, put_transaction, transaction};
+use super::command::{IS_PAIR, put_transaction, transaction};
 use crate::model::amount::AMOUNT_MAX;
 use crate::model::{
     AccountId, Action, Balance, Change, Currency, Event, JournalEntry, Posting, Side, Transaction, TransactionId,
@@ -64,6 +64,12 @@ impl Trail {
         1 + if levels < TRAIL_MAX { levels } else { TRAIL_MAX - 1 }
     }
 
+    /// Of a change of that ordinal, as it keeps it.
+    #[inline]
+    pub(crate) const fn of(ordinal: u64) -> Self {
+        Self { ordinal, len: Self::len_of(ordinal), back: [0; TRAIL_MAX] }
+    }
+
     /// The numbers of the changes to which steps lead, the next one first.
     #[inline]
     pub(crate) fn back(&self) -> &[u64] {
@@ -110,7 +116,7 @@ impl PairEntry {
         self.len = Self::START;
         self.put([AS_ASKED]);
         self.put_small(elapsed_us);
-        self.put([PLAIN_PAIR]);
+        self.put([IS_PAIR]);
         self.put(id.0.to_be_bytes());
         self.put(debit.currency.to_bits().to_be_bytes());
         self.put_small(u64::try_from(debit.amount).unwrap_or(u64::MAX));
@@ -281,7 +287,7 @@ fn after(number: u64, reader: &mut Reader<'_>) -> Result<(Balance, Trail), What>
     if ordinal == 0 {
         return Err("an ordinal of zero");
     }
-    let mut trail = Trail { ordinal, len: Trail::len_of(ordinal), back: [0; TRAIL_MAX] };
+    let mut trail = Trail::of(ordinal);
     if trail.len == 0 && before != 0 {
         return Err("a change before the first");
     }
@@ -469,7 +475,7 @@ mod tests {
         ) {
             let [debits_posted, credits_posted, debits_held, credits_held] = sums;
             let balance = Balance { debits_posted, credits_posted, debits_held, credits_held };
-            let mut trail = Trail { ordinal, len: Trail::len_of(ordinal), ..Trail::default() };
+            let mut trail = Trail::of(ordinal);
             for (back, ago) in trail.back.iter_mut().zip(ago).take(trail.len) {
                 *back = number - ago;
             }
@@ -500,7 +506,7 @@ mod tests {
                 // Many that have longer steps.
                 let (ordinal, right, levels) = ordinals[at];
                 let ordinal = (ordinal >> right >> (3 * levels) << (3 * levels)).max(1);
-                let mut trail = Trail { ordinal, len: Trail::len_of(ordinal), ..Trail::default() };
+                let mut trail = Trail::of(ordinal);
                 for (back, ago) in trail.back.iter_mut().zip(ago) {
                     *back = number - ago;
                 }
