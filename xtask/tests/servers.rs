@@ -117,6 +117,7 @@ fn a_step_hears_nothing_of_the_package_that_we_are() {
 #[test]
 fn a_missing_server_is_a_failure_that_says_what_to_do() {
     let scratch = Scratch::new("missing");
+    scratch.fake_programs();
     // A machine with neither Redis nor a package manager.
     let output = scratch.xtask(&["test", "tests"]).env("PATH", &scratch.path).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -142,9 +143,7 @@ fn a_missing_server_is_installed_and_no_service_of_the_package_goes_on() {
         let installed = program(name.trim_start_matches("package/"));
         std::os::unix::fs::symlink(installed, scratch.path.join(name)).unwrap();
     }
-    for compiler in ["g++", "make"] {
-        scratch.fake(compiler, "exit 0");
-    }
+    scratch.fake_programs();
     scratch.fake("apt-get", APT_GET);
     scratch.fake("systemctl", "echo \"systemctl $*\" >> \"$SCRATCH/asked\"");
     scratch.fake_cargo("exit 0");

@@ -35,6 +35,13 @@ impl Scratch {
         fs::rename(new, self.path.join(program)).unwrap();
     }
 
+    /// The programs that are no servers and that the tests need.
+    pub(crate) fn fake_programs(&self) {
+        for program in ["g++", "make", "hledger", "ledger", "bean-check", "bean-query"] {
+            self.fake(program, "exit 0");
+        }
+    }
+
     /// A Java that runs whatever it is asked for without end, and a Maven that brings what it is asked for.
     pub(crate) fn fake_java(&self) {
         fs::create_dir(self.path.join("endless")).unwrap();
