@@ -45,6 +45,7 @@ mod config;
 mod error;
 mod group;
 mod layout;
+mod lock;
 mod readers;
 mod removal;
 mod tree;

@@ -1,7 +1,7 @@
 //! The tree on the disk: fjall's, with one keyspace for lone records and one for rows.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
@@ -20,8 +20,8 @@ use super::config::{LocalConfig, SyncMode};
 use super::error::{of_commit, of_open, of_read};
 use super::group::{Batch, Tree};
 use super::layout::{self, Family, HEADER_BYTES, Image, STORE_FORMAT};
+use super::lock::{LOCK, Lock};
 
-const LOCK: &str = "lock";
 const TREE: &str = "tree";
 /// A tree that is being made: it becomes `tree` once it is whole.
 const TREE_NEW: &str = "tree.new";
@@ -41,7 +41,7 @@ pub(super) struct Fjall {
     free_bytes_min: u64,
     is_full: AtomicBool,
     /// Kept until all else is closed.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl fmt::Debug for Fjall {
@@ -63,11 +63,7 @@ impl Fjall {
         let failed = |error: io::Error| of_open(error.into(), path);
         fs::create_dir_all(path).map_err(failed)?;
         refuse_foreign(path)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(failed)?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => of_open(fjall::Error::Locked, path),
-            TryLockError::Error(error) => failed(error),
-        })?;
+        let lock = Lock::acquire(path).map_err(|error| of_open(error, path))?;
         let reclaim = Reclaim { clock: AssertUnwindSafe(clock), grace_us: micros(config.reclaim_grace) };
         let reclaim = Arc::new(reclaim);
         let tree = path.join(TREE);
