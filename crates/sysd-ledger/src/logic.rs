@@ -5,6 +5,7 @@ mod blocks;
 mod books;
 #[cfg(feature = "seeded-bugs")]
 mod bugs;
+mod deadlines;
 mod held;
 mod holds;
 mod numbers;

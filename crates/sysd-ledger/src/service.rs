@@ -85,6 +85,8 @@ impl<L: Clone, S> Clone for Ledger<L, S> {
 
 /// So many times a transaction is asked again whose id may have left memory while it was looked up.
 const LOOKS_MAX: u32 = 16;
+/// So many times a command is asked again before which holds had to end.
+const ROUNDS_MAX: u32 = 16;
 /// So many ids are looked up at once.
 const LOOKS_AT_ONCE: usize = 64;
 /// So many entries of a journal are read at once.
@@ -145,11 +147,20 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         let asked = match &command {
             Command::Transact(transaction) => vec![transaction.clone()],
             Command::Group(transactions) | Command::Batch(transactions) => transactions.clone(),
-            _ => return self.log.submit(command).await,
+            _ => {
+                let again = command.clone();
+                return self.submit(command, || again.clone()).await;
+            }
         };
         self.journal.room().await;
         let is_group = matches!(command, Command::Group(_));
-        let reply = match self.log.submit(command).await? {
+        let is_batch = matches!(command, Command::Batch(_));
+        let again = || match asked.first() {
+            Some(one) if !is_group && !is_batch => Command::Transact(one.clone()),
+            _ if is_group => Command::Group(asked.clone()),
+            _ => Command::Batch(asked.clone()),
+        };
+        let reply = match self.submit(command, again).await? {
             Reply::LookUp { forgotten } => {
                 let command = if is_group { Command::Group(asked.clone()) } else { Command::Batch(asked.clone()) };
                 match self.look_up(&asked, command, forgotten).await? {
@@ -166,6 +177,26 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         }
     }
 
+    /// Asks the books; `again` is the same command. Lets holds end first if there are so many that nothing can be decided yet.
+    ///
+    /// # Errors
+    /// [`Contention`](ErrorKind::Contention) without effect if again and again holds of others came to their deadline in between,
+    /// thousands each time.
+    pub(crate) async fn submit(&self, command: Command, again: impl Fn() -> Command + Send) -> Result<Reply> {
+        let mut command = Some(command);
+        for _ in 0..ROUNDS_MAX {
+            let reply = self.log.submit(command.take().unwrap_or_else(&again)).await?;
+            if !matches!(reply, Reply::HoldsDue) {
+                return Ok(reply);
+            }
+            // While holds are due nothing is held anew, so each of these leaves fewer.
+            let tick = || async { self.log.submit(Command::Tick).await.map_err(|error| error.with_effect(Effect::None)) };
+            while matches!(tick().await?, Reply::HoldsDue) {}
+        }
+        let message = "thousands of holds came to their deadline while others ended; ask again, or spread the deadlines";
+        Err(Error::new(ErrorKind::Contention, Effect::None, message))
+    }
+
     /// Asks again with what the store says of ids that have left memory, until no more have left meanwhile.
     async fn look_up(&self, asked: &[Transaction], command: Command, mut forgotten: u64) -> Result<Reply> {
         for _ in 0..LOOKS_MAX {
@@ -176,7 +207,7 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
             let numbers: Vec<_> = iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
             let found = numbers.into_iter().filter_map(|(id, number)| number.map(|number| (id, number))).collect();
             let looked = Command::Looked(Looked { forgotten, found }, Box::new(command.clone()));
-            let reply = self.log.submit(looked).await?;
+            let reply = self.submit(looked.clone(), || looked.clone()).await?;
             let more = match &reply {
                 Reply::LookUp { forgotten } => Some(*forgotten),
                 Reply::Batch(replies) => replies.iter().find_map(|reply| match reply {

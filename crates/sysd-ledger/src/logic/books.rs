@@ -11,7 +11,7 @@ use super::accounts::{Accounts, Index};
 use super::holds::{Hold, Holds};
 use super::numbers::{Found, Looked, Numbers};
 use super::pair;
-use super::resolve::{Balances, Change, Changes, Resolved, after, frees, resolve};
+use super::resolve::{Balances, Change, Changes, Resolved, after, resolve};
 use super::tail::{Recorded, Tail};
 use crate::model::account::AccountView;
 use crate::model::amount::AMOUNT_MAX;
@@ -45,7 +45,7 @@ pub enum Command {
     Group(Vec<Transaction>),
     /// No transaction may be effective on this day or before it, from now on.
     ClosePeriod(Date),
-    /// Nothing but that time passes: holds end.
+    /// Nothing but that time passes: holds end, 1,000 at most.
     Tick,
     /// Several transactions, each for itself, in one command.
     Batch(Vec<Transaction>),
@@ -141,6 +141,10 @@ pub enum Bug {
     ForgetOldIds,
     /// Frees the rest of a hold of which a part is posted, though it should stay.
     FreeRest,
+    /// Ends all holds at once, however many have come to their deadline.
+    EndAll,
+    /// Decides while holds are due that have not ended yet.
+    DecideEarly,
 }
 
 /// How a step of a group is taken back.
@@ -194,7 +198,11 @@ impl Done {
 impl Books {
     /// Does what is asked. `now` never goes back.
     pub fn apply(&mut self, now: Timestamp, command: &Command) -> Reply {
-        self.end_holds(now);
+        if !self.end_holds(now)
+            && let Some(reply) = self.not_yet(command)
+        {
+            return reply;
+        }
         self.do_command(now, command, None)
     }
 
@@ -279,7 +287,7 @@ impl Books {
 
     /// Writes the next number into the journal.
     #[inline]
-    fn write(&mut self, now: Timestamp, recorded: Recorded<'_>, changes: &[Change], balances: &Balances) {
+    pub(super) fn write(&mut self, now: Timestamp, recorded: Recorded<'_>, changes: &[Change], balances: &Balances) {
         let is_whole = self.tail.begin(now, recorded, changes.len().min(balances.len()));
         let number = self.tail.last;
         for (change, (_, balance)) in changes.iter().zip(balances) {
@@ -348,13 +356,13 @@ impl Books {
     }
 
     #[cfg(feature = "seeded-bugs")]
-    fn has(&self, bug: Bug) -> bool {
+    pub(super) fn has(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
     }
 
     #[cfg(not(feature = "seeded-bugs"))]
     #[expect(clippy::unused_self, reason = "as above, without the field")]
-    const fn has(&self, _: Bug) -> bool {
+    pub(super) const fn has(&self, _: Bug) -> bool {
         false
     }
 
@@ -367,30 +375,6 @@ impl Books {
     #[expect(clippy::unused_self, reason = "as above, without the field")]
     const fn has_any_bug(&self) -> bool {
         false
-    }
-
-    fn end_holds(&mut self, now: Timestamp) {
-        if self.has(Bug::ForgetDeadlines) {
-            return;
-        }
-        while let Some(id) = self.holds.next_ended(now) {
-            let (mut changes, mut balances) = (Changes::new(), Balances::new());
-            if let Some(hold) = self.holds.set(id, None) {
-                changes = frees(&hold);
-                for change in &changes {
-                    if let Some(row) = self.accounts.row_mut(change.account) {
-                        let held = match change.side {
-                            Side::Debit => &mut row.balance.debits_held,
-                            Side::Credit => &mut row.balance.credits_held,
-                        };
-                        *held = held.saturating_sub(change.freed);
-                        balances.push((row.id, row.balance));
-                    }
-                }
-            }
-            self.numbers.push_unnamed(id, now);
-            self.write(now, Recorded::HoldEnded(id), &changes, &balances);
-        }
     }
 
     #[inline]

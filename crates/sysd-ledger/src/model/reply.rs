@@ -83,6 +83,10 @@ pub enum Reply {
         /// How many ids have left memory.
         forgotten: u64,
     },
+    /// More holds have come to their deadline than end before one command, so nothing can be decided yet: 1,000 of them ended, and
+    /// nothing else was done. Let time pass with [`Command::Tick`](crate::Command::Tick) until it is [`Done`](Self::Done), then ask
+    /// again. `Ledger` does that.
+    HoldsDue,
     /// The id was recorded before, with other content. Nothing was done. Only `Ledger` says so.
     Conflict(Box<Conflict>),
 }

@@ -275,14 +275,14 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
             Command::Transact(transaction) => Some(transaction.id),
             _ => None,
         };
-        let mut reply = self.in_time(Effect::Unknown, ledger.log().submit(command.clone())).await?;
+        let mut reply = self.in_time(Effect::Unknown, ledger.submit(command.clone(), || command.clone())).await?;
         for _ in 0..LOOKS_MAX {
             let (Reply::LookUp { forgotten }, Some(id)) = (&reply, id) else { return Ok(reply) };
             let forgotten = *forgotten;
             let number = self.in_time(Effect::None, Box::pin(ledger.number(id))).await?;
             let looked = Looked { forgotten, found: number.map(|number| (id, number)).into_iter().collect() };
             let again = Command::Looked(looked, Box::new(command.clone()));
-            reply = self.in_time(Effect::Unknown, ledger.log().submit(again)).await?;
+            reply = self.in_time(Effect::Unknown, ledger.submit(again.clone(), || again.clone())).await?;
         }
         Err(ids_leave())
     }
