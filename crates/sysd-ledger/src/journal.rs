@@ -7,6 +7,7 @@
 //! chunk is on the store, or that ids are, only once they are.
 
 mod audit;
+mod auditor;
 mod calls;
 mod reads;
 mod view;
@@ -14,14 +15,14 @@ mod writer;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub(crate) use audit::Claim;
 pub use audit::{Audit, AuditError};
 pub(crate) use reads::Head;
 pub use reads::{AsOf, Page, StatementLine};
-use sysd_core::{Clock, Entropy, Error, Result, RetryPolicy, Store, SystemClock, SystemEntropy};
+use sysd_core::{Clock, Effect, Entropy, Error, ErrorKind, Result, RetryPolicy, Store, SystemClock, SystemEntropy};
 pub use writer::JournalWriter;
 
 use self::calls::Calls;
@@ -36,6 +37,9 @@ pub struct JournalConfig {
     /// How many ids of transactions stay in memory, about 30 bytes each; older ones are asked of the store. A transaction under an
     /// id that might be so old costs a read and an append more; UUIDs of version 7 say that they are not, if they were minted after all
     /// that has left was recorded.
+    ///
+    /// Older ones leave 2^20 together (fewer at first), so as many more are in memory. If 2^23 more are because the store is too slow,
+    /// transactions are refused with [`Throttled`](ErrorKind::Throttled) where the writer runs.
     pub ids_in_memory: u64,
     /// How often the writer looks for what is to be written.
     pub write_every: Duration,
@@ -89,6 +93,8 @@ pub(crate) struct Journal<S> {
     cache: Cache,
     /// How many bytes waited for the store when the writer last looked.
     behind: AtomicUsize,
+    /// Whether too many ids wait to leave memory, as it saw it then.
+    are_ids_behind: AtomicBool,
 }
 
 impl<S: Store> Journal<S> {
@@ -102,6 +108,7 @@ impl<S: Store> Journal<S> {
             schema: Schema::new(name)?,
             cache: Cache::default(),
             behind: AtomicUsize::new(0),
+            are_ids_behind: AtomicBool::new(false),
         })
     }
 
@@ -120,7 +127,45 @@ impl<S: Store> Journal<S> {
         }
     }
 
+    /// So many ids are in memory that need not be.
+    fn ids_wait(&self, count: u64) {
+        self.are_ids_behind.store(count > writer::IDS_WAITING_MAX, Ordering::Relaxed);
+    }
+
+    /// Whether to record more now would fill memory with ids that the store does not take as fast.
+    ///
+    /// # Errors
+    /// [`Throttled`](ErrorKind::Throttled).
+    pub(crate) fn takes_ids(&self) -> Result<()> {
+        if !self.are_ids_behind.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let message = "millions of ids wait to leave memory, which the store takes slower than they come; ask for less at once, \
+                       use UUIDs of version 7, or keep more ids in memory";
+        Err(Error::new(ErrorKind::Throttled, Effect::None, message))
+    }
+
     fn view(&self, end: End) -> View<'_, S> {
         View { calls: &self.calls, schema: &self.schema, cache: &self.cache, end }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use sysd_storage::Memory;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_is_held_back_while_too_many_ids_wait() {
+        let journal = Journal::new(Memory::new(), "books", JournalConfig::default(), true).unwrap();
+        for (waiting, is_held_back) in
+            [(writer::IDS_WAITING_MAX, false), (writer::IDS_WAITING_MAX + 1, true), (0, false)]
+        {
+            journal.ids_wait(waiting);
+            let asked = journal.takes_ids().map_err(|error| (error.kind(), error.effect()));
+            assert_eq!(asked, if is_held_back { Err((ErrorKind::Throttled, Effect::None)) } else { Ok(()) });
+        }
     }
 }

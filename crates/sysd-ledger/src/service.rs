@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use futures::stream::{StreamExt as _, TryStreamExt as _, iter, try_unfold};
+use futures::stream::{TryStreamExt as _, iter, try_unfold};
 use sysd_core::{Durability, Effect, Error, ErrorKind, Followed, Replicated, Result, Store};
 
 use crate::journal::{
@@ -84,13 +84,23 @@ impl<L: Clone, S> Clone for Ledger<L, S> {
 }
 
 /// So many times a transaction is asked again whose id may have left memory while it was looked up.
-const LOOKS_MAX: u32 = 16;
+pub(crate) const LOOKS_MAX: u32 = 16;
 /// So many times a command is asked again before which holds had to end.
 const ROUNDS_MAX: u32 = 16;
-/// So many ids are looked up at once.
-const LOOKS_AT_ONCE: usize = 64;
 /// So many entries of a journal are read at once.
 const ENTRIES_AT_ONCE: usize = 1_024;
+
+/// So many were recorded while the store was asked that nothing known then is still in memory.
+pub(crate) fn ids_leave() -> Error {
+    let message = "all ids in memory left it while the store was asked for older ones; keep more of them in memory";
+    Error::new(ErrorKind::Contention, Effect::None, message)
+}
+
+/// An error behind which others of a batch may be in the books for the first time.
+fn begun(replies: &[Reply], error: Error) -> Error {
+    let is_recorded = replies.iter().any(|reply| matches!(reply, Reply::Recorded(_)));
+    if is_recorded { error.with_effect(Effect::Unknown) } else { error }
+}
 
 impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     /// The ledger of a log: a replica of [`Books`], on a store that is for its journal too, under a name (1 to 256 bytes) that is this
@@ -135,6 +145,7 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     /// # Errors
     /// Those of [`Replicated::submit`]: with an effect of `None` nothing was changed; with `Unknown` ask again with the same command,
     /// which is answered as the first time if it was recorded. Those of reading the journal, for an id that was recorded before.
+    /// [`Throttled`](ErrorKind::Throttled), without effect, while the store takes old ids slower than new ones come.
     ///
     /// # Cost
     /// One conditional write for all that is asked while the last one was on its way. While more than 32 MiB of the journal wait for
@@ -153,26 +164,39 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
             }
         };
         self.journal.room().await;
-        let is_group = matches!(command, Command::Group(_));
-        let is_batch = matches!(command, Command::Batch(_));
-        let again = || match asked.first() {
-            Some(one) if !is_group && !is_batch => Command::Transact(one.clone()),
-            _ if is_group => Command::Group(asked.clone()),
-            _ => Command::Batch(asked.clone()),
-        };
-        let reply = match self.submit(command, again).await? {
-            Reply::LookUp { forgotten } => {
-                let command = if is_group { Command::Group(asked.clone()) } else { Command::Batch(asked.clone()) };
-                match self.look_up(&asked, command, forgotten).await? {
-                    Reply::Batch(mut replies) if !is_group && replies.len() == 1 => replies.remove(0),
+        self.journal.takes_ids()?;
+        match command {
+            Command::Group(_) => self.group(asked, command).await,
+            Command::Batch(_) => match self.submit(command, || Command::Batch(asked.clone())).await? {
+                Reply::Batch(replies) => self.each(asked, replies).await.map(Reply::Batch),
+                reply => Ok(reply),
+            },
+            _ => {
+                let again = || Command::Batch(asked.clone());
+                let first = match self.submit(command, again).await? {
+                    Reply::Batch(mut replies) if replies.len() == 1 => replies.remove(0),
                     reply => reply,
+                };
+                match first {
+                    Reply::LookUp(_) | Reply::Exists { .. } => {
+                        let mut replies = self.each(asked, vec![first]).await?;
+                        Ok(replies.remove(0))
+                    }
+                    reply => Ok(reply),
                 }
             }
-            reply => reply,
-        };
+        }
+    }
+
+    async fn group(&self, asked: Vec<Transaction>, command: Command) -> Result<Reply> {
+        let mut reply = self.submit(command, || Command::Group(asked.clone())).await?;
+        for _ in 0..LOOKS_MAX {
+            let Reply::LookUp(known) = reply else { break };
+            reply = self.look_up(&asked, *known, Command::Group(asked.clone())).await?;
+        }
         match reply {
-            Reply::Exists { number, .. } => self.again(asked, is_group, number).await,
-            Reply::Batch(replies) => self.batch(asked, replies).await.map(Reply::Batch),
+            Reply::Exists { number, .. } => self.again(asked, true, number).await,
+            Reply::LookUp(_) => Err(ids_leave()),
             reply => Ok(reply),
         }
     }
@@ -190,41 +214,26 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
                 return Ok(reply);
             }
             // While holds are due nothing is held anew, so each of these leaves fewer.
-            let tick = || async { self.log.submit(Command::Tick).await.map_err(|error| error.with_effect(Effect::None)) };
-            while matches!(tick().await?, Reply::HoldsDue) {}
+            loop {
+                let ticked = self.log.submit(Command::Tick).await.map_err(|error| error.with_effect(Effect::None))?;
+                if !matches!(ticked, Reply::HoldsDue) {
+                    break;
+                }
+            }
         }
-        let message = "thousands of holds came to their deadline while others ended; ask again, or spread the deadlines";
+        let message =
+            "thousands of holds came to their deadline while others ended; ask again, or spread the deadlines";
         Err(Error::new(ErrorKind::Contention, Effect::None, message))
     }
 
-    /// Asks again with what the store says of ids that have left memory, until no more have left meanwhile.
-    async fn look_up(&self, asked: &[Transaction], command: Command, mut forgotten: u64) -> Result<Reply> {
-        for _ in 0..LOOKS_MAX {
-            let reversed = asked.iter().filter_map(|transaction| transaction.reverses);
-            let ids: Vec<_> = asked.iter().map(|transaction| transaction.id).chain(reversed).collect();
-            let look = |id| async move { Ok((id, self.journal.number_on_store(id).await?)) };
-            let looks: Vec<_> = ids.into_iter().map(look).collect();
-            let numbers: Vec<_> = iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
-            let found = numbers.into_iter().filter_map(|(id, number)| number.map(|number| (id, number))).collect();
-            let looked = Command::Looked(Looked { forgotten, found }, Box::new(command.clone()));
-            let reply = self.submit(looked.clone(), || looked.clone()).await?;
-            let more = match &reply {
-                Reply::LookUp { forgotten } => Some(*forgotten),
-                Reply::Batch(replies) => replies.iter().find_map(|reply| match reply {
-                    Reply::LookUp { forgotten } => Some(*forgotten),
-                    _ => None,
-                }),
-                _ => None,
-            };
-            match more {
-                // Of a batch some may have been recorded; they are answered again.
-                Some(more) => forgotten = more,
-                None => return Ok(reply),
-            }
-        }
-        let message = "ids kept leaving memory while the store was asked for them; keep more of them in memory";
-        let effect = if matches!(command, Command::Group(_)) { Effect::None } else { Effect::Unknown };
-        Err(Error::new(ErrorKind::Contention, effect, message))
+    /// Asks again with what the store says of ids that may have left memory.
+    ///
+    /// The answer is another look at the store only if ids left meanwhile that were recorded after what is `known` was: more than stay in
+    /// memory at least.
+    pub(crate) async fn look_up(&self, asked: &[Transaction], known: Looked, command: Command) -> Result<Reply> {
+        let looked = self.journal.look_up(asked, known).await?;
+        let again = || Command::Looked(looked.clone(), Box::new(command.clone()));
+        self.submit(again(), again).await
     }
 
     /// Answers what was recorded before.
@@ -251,30 +260,33 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         }
     }
 
-    async fn batch(&self, asked: Vec<Transaction>, mut replies: Vec<Reply>) -> Result<Vec<Reply>> {
-        let is_recorded = |replies: &[Reply]| replies.iter().any(|reply| matches!(reply, Reply::Recorded(_)));
-        // Others of the batch may be in the books for the first time, whatever becomes of these.
-        let unknown = is_recorded(&replies);
-        let with_effect = |error: Error| if unknown { error.with_effect(Effect::Unknown) } else { error };
-        let forgotten = replies.iter().find_map(|reply| match reply {
-            Reply::LookUp { forgotten } => Some(*forgotten),
-            _ => None,
-        });
-        if let Some(forgotten) = forgotten {
-            let places = (0..).zip(&replies).filter(|(_, reply)| matches!(reply, Reply::LookUp { .. }));
-            let places: Vec<usize> = places.map(|(at, _)| at).collect();
-            let some: Vec<_> = places.iter().filter_map(|at| asked.get(*at).cloned()).collect();
-            let reply = self.look_up(&some, Command::Batch(some.clone()), forgotten).await.map_err(with_effect)?;
-            let Reply::Batch(found) = reply else { return Ok(replies) };
+    /// Looks up what the books did not know, and what was recorded before.
+    async fn each(&self, asked: Vec<Transaction>, mut replies: Vec<Reply>) -> Result<Vec<Reply>> {
+        for looks in 0..=LOOKS_MAX {
+            let (mut known, mut places, mut some) = (Vec::new(), Vec::new(), Vec::new());
+            for (at, (reply, transaction)) in replies.iter_mut().zip(&asked).enumerate() {
+                if let Reply::LookUp(of) = reply {
+                    known.push(std::mem::take(&mut **of));
+                    places.push(at);
+                    some.push(transaction.clone());
+                }
+            }
+            if some.is_empty() {
+                break;
+            }
+            if looks == LOOKS_MAX {
+                return Err(begun(&replies, ids_leave()));
+            }
+            let found = self.look_up(&some, Looked::all(known), Command::Batch(some.clone())).await;
+            let Reply::Batch(found) = found.map_err(|error| begun(&replies, error))? else { return Ok(replies) };
             for (at, reply) in places.into_iter().zip(found) {
                 replies[at] = reply;
             }
         }
-        let unknown = is_recorded(&replies);
-        for (transaction, reply) in asked.into_iter().zip(&mut replies) {
-            if let Reply::Exists { number, .. } = reply {
+        for (at, transaction) in asked.into_iter().enumerate() {
+            if let Some(Reply::Exists { number, .. }) = replies.get(at) {
                 let answer = self.again(vec![transaction], false, *number).await;
-                *reply = answer.map_err(|error| if unknown { error.with_effect(Effect::Unknown) } else { error })?;
+                replies[at] = answer.map_err(|error| begun(&replies, error))?;
             }
         }
         Ok(replies)
@@ -504,15 +516,18 @@ impl<L: Followed<Books>, S: Store> Ledger<L, S> {
     }
 
     /// Reads the whole journal, adds everything up again, and compares it with the books: every entry balances in every currency,
-    /// follows the one before it, and leaves its accounts as it says; every chunk's hash is that of what is in it and before it; and
-    /// all of it comes to what the books say. What finds entries by their day, their metadata or their id is not looked at.
+    /// follows the one before it, changed what was asked (of a hold, what was held by then), and leaves its accounts as it says, none
+    /// beyond its limits; nothing was reversed twice, or before it was there; every chunk's hash is that of what is in it and before
+    /// it; every entry is found by its day, its metadata and its id; and all of it comes to what the books say.
+    ///
+    /// Not looked at are which transactions were a group, which the journal does not say, and rows that nothing should have written.
     ///
     /// # Errors
     /// [`AuditError`]: the first entry that is wrong.
     ///
     /// # Cost
-    /// All of the journal once, in parts; about 200 bytes of memory an account. While accounts are copied, at the beginning, nothing is
-    /// recorded.
+    /// All of the journal once, in parts, and the rows that lead to its entries; memory for each account, each hold, each reversal, and
+    /// for the ids that leave memory together. While accounts and holds are copied, at the beginning, nothing is recorded.
     pub async fn verify(&self) -> Result<Audit, AuditError> {
         self.verify_since(&[]).await
     }
@@ -524,7 +539,7 @@ impl<L: Followed<Books>, S: Store> Ledger<L, S> {
     /// As [`Ledger::verify`].
     pub async fn verify_since(&self, sealed: &[(u64, ChunkHash)]) -> Result<Audit, AuditError> {
         let claim = self.read(Claim::of).await?;
-        self.journal.verify(claim, sealed).await
+        self.journal.verify(&self.log, claim, sealed).await
     }
 
     /// Where the books are kept: for snapshots, fencing and the like.

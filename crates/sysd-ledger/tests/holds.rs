@@ -120,10 +120,10 @@ fn holds_wait_for_the_journal_too() {
     for command in [fat(id), Command::Update(ANN, AccountUpdate::Close)] {
         assert!(matches!(books.apply(at(60), &command), Reply::Rejected(_)));
     }
-    assert_eq!(books.apply(at(60), &Command::Transact(transfer(1, HOLDS, ANN, BANK))), Reply::Exists {
-        id: TransactionId(1),
-        number: 1
-    });
+    assert_eq!(
+        books.apply(at(60), &Command::Transact(transfer(1, HOLDS, ANN, BANK))),
+        Reply::Exists { id: TransactionId(1), number: 1 }
+    );
     assert_eq!(books.journal_len(), before);
     let through = books.journal_full();
     books.apply(at(60), &Command::Wrote { through, hash: sysd_ledger::ChunkHash::default() });

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,12 +11,12 @@ use futures::TryStreamExt as _;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 use sysd_core::{
-    Clock as _, Durability, Effect, Error, ErrorKind, Key, Limits, ManualClock, Outcome, Result, Scan, Space, Store,
-    StoreExt as _, Timestamp, Write, tuple,
+    Clock as _, Durability, Effect, Error, ErrorKind, Followed, Key, KeyBuf, Limits, ManualClock, Outcome, Replicated,
+    Result, Scan, Space, StateMachine as _, Store, StoreExt as _, Timestamp, Write, tuple,
 };
 use sysd_ledger::{
     Account, AccountId, AccountKind, AsOf, AuditError, Balance, Books, Change, ChunkHash, Command, Currency, Date,
-    Details, JournalConfig, JournalEntry, Ledger, Page, Rejection, Reply, Side, Transaction, TransactionId,
+    Details, JournalConfig, JournalEntry, Ledger, Looked, Page, Rejection, Reply, Side, Transaction, TransactionId,
 };
 use sysd_storage::{Follower, Memory, Replica, ReplicaConfig};
 use sysd_testkit::{Overridden, Overrides};
@@ -250,7 +250,17 @@ async fn an_id_again_is_given_its_first_answer_or_shown_what_it_was() {
     reversal.id = TransactionId(30_001);
     assert!(matches!(ledger.transact(reversal.clone()).await.unwrap(), Reply::Rejected(_)));
     reversal.reverses = Some(TransactionId(99));
-    assert!(matches!(ledger.transact(reversal).await.unwrap(), Reply::Rejected(_)));
+    assert!(matches!(ledger.transact(reversal.clone()).await.unwrap(), Reply::Rejected(_)));
+    // Nor when the reversal has left memory, too.
+    for id in 40_000..50_000 {
+        ledger.transact(transfer(id, 1, 0, 1)).await.unwrap();
+    }
+    ledger.write_journal().await.unwrap();
+    reversal.reverses = Some(TransactionId(1));
+    let by = ledger.number(TransactionId(30_000)).await.unwrap().unwrap();
+    assert!(by <= ledger.read(Books::ids_forgotten).await.unwrap());
+    let rejection = Rejection::AlreadyReversed { reverses: TransactionId(1), by };
+    assert_eq!(ledger.transact(reversal).await.unwrap(), Reply::Rejected(Box::new(rejection)));
     ledger.verify().await.unwrap();
 }
 
@@ -275,8 +285,132 @@ fn an_id_that_left_memory_is_not_taken_for_a_new_one() {
         books.apply(now, &Command::Forget { through: 8_192 });
         books.bug = bug;
         let again = books.apply(now, &Command::Transact(transfer(5, 1, 0, 1)));
-        assert_eq!(matches!(again, Reply::LookUp { forgotten: 8_192 }), bug.is_none(), "{again:?}");
+        assert_eq!(matches!(again, Reply::LookUp(_)), bug.is_none(), "{again:?}");
     }
+}
+
+/// The books alone, told what the store says: with and without the mistake.
+#[test]
+fn what_was_reversed_long_ago_is_not_reversed_again() {
+    use sysd_ledger::logic::Bug;
+    for bug in [None, Some(Bug::ForgetReversals)] {
+        let mut books = Books::default();
+        let now = Timestamp::from_micros(1_795_000_000_000_000).unwrap();
+        for id in 0..2 {
+            books.apply(now, &Command::Open(Box::new(Account::new(AccountId(id), euro(), AccountKind::Asset))));
+        }
+        let reversal = |id| Transaction { reverses: Some(TransactionId(1)), ..transfer(id, 1, 1, 0) };
+        books.apply(now, &Command::Transact(transfer(1, 1, 0, 1)));
+        books.apply(now, &Command::Transact(reversal(2)));
+        for id in 100..10_100 {
+            books.apply(now, &Command::Transact(transfer(id, 1, 0, 1)));
+        }
+        for through in 1..=10_000 {
+            books.apply(now, &Command::Wrote { through, hash: ChunkHash::default() });
+        }
+        let size = |books: &Books| {
+            let mut bytes = Vec::new();
+            books.encode_snapshot(&mut bytes);
+            bytes.len()
+        };
+        let before = size(&books);
+        books.apply(now, &Command::Forget { through: 8_192 });
+        // 8,192 ids of 16 bytes, and the reversal.
+        assert!(before - size(&books) > 8_192 * 16 + 10, "it is still in memory");
+        books.bug = bug;
+        let Reply::LookUp(known) = books.apply(now, &Command::Transact(reversal(3))) else { panic!("it is old") };
+        let looked = |through, reversed| {
+            let looked = Looked::new(through, vec![(TransactionId(1), 1)], reversed);
+            Command::Looked(looked, Box::new(Command::Transact(reversal(3))))
+        };
+        let by = vec![(TransactionId(1), 2)];
+        assert!(matches!(books.apply(now, &looked(8_191, by.clone())), Reply::LookUp(_)));
+        let again = books.apply(now, &looked(known.through(), by));
+        let is_refused = matches!(&again, Reply::Rejected(why)
+            if **why == Rejection::AlreadyReversed { reverses: TransactionId(1), by: 2 });
+        assert_eq!(is_refused, bug.is_none(), "{again:?}");
+    }
+}
+
+/// A log on which others record much before each look at the store is told to the books.
+#[derive(Clone)]
+struct Busy {
+    replica: Replica<Books>,
+    others: OnMemory,
+    looks: Arc<AtomicU32>,
+    /// So many transactions.
+    meanwhile: u32,
+}
+
+impl Followed<Books> for Busy {
+    fn durability(&self) -> Durability {
+        Followed::durability(&self.replica)
+    }
+
+    async fn read_latest<R: Send, F: FnOnce(&Books) -> R + Send>(&self, read: F) -> Result<R> {
+        self.replica.read_latest(read).await
+    }
+
+    fn read_within<R>(&self, staleness_max: Duration, read: impl FnOnce(&Books) -> R) -> Result<R> {
+        self.replica.read_within(staleness_max, read)
+    }
+}
+
+impl Replicated<Books> for Busy {
+    async fn submit(&self, command: Command) -> Result<Reply> {
+        if matches!(command, Command::Looked(..)) {
+            let look = self.looks.fetch_add(1, Ordering::Relaxed);
+            record_many(&self.replica, 1_000_000 * (1 + look), self.meanwhile).await;
+            self.others.write_journal().await?;
+        }
+        self.replica.submit(command).await
+    }
+}
+
+/// Under ids that need no look at the store: UUIDs of version 7, of later on.
+async fn record_many(replica: &Replica<Books>, first: u32, count: u32) {
+    let id = |number: u32| (1_795_000_001_000 + u128::from(number)) << 80 | 7 << 76 | 0b10 << 62;
+    for from in (first..first + count).step_by(4_096) {
+        let batch = (from..from + 4_096).map(|number| transfer(id(number), 1, 0, 1)).collect();
+        let Reply::Batch(replies) = replica.submit(Command::Batch(batch)).await.unwrap() else { panic!("a batch") };
+        assert!(replies.iter().all(|reply| matches!(reply, Reply::Recorded(_))));
+    }
+}
+
+/// While ids keep leaving memory, who asks for old ones is answered by one look. It takes another only if all ids that were in memory
+/// when the books were first asked have left meanwhile; see `what_left_memory_is_known_only_by_what_the_store_said`.
+#[tokio::test]
+async fn ids_that_leave_meanwhile_take_nobody_s_turn() {
+    let (in_memory, meanwhile) = (32_768, 28_672);
+    let (store, clock) = (Memory::new(), start());
+    let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
+    let (replica, driver) = Replica::<Books>::open(store.clone(), "books", replica_config).await.unwrap();
+    tokio::spawn(driver);
+    let config = JournalConfig { ids_in_memory: in_memory, ..config(&clock) };
+    let (others, _) = Ledger::that_may_forget(replica.clone(), store.clone(), "books", config.clone()).unwrap();
+    for id in 0..2 {
+        others.open_account(Account::new(AccountId(id), euro(), AccountKind::Liability)).await.unwrap();
+    }
+    others.transact(transfer(7, 1, 0, 1)).await.unwrap();
+    record_many(&replica, 0, 45_056).await;
+    others.write_journal().await.unwrap();
+    assert!(others.read(Books::ids_forgotten).await.unwrap() > 0);
+    let looks = Arc::new(AtomicU32::new(0));
+    let busy = Busy { replica, others: others.clone(), looks: Arc::clone(&looks), meanwhile };
+    let (ledger, _) = Ledger::that_may_forget(busy, store, "books", config).unwrap();
+
+    // New ones, and one of long ago that is taken back.
+    let reversal = Transaction { reverses: Some(TransactionId(7)), ..transfer(500_001, 1, 1, 0) };
+    let group = vec![transfer(500_000, 5, 0, 1), reversal];
+    let before = others.read(Books::ids_forgotten).await.unwrap();
+    let answer = ledger.transact_all(group.clone()).await;
+    assert!(others.read(Books::ids_forgotten).await.unwrap() > before, "nothing has left meanwhile");
+    assert!(matches!(&answer, Ok(Reply::GroupRecorded(receipts)) if receipts.len() == 2), "{answer:?}");
+    assert_eq!(looks.load(Ordering::Relaxed), 1);
+    // The same again, and one by one.
+    assert_eq!(ledger.transact_all(group.clone()).await.unwrap(), answer.unwrap());
+    let each = ledger.transact_each(group).await.unwrap();
+    assert!(each.iter().all(|reply| matches!(reply, Reply::Recorded(_))), "{each:?}");
 }
 
 const JOURNAL: Space = Space::conditional("ledger_journal");
@@ -368,6 +502,7 @@ async fn what_was_changed_behind_the_books_is_named() {
                 "entry"
             }
             AuditError::Chain { .. } => "chain",
+            AuditError::Index { .. } => "index",
             AuditError::Store(_) => "store",
             other => panic!("{other}"),
         };
@@ -413,13 +548,26 @@ async fn the_writer_writes_by_itself_and_the_books_stop_without_it() {
     assert_eq!(ledger.verify().await.unwrap().entries, u64::try_from(id).unwrap());
 }
 
-/// Says that it forgets nothing.
+/// Says that it forgets nothing, and keeps the keys of what was written.
 #[derive(Clone)]
-struct Durable(Limits);
+struct Durable(Limits, Arc<Mutex<Vec<KeyBuf>>>);
+
+impl Durable {
+    fn over(store: Memory) -> Overridden<Memory, Self> {
+        let mut limits = *store.limits();
+        limits.durability = Durability::Durable;
+        Overridden(store, Self(limits, Arc::default()))
+    }
+}
 
 impl Overrides<Memory> for Durable {
     fn limits<'a>(&'a self, _: &'a Memory) -> &'a Limits {
         &self.0
+    }
+
+    async fn write_many(&self, store: &Memory, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
+        self.1.lock().unwrap().extend(writes.iter().map(|write| write.key.to_owned()));
+        store.write_many(writes).await
     }
 }
 
@@ -503,6 +651,69 @@ async fn transactions_wait_while_the_journal_waits_for_the_store_and_are_rejecte
     stopped.0.store(false, Ordering::Relaxed);
     ledger.write_journal().await.unwrap();
     assert!(matches!(ledger.transact(transfer(1 << 40, 1, 0, 1)).await.unwrap(), Reply::Recorded(_)));
+}
+
+/// Rows of every kind, each taken away and each changed: an audit names an entry that is not found any more.
+#[tokio::test]
+async fn rows_that_lead_to_entries_are_proven_too() {
+    let (store, clock) = (Memory::new(), start());
+    let durable = Durable::over(store.clone());
+    let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
+    let (replica, driver) = Replica::<Books>::open(durable.clone(), "books", replica_config).await.unwrap();
+    tokio::spawn(driver);
+    let (ledger, _writer) = Ledger::new(replica, durable.clone(), "books", config(&clock)).unwrap();
+    for id in 0..2 {
+        ledger.open_account(Account::new(AccountId(id), euro(), AccountKind::Liability)).await.unwrap();
+    }
+    let one = |id: u128| {
+        let mut one = transfer(id, 1, 0, 1);
+        match id {
+            50 => one.reverses = Some(TransactionId(1)),
+            100..103 => one.effective = Some(Date(Date::of(clock.now()).0 - 3)),
+            200..203 => {
+                let order = vec![("order".to_owned(), id.to_string())];
+                one.details = Some(Box::new(Details::new("for it", order).unwrap()));
+            }
+            _ => {}
+        }
+        one
+    };
+    for from in (1..9_001).step_by(3_000) {
+        let replies = ledger.transact_each((from..from + 3_000).map(one).collect()).await.unwrap();
+        assert!(replies.iter().all(|reply| matches!(reply, Reply::Recorded(_))));
+    }
+    ledger.write_journal().await.unwrap();
+    assert_eq!(ledger.verify().await.unwrap().entries, 9_000);
+
+    let written = durable.1.1.lock().unwrap().clone();
+    for (kind, expected) in [(1_u8, "its id"), (2, "its day"), (3, "its metadata"), (4, "what it reverses")] {
+        let prefix = tuple::encode(&("books", kind));
+        let rows: Vec<_> = written.iter().filter(|key| key.as_key().partition().starts_with(&prefix)).collect();
+        assert!(!rows.is_empty(), "{expected}");
+        for key in rows.iter().step_by(rows.len().div_ceil(3)) {
+            let key = key.as_key();
+            let value = store.get(key).await.unwrap().unwrap().value;
+            let mut other = value.to_vec();
+            match other.last_mut() {
+                Some(last) => *last ^= 1,
+                None => other.push(1),
+            }
+            for damage in [None, Some(other)] {
+                match damage {
+                    Some(other) => store.put(key, other).await.unwrap(),
+                    None => store.delete(key).await.unwrap(),
+                }
+                match ledger.verify().await.unwrap_err() {
+                    AuditError::Index { what, number } => {
+                        assert_eq!(what, expected);
+                        assert!((1..=9_000).contains(&number));
+                    }
+                    other => panic!("{expected}: {other}"),
+                }
+                store.put(key, value.clone()).await.unwrap();
+            }
+        }
+    }
     ledger.verify().await.unwrap();
 }
 
@@ -518,9 +729,7 @@ async fn two_ledgers_of_one_name_do_not_write_over_each_other() {
     assert!(!written.is_empty());
     // Another log, whose store forgets nothing, with the first one's name for its journal.
     let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
-    let mut limits = *store.limits();
-    limits.durability = Durability::Durable;
-    let durable = Overridden(store.clone(), Durable(limits));
+    let durable = Durable::over(store.clone());
     let (replica, driver) = Replica::<Books>::open(durable.clone(), "other", replica_config).await.unwrap();
     tokio::spawn(driver);
     let (other, _writer) = Ledger::new(replica, durable, "books", config(&clock)).unwrap();

@@ -1,17 +1,20 @@
 //! Proving the books by their journal.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use bytes::Bytes;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use sysd_core::{Error, Store, Timestamp};
+use sysd_core::{Error, Followed, Store};
 
 use super::Journal;
+use super::auditor::Auditor;
 use super::view::End;
-use crate::logic::{Books, Inconsistency, TrialBalance};
-use crate::model::{AccountId, Balance, Change, Currency, Event, JournalEntry, Side};
+use crate::logic::{Books, HoldView, Inconsistency, Leaving, Span, TrialBalance};
+use crate::model::{AccountId, Balance, Currency, Funds, JournalEntry, Side, TransactionId};
 use crate::schema::entry::Entries;
-use crate::schema::journal::ChunkHash;
+use crate::schema::journal::{ChunkHash, Place};
 
 /// What was proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +56,23 @@ pub enum AuditError {
         /// What the journal adds up to.
         journal: Box<Balance>,
     },
+    /// What is held is not what the journal says.
+    #[error("{hold} holds in the books something else than the journal says")]
+    Hold {
+        /// The transaction that holds, or does not.
+        hold: TransactionId,
+    },
+    /// What was reversed is not what the journal says.
+    #[error("the books remember other reversals than the journal says")]
+    Reversals,
+    /// The entry is right, but not what leads to it.
+    #[error("entry {number} of the journal is not found by {what}: the row for it is missing or another")]
+    Index {
+        /// Its number.
+        number: u64,
+        /// By what: its day, its metadata, its id, what it reverses.
+        what: &'static str,
+    },
     /// The books disagree with themselves.
     #[error(transparent)]
     Books(#[from] Inconsistency),
@@ -61,135 +81,81 @@ pub enum AuditError {
     Store(#[from] Error),
 }
 
+/// What may be taken from an account, and how far it may grow.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) funds: Funds,
+    pub(super) balance_max: Option<u128>,
+    pub(super) normal_side: Side,
+}
+
+struct Claimed {
+    limits: Limits,
+    balance: Balance,
+    changes: u64,
+}
+
 /// The books as they say they are.
 pub(crate) struct Claim {
     end: End,
-    accounts: HashMap<AccountId, (Currency, Balance, u64), RandomState>,
+    accounts: HashMap<AccountId, Claimed, RandomState>,
+    pub(super) holds: Vec<HoldView>,
+    /// Those that are in memory.
+    pub(super) reversals: Vec<(TransactionId, u64)>,
+    pub(super) forgotten: u64,
     books: Result<BTreeMap<Currency, TrialBalance>, Inconsistency>,
 }
 
 impl Claim {
     pub(crate) fn of(books: &Books) -> Self {
-        let accounts = books.accounts().zip(books.trails());
-        let accounts = accounts
-            .map(|(view, trail)| (view.account.id, (view.account.currency, view.balance, trail.changes)))
-            .collect();
-        Self { end: End::of(books), accounts, books: books.verify() }
+        let accounts = books.accounts().zip(books.trails()).map(|(view, trail)| {
+            let (funds, balance_max) = (view.account.funds, view.account.balance_max);
+            let limits = Limits { funds, balance_max, normal_side: view.account.kind.normal_side() };
+            (view.account.id, Claimed { limits, balance: view.balance, changes: trail.changes })
+        });
+        Self {
+            end: End::of(books),
+            accounts: accounts.collect(),
+            holds: books.holds_of(|_| true),
+            reversals: books.reversals(),
+            forgotten: books.ids_forgotten(),
+            books: books.verify(),
+        }
+    }
+
+    pub(super) fn limits(&self, account: AccountId) -> Option<&Limits> {
+        self.accounts.get(&account).map(|claimed| &claimed.limits)
+    }
+
+    pub(super) fn accounts(&self) -> impl Iterator<Item = (AccountId, Balance, u64)> {
+        self.accounts.iter().map(|(account, claimed)| (*account, claimed.balance, claimed.changes))
     }
 }
 
-/// An account, as far as the journal was read.
-#[derive(Clone, Copy)]
-struct Sums {
-    currency: Currency,
-    balance: Balance,
-    ordinal: u64,
-    last: u64,
+/// Ids of the entries that were read last, through the end of those that leave memory together.
+struct Ids {
+    span: Span,
+    leaving: Leaving,
 }
 
-/// What the journal adds up to. Pure.
-#[derive(Default)]
-pub(super) struct Auditor {
-    accounts: HashMap<AccountId, Sums, RandomState>,
-    last: u64,
-    last_at: Timestamp,
-    hash: ChunkHash,
-}
-
-impl Auditor {
-    /// # Errors
-    /// What is wrong with the entry.
-    fn entry(&mut self, entry: &JournalEntry, before: &[u64]) -> Result<(), &'static str> {
-        if entry.number != self.last + 1 {
-            return Err("its number is not the next");
-        }
-        if entry.recorded_at < self.last_at {
-            return Err("it was recorded before the one before it");
-        }
-        (self.last, self.last_at) = (entry.number, entry.recorded_at);
-        balanced(&entry.changes)?;
-        if let Event::Transaction(transaction) = &entry.event
-            && matches!(transaction.action, crate::model::Action::Post)
-        {
-            let is_posted = |(change, posting): (&Change, &crate::model::Posting)| {
-                (change.account, change.side, change.posted) == (posting.account, posting.side, posting.amount)
-            };
-            let is_whole = entry.changes.len() == transaction.postings.len();
-            if !is_whole || !entry.changes.iter().zip(&transaction.postings).all(is_posted) {
-                return Err("it did not post what was asked");
-            }
-        }
-        for (change, before) in entry.changes.iter().zip(before) {
-            let start = Sums { currency: change.currency, balance: Balance::default(), ordinal: 0, last: 0 };
-            let sums = self.accounts.entry(change.account).or_insert(start);
-            if sums.currency != change.currency {
-                return Err("an account's currency is another than before");
-            }
-            sums.balance = changed(&sums.balance, change).ok_or("it frees more than was held")?;
-            sums.ordinal += 1;
-            if sums.balance != change.balance {
-                return Err("the balance of an account after it is not that before it and what it changed");
-            }
-            if (sums.ordinal, sums.last) != (change.ordinal, *before) {
-                return Err("it does not name the account's change before it");
-            }
-            sums.last = entry.number;
-        }
-        Ok(())
-    }
-
-    fn compare(&self, claim: &Claim) -> Result<(), AuditError> {
-        for (account, (_, balance, changes)) in &claim.accounts {
-            let found = self.accounts.get(account);
-            let (sums, ordinal) = found.map_or((Balance::default(), 0), |sums| (sums.balance, sums.ordinal));
-            if (sums, ordinal) != (*balance, *changes) {
-                let (account, books, journal) = (*account, Box::new(*balance), Box::new(sums));
-                return Err(AuditError::Account { account, books, journal });
-            }
-        }
-        match self.accounts.iter().find(|(account, _)| !claim.accounts.contains_key(*account)) {
-            None => Ok(()),
-            Some((account, sums)) => {
-                let (books, journal) = (Box::default(), Box::new(sums.balance));
-                Err(AuditError::Account { account: *account, books, journal })
-            }
-        }
-    }
-}
-
-/// Debits and credits are equal in every currency: those posted, and those held less those freed.
-fn balanced(changes: &[Change]) -> Result<(), &'static str> {
-    let mut sums = BTreeMap::<Currency, [i128; 2]>::new();
-    for change in changes {
-        let [posted, held] = sums.entry(change.currency).or_default();
-        let signed = |amount: u128| i128::try_from(amount).ok();
-        let amounts = signed(change.posted).zip(signed(change.held)).zip(signed(change.freed));
-        let ((more, holds), frees) = amounts.ok_or("an amount is too great")?;
-        let sign = if change.side == Side::Debit { 1 } else { -1 };
-        let sum = posted.checked_add(sign * more).zip(held.checked_add(sign * (holds - frees)));
-        (*posted, *held) = sum.ok_or("an amount is too great")?;
-    }
-    if sums.values().all(|sums| *sums == [0, 0]) { Ok(()) } else { Err("its debits are not its credits") }
-}
-
-fn changed(balance: &Balance, change: &Change) -> Option<Balance> {
-    let mut after = *balance;
-    let (posted, held) = match change.side {
-        Side::Debit => (&mut after.debits_posted, &mut after.debits_held),
-        Side::Credit => (&mut after.credits_posted, &mut after.credits_held),
-    };
-    *posted = posted.checked_add(change.posted)?;
-    *held = held.checked_add(change.held)?.checked_sub(change.freed)?;
-    Some(after)
-}
+/// So many ids are looked for in memory at once, while nothing is recorded.
+const IDS_AT_ONCE: usize = 1_024;
+/// So many rows are looked at at once.
+const ROWS_AT_ONCE: usize = 256;
 
 impl<S: Store> Journal<S> {
     /// Reads the whole journal, adds it up, and compares it with the books.
     ///
     /// `sealed` are last numbers of chunks with their hashes, as earlier audits had them.
-    pub(crate) async fn verify(&self, claim: Claim, sealed: &[(u64, ChunkHash)]) -> Result<Audit, AuditError> {
+    pub(crate) async fn verify<L: Followed<Books>>(
+        &self,
+        log: &L,
+        claim: Claim,
+        sealed: &[(u64, ChunkHash)],
+    ) -> Result<Audit, AuditError> {
         let view = self.view(claim.end.clone());
         let mut auditor = Auditor::default();
+        let mut ids = Ids::after(0);
         while auditor.last < view.end.last {
             let chunks = view.chunks(auditor.last + 1).await?;
             if chunks.is_empty() {
@@ -208,18 +174,98 @@ impl<S: Store> Journal<S> {
                 }
                 let corrupt = |what| AuditError::Store(Error::corrupt(self.schema.chunk(chunk.first).key(), what));
                 let mut entries = Entries::of(&chunk.body).map_err(corrupt)?;
+                let mut rows = Vec::new();
                 while let Some(read) = entries.next().map_err(corrupt)? {
                     let before: Vec<_> = read.trails.iter().map(|trail| trail.back[0]).collect();
                     let number = read.entry.number;
-                    auditor.entry(&read.entry, &before).map_err(|what| AuditError::Entry { number, what })?;
+                    let wrong = |what| AuditError::Entry { number, what };
+                    auditor.entry(&read.entry, &before, &claim).map_err(wrong)?;
+                    if hashes.is_some() {
+                        self.index(&read.entry, |what, place, value| rows.push((number, what, place, value)));
+                    }
+                    ids.push(&read.entry);
+                    if number == ids.span.through {
+                        self.check_ids(log, &claim, &ids).await?;
+                        ids = Ids::after(number);
+                    }
+                    if rows.len() >= ROWS_AT_ONCE {
+                        self.check_rows(&std::mem::take(&mut rows)).await?;
+                    }
                 }
+                self.check_rows(&rows).await?;
             }
         }
         if auditor.last != view.end.last {
             return Err(AuditError::Entry { number: auditor.last, what: "the books have no such number" });
         }
+        self.check_ids(log, &claim, &ids).await?;
         auditor.compare(&claim)?;
         let trial_balance = claim.books?;
         Ok(Audit { entries: auditor.last, sealed: (view.end.written, view.end.hash), trial_balance })
+    }
+
+    /// Whether the rows that lead to entries are there, as they were written.
+    async fn check_rows(&self, rows: &[(u64, &'static str, Place, Bytes)]) -> Result<(), AuditError> {
+        let at_once = self.calls.store.limits().batch_records_max.clamp(1, ROWS_AT_ONCE);
+        for rows in rows.chunks(at_once) {
+            let keys: Vec<_> = rows.iter().map(|(_, _, place, _)| place.key()).collect();
+            let found = self.calls.get_many(&keys).await?;
+            for ((number, what, _, value), found) in rows.iter().zip(found) {
+                if found.is_none_or(|record| record.value != *value) {
+                    return Err(AuditError::Index { number: *number, what });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether each id is found with its number, in memory or on the store.
+    async fn check_ids<L: Followed<Books>>(&self, log: &L, claim: &Claim, ids: &Ids) -> Result<(), AuditError> {
+        let index = |number, what| AuditError::Index { number, what };
+        // Those that have left since the audit began are for the next one.
+        for some in ids.leaving.ids.chunks(IDS_AT_ONCE) {
+            let lost = log.read_within(Duration::MAX, |books| books.first_lost(some))?;
+            if let Some(number) = lost {
+                return Err(index(number, "its id"));
+            }
+        }
+        if ids.span.before < claim.forgotten {
+            let rows = self.schema.pages(&ids.leaving.ids);
+            let rows: Vec<_> =
+                rows.into_iter().map(|(number, place, value)| (number, "its id", place, value)).collect();
+            self.check_rows(&rows).await?;
+        }
+        let is_gone = |(_, by): &&(TransactionId, u64)| *by <= claim.forgotten;
+        let rows = ids.leaving.reversals.iter().filter(is_gone).map(|(id, by)| {
+            let (place, value) = self.reversal(*id, *by);
+            (*by, "what it reverses", place, value)
+        });
+        self.check_rows(&rows.collect::<Vec<_>>()).await?;
+        // Only what was there before is reversed.
+        for (id, by) in &ids.leaving.reversals {
+            let (number, forgotten) =
+                log.read_within(Duration::MAX, |books| (books.number(*id), books.ids_forgotten()))?;
+            let number = match number {
+                None if forgotten > 0 => self.number_on_store(*id).await?,
+                number => number,
+            };
+            if number.is_none_or(|number| number >= *by) {
+                return Err(AuditError::Entry { number: *by, what: "it reverses what was not there" });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Ids {
+    /// Of the numbers behind one.
+    fn after(before: u64) -> Self {
+        Self { span: Span::behind(before), leaving: Leaving::default() }
+    }
+
+    fn push(&mut self, entry: &JournalEntry) {
+        let Some(transaction) = entry.transaction() else { return };
+        self.leaving.ids.push((transaction.id, entry.number));
+        self.leaving.reversals.extend(transaction.reverses.map(|id| (id, entry.number)));
     }
 }

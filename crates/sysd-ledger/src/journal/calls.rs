@@ -3,8 +3,8 @@
 use std::future::Future;
 
 use sysd_core::{
-    Effect, Error, ErrorKind, Expect, Idempotence, Outcome, Page, Result, RetryBudget, Scan, Store, Write, retry,
-    timeout,
+    Effect, Error, ErrorKind, Expect, Idempotence, Key, Outcome, Page, Record, Result, RetryBudget, Scan, Store, Write,
+    retry, timeout,
 };
 
 use super::JournalConfig;
@@ -36,6 +36,15 @@ impl<S: Store> Calls<S> {
     {
         let JournalConfig { retry: policy, clock, entropy, .. } = &self.config;
         retry(policy, &self.budget, clock, entropy, Idempotence::Idempotent, call).await
+    }
+
+    pub(super) async fn get(&self, key: Key<'_>) -> Result<Option<Record>> {
+        self.again(|| self.within(Effect::None, self.store.get(key))).await
+    }
+
+    pub(super) async fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Record>>> {
+        let get = || async { self.store.get_many(keys).await.into_iter().collect::<Result<Vec<_>>>() };
+        self.again(|| self.within(Effect::None, get())).await
     }
 
     pub(super) async fn scan(&self, scan: Scan<'_>) -> Result<Page> {

@@ -2,12 +2,13 @@
 
 use std::ops::Bound;
 
+use futures::stream::{StreamExt as _, TryStreamExt as _, iter};
 use sysd_core::{Error, Result, Scan, Store, Timestamp};
 
 use super::view::{End, Line, View};
 use super::{Journal, writer};
-use crate::logic::Books;
-use crate::model::{AccountId, Balance, Change, Date, JournalEntry, Side, TransactionId};
+use crate::logic::{Books, Looked};
+use crate::model::{AccountId, Balance, Change, Date, JournalEntry, Side, Transaction, TransactionId};
 use crate::schema::entry::{Entries, Trail};
 use crate::schema::journal::{self, Dated, Place};
 
@@ -199,6 +200,34 @@ impl<S: Store> Journal<S> {
         Ok(found)
     }
 
+    /// What the books know of the ids of some transactions, and what the store says of the others.
+    pub(crate) async fn look_up(&self, transactions: &[Transaction], known: Looked) -> Result<Looked> {
+        let (mut ids, mut reversed) = (Vec::new(), Vec::new());
+        for transaction in transactions {
+            ids.extend([Some(transaction.id), transaction.reverses].into_iter().flatten());
+            reversed.extend(transaction.reverses);
+        }
+        ids.retain(|id| known.number(*id).is_none());
+        reversed.retain(|id| known.reversed_by(*id).is_none());
+        let look = |id| async move { Ok::<_, Error>((id, self.number_on_store(id).await?)) };
+        let looks: Vec<_> = ids.into_iter().map(look).collect();
+        let numbers: Vec<_> = iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
+        let look = |id| async move { Ok::<_, Error>((id, self.reversed_on_store(id).await?)) };
+        let looks: Vec<_> = reversed.into_iter().map(look).collect();
+        let reversed: Vec<_> = iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
+        let found = |all: Vec<(TransactionId, Option<u64>)>| {
+            all.into_iter().filter_map(|(id, number)| number.map(|number| (id, number))).collect()
+        };
+        Ok(Looked::all([known, Looked::new(u64::MAX, found(numbers), found(reversed))]))
+    }
+
+    /// By which number an id was reversed, if that has left memory.
+    async fn reversed_on_store(&self, id: TransactionId) -> Result<Option<u64>> {
+        let place = self.schema.reversal(id);
+        let record = self.calls.get(place.key()).await?;
+        record.map(|record| journal::decode_reversal(place.key(), &record.value)).transpose()
+    }
+
     /// The number of an id that has left memory.
     pub(crate) async fn number_on_store(&self, id: TransactionId) -> Result<Option<u64>> {
         let place = self.schema.ids(id, 0);
@@ -223,6 +252,8 @@ impl<S: Store> Journal<S> {
     }
 }
 
+/// So many ids are looked up at once.
+const LOOKS_AT_ONCE: usize = 64;
 const TAGS_AT_ONCE: usize = 256;
 const PAGES_AT_ONCE: usize = 256;
 const DAYS_AT_ONCE: usize = 1_024;

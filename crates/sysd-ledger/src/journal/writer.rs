@@ -1,6 +1,5 @@
 //! The future that brings the journal to the store.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,15 +11,16 @@ use bytes::Bytes;
 use sysd_core::{Clock as _, Error, Replicated, Result, Store};
 
 use super::Journal;
-use crate::logic::{Books, Chunk, Command};
-use crate::model::{Date, Event};
+use crate::logic::{Books, Chunk, Command, Leaving};
+use crate::model::{AccountId, Date, JournalEntry, TransactionId};
 use crate::schema::entry::Entries;
 use crate::schema::journal::{self, ChunkHash, Dated, Place};
 
 /// So many chunks are written at once.
 const CHUNKS_AT_ONCE: usize = 64;
-/// So many blocks of ids.
-const BLOCKS_AT_ONCE: usize = 4;
+
+/// If so many more ids wait to leave memory than leave together, the store is too slow for what is asked.
+pub(super) const IDS_WAITING_MAX: u64 = 8 << 20;
 
 /// After an error the next look comes so many times later.
 const WAITS_AFTER_ERROR: u32 = 16;
@@ -71,9 +71,6 @@ async fn run<L: Replicated<Books>, S: Store>(log: L, journal: Arc<Journal<S>>) {
     }
 }
 
-/// Ids of one block, which are to leave memory.
-type Block = (u64, Vec<(crate::model::TransactionId, u64)>);
-
 impl<S: Store> Journal<S> {
     /// Writes what waits, some of it; answers whether there may be more.
     ///
@@ -81,17 +78,16 @@ impl<S: Store> Journal<S> {
     /// Nothing is lost by any.
     pub(crate) async fn write_behind<L: Replicated<Books>>(&self, log: &L) -> Result<bool> {
         let ids_max = self.calls.config.ids_in_memory;
-        let (before, chunks, blocks) = log.read_within(Duration::MAX, |books| {
+        let (before, chunks, waiting) = log.read_within(Duration::MAX, |books| {
             let tail = books.tail();
             self.behind.store(tail.bytes(), Ordering::Relaxed);
             let chunks: Vec<_> = tail.full.iter().take(CHUNKS_AT_ONCE).cloned().collect();
-            (tail.hash, chunks, books.ids_to_forget(ids_max, BLOCKS_AT_ONCE))
+            (tail.hash, chunks, books.ids_waiting(ids_max))
         })?;
-        // What was written may let ids leave.
-        let is_more = !chunks.is_empty() || !blocks.is_empty();
+        self.ids_wait(waiting);
         self.write_chunks(log, before, &chunks).await?;
-        self.write_ids(log, blocks).await?;
-        Ok(is_more)
+        // What was written may let ids leave.
+        Ok(self.write_ids(log, ids_max).await? || !chunks.is_empty())
     }
 
     async fn write_chunks<L: Replicated<Books>>(&self, log: &L, before: ChunkHash, chunks: &[Chunk]) -> Result<()> {
@@ -102,7 +98,7 @@ impl<S: Store> Journal<S> {
             (value, hash) = journal::seal(hash, &chunk.body);
             records.push((self.schema.chunk(chunk.first), value));
             if chunk.is_indexed {
-                self.index(chunk, &mut records)?;
+                self.index_all(chunk, &mut records)?;
             }
         }
         // The first of all goes alone: by it another ledger of this name is found before anything else is written.
@@ -112,44 +108,61 @@ impl<S: Store> Journal<S> {
         log.submit(Command::Wrote { through: last.last, hash }).await.map(drop)
     }
 
-    /// What finds entries by their day or their metadata.
-    fn index(&self, chunk: &Chunk, records: &mut Vec<(Place, Bytes)>) -> Result<()> {
+    /// What finds the entries of a chunk by their day or their metadata.
+    fn index_all(&self, chunk: &Chunk, records: &mut Vec<(Place, Bytes)>) -> Result<()> {
         let corrupt = |what| Error::corrupt(self.schema.chunk(chunk.first).key(), what);
         let mut entries = Entries::of(&chunk.body).map_err(corrupt)?;
         while let Some(read) = entries.next().map_err(corrupt)? {
-            let entry = read.entry;
-            let Event::Transaction(transaction) = &entry.event else { continue };
-            for (change, dated) in dated(&entry) {
-                let place = self.schema.day(change, dated.effective, entry.number);
-                records.push((place, journal::encode_dated(&dated)));
-            }
-            for (key, value) in transaction.details.iter().flat_map(|details| details.metadata()) {
-                records.push((self.schema.tag(key, value, entry.number), Bytes::new()));
-            }
+            self.index(&read.entry, |_, place, value| records.push((place, value)));
         }
         Ok(())
     }
 
-    async fn write_ids<L: Replicated<Books>>(&self, log: &L, blocks: Vec<Block>) -> Result<()> {
-        for (through, ids) in blocks {
-            let first = ids.first().map_or(through, |(_, number)| *number);
-            let mut pages = BTreeMap::<Place, Vec<_>>::new();
-            for (id, number) in ids {
-                pages.entry(self.schema.ids(id, first)).or_default().push((id, number));
+    /// What finds an entry by its day or its metadata: which of them, and the row.
+    pub(super) fn index(&self, entry: &JournalEntry, mut each: impl FnMut(&'static str, Place, Bytes)) {
+        let Some(transaction) = entry.transaction() else { return };
+        for (change, dated) in dated(entry) {
+            let place = self.schema.day(change, dated.effective, entry.number);
+            each("its day", place, journal::encode_dated(&dated));
+        }
+        for (key, value) in transaction.details.iter().flat_map(|details| details.metadata()) {
+            each("its metadata", self.schema.tag(key, value, entry.number), Bytes::new());
+        }
+    }
+
+    /// The row that finds by which number an id was reversed.
+    pub(super) fn reversal(&self, id: TransactionId, by: u64) -> (Place, Bytes) {
+        (self.schema.reversal(id), journal::encode_reversal(by))
+    }
+
+    /// Lets ids leave that may; answers whether any did.
+    async fn write_ids<L: Replicated<Books>>(&self, log: &L, ids_max: u64) -> Result<bool> {
+        let next = log.read_within(Duration::MAX, |books| books.next_to_leave(ids_max))?;
+        let Some((span, forgotten)) = next else { return Ok(false) };
+        // If some of them have left, the store has the pages of all.
+        if forgotten == span.before {
+            let mut all = Leaving::default();
+            for through in span.blocks(forgotten) {
+                // Somebody else was faster.
+                let Some(some) = log.read_within(Duration::MAX, |books| books.leaving(through))? else {
+                    return Ok(true);
+                };
+                all.ids.extend(some.ids);
+                all.reversals.extend(some.reversals);
             }
-            let pages: Vec<_> =
-                pages.into_iter().map(|(place, ids)| (place, journal::encode_ids(first, &ids))).collect();
-            self.calls.put_all(&pages).await?;
+            let pages = self.schema.pages(&all.ids).into_iter().map(|(_, place, value)| (place, value));
+            let reversals = all.reversals.iter().map(|(id, by)| self.reversal(*id, *by));
+            self.calls.put_all(&pages.chain(reversals).collect::<Vec<_>>()).await?;
+        }
+        for through in span.blocks(forgotten) {
             log.submit(Command::Forget { through }).await?;
         }
-        Ok(())
+        Ok(true)
     }
 }
 
 /// What an entry posted for another day than its own.
-pub(super) fn dated(
-    entry: &crate::model::JournalEntry,
-) -> impl Iterator<Item = (crate::model::AccountId, Dated)> + use<'_> {
+pub(super) fn dated(entry: &JournalEntry) -> impl Iterator<Item = (AccountId, Dated)> + use<'_> {
     let (recorded_on, effective) = (Date::of(entry.recorded_at), entry.effective());
     let changes = entry.changes.iter().filter(move |change| recorded_on != effective && change.posted > 0);
     changes

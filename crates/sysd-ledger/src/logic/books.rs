@@ -9,9 +9,11 @@ use sysd_core::Timestamp;
 
 use super::accounts::{Accounts, Index};
 use super::holds::{Hold, Holds};
-use super::numbers::{Found, Looked, Numbers};
+use super::looked::Looked;
+use super::numbers::{Found, Numbers};
 use super::pair;
 use super::resolve::{Balances, Change, Changes, Resolved, after, resolve};
+use super::reversals::Reversals;
 use super::tail::{Recorded, Tail};
 use crate::model::account::AccountView;
 use crate::model::amount::AMOUNT_MAX;
@@ -61,7 +63,7 @@ pub enum Command {
         /// The last number of a block of ids.
         through: u64,
     },
-    /// Transactions, and what the store said of ids that are no longer in memory.
+    /// Transactions, and what is known of ids that may have left memory.
     Looked(Looked, Box<Self>),
 }
 
@@ -107,8 +109,7 @@ pub struct Books {
     pub(super) accounts: Accounts,
     pub(super) numbers: Numbers,
     pub(super) holds: Holds,
-    /// Which transactions were taken back, and by which number.
-    pub(super) reversed: HashMap<TransactionId, u64, RandomState>,
+    pub(super) reversals: Reversals,
     pub(super) closed_through: Option<Date>,
     pub(super) tail: Tail,
     /// What a group has done so far, if one is under way.
@@ -139,6 +140,8 @@ pub enum Bug {
     ReverseAgain,
     /// Takes an id that has left memory for a new one, without a look at the store.
     ForgetOldIds,
+    /// Reverses again what was reversed so long ago that it has left memory.
+    ForgetReversals,
     /// Frees the rest of a hold of which a part is posted, though it should stay.
     FreeRest,
     /// Ends all holds at once, however many have come to their deadline.
@@ -152,7 +155,7 @@ pub enum Bug {
 enum Undo {
     Balance(Index, Balance),
     Hold(TransactionId, Option<Hold>),
-    Reversed(TransactionId),
+    Reversed,
     /// And when the one before it was recorded.
     Number(Timestamp),
 }
@@ -220,7 +223,7 @@ impl Books {
             Command::Group(transactions) => {
                 self.transact_all(now, transactions, looked).unwrap_or_else(|refusal| match refusal {
                     Refusal::Rejected(rejection) => rejection.into(),
-                    _ => self.look_up(),
+                    _ => self.look_up(transactions),
                 })
             }
             Command::Open(account) => self.open(account).map_or_else(Reply::from, |()| Reply::Done),
@@ -236,6 +239,7 @@ impl Books {
             }
             Command::Forget { through } => {
                 self.numbers.forget((*through).min(self.tail.written));
+                self.reversals.forget(self.numbers.forgotten());
                 Reply::Done
             }
             // One within another is not made, and would say nothing new.
@@ -244,8 +248,14 @@ impl Books {
         }
     }
 
-    fn look_up(&self) -> Reply {
-        Reply::LookUp { forgotten: self.numbers.forgotten() }
+    /// What is known here of the ids of some transactions.
+    #[cold]
+    fn look_up(&self, transactions: &[Transaction]) -> Reply {
+        let ids = transactions.iter().flat_map(|transaction| [Some(transaction.id), transaction.reverses]).flatten();
+        let known = ids.filter_map(|id| self.number(id).map(|number| (id, number))).collect();
+        let reversed = transactions.iter().filter_map(|transaction| transaction.reverses);
+        let reversed = reversed.filter_map(|id| self.reversals.get(id).map(|by| (id, by))).collect();
+        Reply::LookUp(Box::new(Looked::new(self.numbers.count(), known, reversed)))
     }
 
     /// Records one transaction, and answers.
@@ -260,7 +270,7 @@ impl Books {
                 Reply::Recorded(Box::new(done.receipt(transaction.id, now)))
             }
             Err(Refusal::Exists(number)) => Reply::Exists { id: transaction.id, number },
-            Err(Refusal::Forgotten) => self.look_up(),
+            Err(Refusal::Forgotten) => self.look_up(std::slice::from_ref(transaction)),
             Err(Refusal::Rejected(rejection)) => rejection.into(),
         }
     }
@@ -420,8 +430,8 @@ impl Books {
             self.note(|| Undo::Hold(id, before));
         }
         if let Some(reverses) = transaction.reverses {
-            self.reversed.insert(reverses, number);
-            self.note(|| Undo::Reversed(reverses));
+            self.reversals.push(reverses, number);
+            self.note(|| Undo::Reversed);
         }
         Ok(Done { number, changes, balances, moved })
     }
@@ -443,15 +453,25 @@ impl Books {
         if action != Action::Post {
             return Err(Rejection::ReversalShape.into());
         }
-        if let Some(by) = self.reversed.get(&reverses)
+        if let Some(by) = self.reversals.get(reverses)
             && !self.has(Bug::ReverseAgain)
         {
-            return Err(Rejection::AlreadyReversed { reverses, by: *by }.into());
+            return Err(Rejection::AlreadyReversed { reverses, by }.into());
         }
-        match self.numbers.find(reverses, looked) {
-            Found::Number(_) => Ok(()),
-            Found::New(_) => Err(Rejection::UnknownTransaction { reverses }.into()),
-            Found::Forgotten(_) => Err(Refusal::Forgotten),
+        let number = match self.numbers.find(reverses, looked) {
+            Found::Number(number) => number,
+            Found::New(_) => return Err(Rejection::UnknownTransaction { reverses }.into()),
+            Found::Forgotten(_) => return Err(Refusal::Forgotten),
+        };
+        // What is in memory was reversed, if at all, by what is in memory, too.
+        let forgotten = self.numbers.forgotten();
+        if number > forgotten || self.has(Bug::ForgetReversals) {
+            return Ok(());
+        }
+        let looked = looked.filter(|looked| looked.through() >= forgotten).ok_or(Refusal::Forgotten)?;
+        match looked.reversed_by(reverses) {
+            Some(by) if !self.has(Bug::ReverseAgain) => Err(Rejection::AlreadyReversed { reverses, by }.into()),
+            _ => Ok(()),
         }
     }
 
@@ -520,9 +540,7 @@ impl Books {
                 Undo::Hold(id, hold) => {
                     self.holds.set(id, hold);
                 }
-                Undo::Reversed(id) => {
-                    self.reversed.remove(&id);
-                }
+                Undo::Reversed => self.reversals.pop(),
                 Undo::Number(ended_at) => self.numbers.pop(ended_at),
             }
         }
@@ -581,10 +599,12 @@ impl Books {
         self.accounts.find(id).and_then(|index| self.accounts.next_trail(index))
     }
 
-    /// Some of the oldest ids, with the number through which they go: those that are more than `ids_max`, and that the store may
-    /// be given because it has their entries.
-    pub(crate) fn ids_to_forget(&self, ids_max: u64, blocks_max: usize) -> Vec<(u64, Vec<(TransactionId, u64)>)> {
-        self.numbers.oldest(ids_max, self.tail.written, blocks_max)
+    /// The first of these numbers that its id is not found with, of those whose ids are in memory.
+    pub(crate) fn first_lost(&self, ids: &[(TransactionId, u64)]) -> Option<u64> {
+        let is_lost = |(id, number): &&(TransactionId, u64)| {
+            *number > self.numbers.forgotten() && self.number(*id) != Some(*number)
+        };
+        ids.iter().find(is_lost).map(|(_, number)| *number)
     }
 
     /// How many accounts there are.

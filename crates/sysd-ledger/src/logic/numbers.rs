@@ -6,6 +6,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use sysd_core::Timestamp;
 
+use super::looked::Looked;
 use super::places::{Hash, Places};
 use crate::model::TransactionId;
 
@@ -44,21 +45,6 @@ pub(super) enum Found {
     New(Hash),
     /// That is no longer known here; and its hash.
     Forgotten(Hash),
-}
-
-/// What the store said of ids that are no longer in memory.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Looked {
-    /// How many numbers had left memory when it was looked at, or fewer.
-    pub forgotten: u64,
-    /// The ids that it has, with their numbers.
-    pub found: Vec<(TransactionId, u64)>,
-}
-
-impl Looked {
-    fn find(&self, id: TransactionId) -> Option<u64> {
-        self.found.iter().find(|(found, _)| *found == id).map(|(_, number)| *number)
-    }
 }
 
 /// The ids of the journal, in the order of their numbers, and a way back from an id. The oldest leave memory once the store has them.
@@ -141,9 +127,9 @@ impl Numbers {
         if minted_at_us(id).is_some_and(|at| at > self.horizon.as_micros()) {
             return Found::New(hash);
         }
-        match looked.filter(|looked| looked.forgotten >= self.forgotten) {
+        match looked.filter(|looked| looked.through() >= self.forgotten) {
             None => Found::Forgotten(hash),
-            Some(looked) => looked.find(id).map_or(Found::New(hash), Found::Number),
+            Some(looked) => looked.number(id).map_or(Found::New(hash), Found::Number),
         }
     }
 
@@ -232,18 +218,11 @@ impl Numbers {
         self.count -= 1;
     }
 
-    /// Some of the oldest blocks of ids with their numbers, and the numbers through which they go: of what is more than `ids_max`,
-    /// and not behind `through_max`.
-    pub(super) fn oldest(
-        &self,
-        ids_max: u64,
-        through_max: u64,
-        blocks_max: usize,
-    ) -> Vec<(u64, Vec<(TransactionId, u64)>)> {
-        let through_max = through_max.min(self.count.saturating_sub(ids_max));
-        let blocks = (0..).map(|at| self.forgotten + at * BLOCK_IDS).zip(&self.blocks).take(blocks_max);
-        let whole = blocks.take_while(|(before, _)| before + BLOCK_IDS <= through_max);
-        whole.map(|(before, block)| (before + BLOCK_IDS, self.named(before, block))).collect()
+    /// The ids of the whole block behind that number, with their numbers; `None` if it is not in memory.
+    pub(super) fn block(&self, before: u64) -> Option<Vec<(TransactionId, u64)>> {
+        let at = usize::try_from(before.checked_sub(self.forgotten)? / BLOCK_IDS).ok()?;
+        let block = self.blocks.get(at).filter(|block| block.ids.len() as u64 == BLOCK_IDS)?;
+        Some(self.named(before, block))
     }
 
     /// The ids of a block behind that number that are their numbers' own.

@@ -59,11 +59,11 @@ fn what_left_memory_is_known_only_by_what_the_store_said() {
 
     let old = TransactionId(5);
     assert!(matches!(numbers.find(old, None), Found::Forgotten(_)));
-    let looked = |forgotten, found| Looked { forgotten, found };
+    let looked = |through, found| Looked::new(through, found, vec![]);
     let says = |looked: &Looked| numbers.find(old, Some(looked));
     assert!(matches!(says(&looked(BLOCK_IDS, vec![(old, 6)])), Found::Number(6)));
     assert!(matches!(says(&looked(BLOCK_IDS, vec![])), Found::New(_)));
-    // The store was looked at before the block left: it may be in there.
+    // What was known then was not known of all that has left.
     assert!(matches!(says(&looked(BLOCK_IDS - 1, vec![])), Found::Forgotten(_)));
 }
 
@@ -103,10 +103,11 @@ fn ends_of_holds_leave_with_the_ids_around_them() {
     for id in 2..u128::from(BLOCK_IDS) {
         push(&mut numbers, TransactionId(id), at(0));
     }
-    assert!(numbers.oldest(1, BLOCK_IDS, 1).is_empty() && numbers.oldest(0, BLOCK_IDS - 1, 1).is_empty());
-    let (through, ids) = numbers.oldest(0, BLOCK_IDS, 1).remove(0);
-    assert_eq!((through, ids.len() as u64), (BLOCK_IDS, BLOCK_IDS - 1));
+    assert!(numbers.block(BLOCK_IDS).is_none());
+    let ids = numbers.block(0).unwrap();
+    assert_eq!(ids.len() as u64, BLOCK_IDS - 1);
     assert_eq!((ids[0], ids[1]), ((TransactionId(1), 1), (TransactionId(2), 3)));
-    numbers.forget(through);
+    numbers.forget(BLOCK_IDS);
+    assert!(numbers.block(0).is_none());
     assert_eq!((numbers.unnamed().len(), numbers.ids().count()), (0, 0));
 }

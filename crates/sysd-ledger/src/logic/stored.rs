@@ -43,17 +43,15 @@ impl Books {
         self.holds.in_order().into_iter().map(stored).collect()
     }
 
-    /// What was reversed, by the numbers of the reversals.
+    /// What was reversed, as far as it is in memory, by the numbers of the reversals.
     pub(crate) fn reversals(&self) -> Vec<(TransactionId, u64)> {
-        let mut all: Vec<_> = self.reversed.iter().map(|(id, by)| (*id, *by)).collect();
-        all.sort_unstable_by_key(|(_, by)| *by);
-        all
+        self.reversals.between(0, u64::MAX)
     }
 }
 
-/// Books that are being put together. What can't be is refused with what is wrong.
+/// Books that are being put together, and the number of the last reversal. What can't be is refused with what is wrong.
 #[derive(Default)]
-pub(crate) struct Parts(Books);
+pub(crate) struct Parts(Books, u64);
 
 impl Parts {
     pub(crate) fn add_account(&mut self, view: &AccountView, trail: StoredTrail) -> Result<(), &'static str> {
@@ -153,7 +151,11 @@ impl Parts {
     }
 
     pub(crate) fn add_reversal(&mut self, id: TransactionId, by: u64) -> Result<(), &'static str> {
-        self.0.reversed.insert(id, by).map_or(Ok(()), |_| Err("a reversal is there twice"))
+        if by <= self.1.max(self.0.numbers.forgotten()) || by > self.0.numbers.count() {
+            return Err("a reversal by a number that is not there, or out of order");
+        }
+        self.1 = by;
+        if self.0.reversals.push(id, by) { Ok(()) } else { Err("a reversal is there twice") }
     }
 
     pub(crate) fn finish(mut self, closed_through: Option<Date>) -> Result<Books, &'static str> {

@@ -8,6 +8,7 @@ use super::amount::Side;
 use super::entry::JournalEntry;
 use super::rejection::Rejection;
 use super::transaction::{Transaction, TransactionId};
+use crate::logic::Looked;
 
 /// The sums of an account, in minor units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -77,12 +78,9 @@ pub enum Reply {
     Rejected(Box<Rejection>),
     /// Of a batch, one for each transaction, in order.
     Batch(Vec<Self>),
-    /// Whether it was recorded before is not known in memory any more, and nothing was done: the store is to be asked for its ids,
-    /// and then the books again, with [`Command::Looked`](crate::Command::Looked). `Ledger` does that.
-    LookUp {
-        /// How many ids have left memory.
-        forgotten: u64,
-    },
+    /// Whether it was recorded or reversed before is not known in memory any more, and nothing was done: the store is to be asked for
+    /// its ids, and then the books again, with [`Command::Looked`](crate::Command::Looked). `Ledger` does that. Here is what is in memory.
+    LookUp(Box<Looked>),
     /// More holds have come to their deadline than end before one command, so nothing can be decided yet: 1,000 of them ended, and
     /// nothing else was done. Let time pass with [`Command::Tick`](crate::Command::Tick) until it is [`Done`](Self::Done), then ask
     /// again. `Ledger` does that.

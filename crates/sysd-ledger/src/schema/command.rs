@@ -73,11 +73,13 @@ pub(super) fn encode(command: &Command, out: &mut Vec<u8>) {
         }
         Command::Looked(looked, inner) => {
             out.push(LOOKED);
-            put_small(looked.forgotten, out);
-            put_small(looked.found.len() as u64, out);
-            for (id, number) in &looked.found {
-                put_id(id.0, out);
-                put_small(*number, out);
+            put_small(looked.through(), out);
+            for list in looked.parts() {
+                put_small(list.len() as u64, out);
+                for (id, number) in list {
+                    put_id(id.0, out);
+                    put_small(*number, out);
+                }
             }
             encode(inner, out);
         }
@@ -110,18 +112,23 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Command, What> {
         WROTE => Command::Wrote { through: reader.number()?, hash: ChunkHash(reader.array()?) },
         FORGET => Command::Forget { through: reader.number()? },
         LOOKED => {
-            let forgotten = reader.number()?;
-            let count = reader.count(17)?;
-            let id = |_| Ok((TransactionId(reader.id()?), reader.number()?));
-            let found = (0..count).map(id).collect::<Result<_, What>>()?;
+            let looked = Looked::new(reader.number()?, by_id(reader)?, by_id(reader)?);
             // One within another is not made; reading one would go as deep as its bytes say.
             if reader.peek() == Some(LOOKED) {
                 return Err("a look at the store within another");
             }
-            Command::Looked(Looked { forgotten, found }, Box::new(decode(reader)?))
+            Command::Looked(looked, Box::new(decode(reader)?))
         }
         _ => return Err("a command that is unknown"),
     })
+}
+
+/// Numbers by ids, in the order of these.
+fn by_id(reader: &mut Reader<'_>) -> Result<Vec<(TransactionId, u64)>, What> {
+    let count = reader.count(17)?;
+    let all = (0..count).map(|_| Ok((TransactionId(reader.id()?), reader.number()?)));
+    let all = all.collect::<Result<Vec<_>, What>>()?;
+    if all.is_sorted_by(|one, next| one.0 < next.0) { Ok(all) } else { Err("ids out of order") }
 }
 
 fn put_transactions(transactions: &[Transaction], out: &mut Vec<u8>) {

@@ -86,6 +86,10 @@ fn an_account() -> impl Strategy<Value = Account> {
     )
 }
 
+fn by_id() -> impl Strategy<Value = Vec<(TransactionId, u64)>> {
+    proptest::collection::vec((id().prop_map(TransactionId), any::<u64>()), 0..3)
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let updates = [AccountUpdate::Freeze, AccountUpdate::Unfreeze, AccountUpdate::Close];
     prop_oneof![
@@ -98,12 +102,9 @@ fn command() -> impl Strategy<Value = Command> {
         proptest::collection::vec(transaction(), 0..4).prop_map(Command::Batch),
         (any::<u64>(), any::<[u8; 32]>()).prop_map(|(through, hash)| Command::Wrote { through, hash: ChunkHash(hash) }),
         any::<u64>().prop_map(|through| Command::Forget { through }),
-        (any::<u64>(), proptest::collection::vec((id(), any::<u64>()), 0..3), transaction()).prop_map(
-            |(forgotten, found, transaction)| {
-                let found = found.into_iter().map(|(id, number)| (TransactionId(id), number)).collect();
-                Command::Looked(Looked { forgotten, found }, Box::new(Command::Transact(transaction)))
-            }
-        ),
+        (any::<u64>(), by_id(), by_id(), transaction()).prop_map(|(through, numbers, reversed, transaction)| {
+            Command::Looked(Looked::new(through, numbers, reversed), Box::new(Command::Transact(transaction)))
+        }),
     ]
 }
 
@@ -192,10 +193,10 @@ fn the_format_is_pinned() {
         (Command::Forget { through: 8_192 }, "088040".to_owned()),
         (
             Command::Looked(
-                Looked { forgotten: 8_192, found: vec![(TransactionId(0xA1), 300)] },
+                Looked::new(8_192, vec![(TransactionId(0xA1), 300)], vec![(TransactionId(0xA2), 301)]),
                 Box::new(Command::Tick),
             ),
-            format!("09804001{}ac0205", of("a1")),
+            format!("09804001{}ac0201{}ad0205", of("a1"), of("a2")),
         ),
     ];
     for (command, bytes) in pinned {

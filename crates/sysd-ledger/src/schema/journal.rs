@@ -2,11 +2,15 @@
 //!
 //! In the space `ledger_journal`, of each ledger by its name:
 //! - chunks of the journal, rows by the number of their first entry, 65,536 numbers to a partition: see [`seal`];
-//! - pages of ids, in partitions by when an id was minted or by its bits, rows by the number of their first;
+//! - pages of ids, in partitions by when an id was minted or by its bits, rows by the number of their first: of those that leave
+//!   memory together (see `logic/leaving.rs`) one row a partition, or several if it would be long;
 //! - what counts for another day than that on which it was recorded, a partition an account, rows by day and number;
-//! - numbers by the metadata of their transactions, a partition for each key and value.
+//! - numbers by the metadata of their transactions, a partition for each key and value;
+//! - what was reversed so long ago that it has left memory, rows by id, in 4,096 partitions.
 //!
 //! All of it follows from the log and is written once, always with the same bytes, whoever writes it and however often.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -28,6 +32,7 @@ const CHUNK: u8 = 0;
 const IDS: u8 = 1;
 const DAYS: u8 = 2;
 const TAGS: u8 = 3;
+const REVERSALS: u8 = 4;
 
 const FORMAT: u8 = 1;
 const HASH_BYTES: usize = 32;
@@ -111,14 +116,22 @@ pub(crate) fn number_of(sort: &[u8]) -> Option<u64> {
     tuple::decode::<(u64,)>(sort).ok().map(|(number,)| number)
 }
 
-/// Ids minted within a second share sixteen partitions; those that don't say when are spread over a million.
-fn page_of(id: TransactionId) -> (u64, u64) {
+fn bits_of(id: TransactionId) -> u64 {
     #[allow(clippy::cast_possible_truncation, reason = "bits are picked")]
     let bits = (id.0 ^ (id.0 >> 64)) as u64;
+    // Numbers that are counted up differ in their lowest bits, random ones in all.
+    bits ^ (bits >> 20) ^ (bits >> 40)
+}
+
+/// So many ids are in a page, at most.
+const PAGE_IDS_MAX: usize = 1 << 11;
+
+/// Ids minted within a second share sixteen partitions; those that don't say when are spread over 65,536. Of 2^20 that leave memory
+/// together sixteen share a row, then.
+fn page_of(id: TransactionId) -> (u64, u64) {
     match crate::logic::minted_at_us(id) {
-        Some(at) => (1 + at / 1_000_000, bits & 0xF),
-        // Numbers that are counted up differ in their lowest bits, random ones in all.
-        None => (0, (bits ^ (bits >> 20) ^ (bits >> 40)) & 0xF_FFFF),
+        Some(at) => (1 + at / 1_000_000, bits_of(id) & 0xF),
+        None => (0, bits_of(id) & 0xFFFF),
     }
 }
 
@@ -142,10 +155,33 @@ impl Schema {
         Place { partition, sort: by_number(first) }
     }
 
-    /// Where an id's page is: rows by the number of the first id of each block.
+    /// Where an id's pages are: rows by the number of the first of each.
     pub(crate) fn ids(&self, id: TransactionId, first: u64) -> Place {
         let (when, which) = page_of(id);
         Place { partition: tuple::encode(&(self.name(), IDS, when, which)), sort: by_number(first) }
+    }
+
+    /// The pages of ids that leave memory together, each with its first number.
+    pub(crate) fn pages(&self, ids: &[(TransactionId, u64)]) -> Vec<(u64, Place, Bytes)> {
+        let mut partitions = BTreeMap::<(u64, u64), Vec<(TransactionId, u64)>>::new();
+        for (id, number) in ids {
+            partitions.entry(page_of(*id)).or_default().push((*id, *number));
+        }
+        let mut pages = Vec::with_capacity(partitions.len());
+        for ids in partitions.values() {
+            for page in ids.chunks(PAGE_IDS_MAX) {
+                if let Some((id, first)) = page.first() {
+                    pages.push((*first, self.ids(*id, *first), encode_ids(*first, page)));
+                }
+            }
+        }
+        pages
+    }
+
+    /// By which number an id was reversed.
+    pub(crate) fn reversal(&self, id: TransactionId) -> Place {
+        let partition = tuple::encode(&(self.name(), REVERSALS, bits_of(id) & 0xFFF));
+        Place { partition, sort: tuple::encode(&(id.0,)) }
     }
 
     /// What counts for a day in an account.
@@ -191,6 +227,26 @@ pub(crate) fn find_in_page(key: Key<'_>, first: u64, page: &[u8], id: Transactio
     Ok(None)
 }
 
+pub(crate) fn encode_reversal(by: u64) -> Bytes {
+    let mut out = vec![FORMAT];
+    put_number(by.into(), &mut out);
+    out.into()
+}
+
+/// # Errors
+/// [`Corrupt`](sysd_core::ErrorKind::Corrupt) with the key.
+pub(crate) fn decode_reversal(key: Key<'_>, value: &[u8]) -> Result<u64> {
+    let mut reader = Reader::new(value);
+    let mut read = || {
+        if reader.byte()? != FORMAT {
+            return Err("a reversal has an unknown format; was it written by a newer version?");
+        }
+        let by = reader.number()?;
+        if reader.is_empty() { Ok(by) } else { Err("bytes behind a reversal") }
+    };
+    read().map_err(|what| Error::corrupt(key, what))
+}
+
 /// What was posted for another day than that on which it was recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Dated {
@@ -223,4 +279,50 @@ pub(crate) fn decode_dated(key: Key<'_>, value: &[u8]) -> Result<(u64, Dated)> {
         Ok((number, Dated { recorded_on, effective, side, posted: reader.wide()? }))
     };
     read().map_err(corrupt)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rand::{RngExt as _, SeedableRng as _};
+
+    use super::*;
+
+    /// Of 2^20 ids: rows, and the mean of their bytes an id, keys and values.
+    fn measured(id: impl Fn(u64) -> TransactionId) -> (usize, f64) {
+        let schema = Schema::new("books").unwrap();
+        let ids: Vec<_> = (1..=1_u64 << 20).map(|number| (id(number), number)).collect();
+        let pages = schema.pages(&ids);
+        let bytes: usize =
+            pages.iter().map(|(_, place, value)| place.partition.len() + place.sort.len() + value.len()).sum();
+        let mut found = 0;
+        for (first, place, value) in &pages {
+            assert!(value.len() < 64 << 10, "a row of {} bytes", value.len());
+            let (id, number) = ids[usize::try_from(first - 1).unwrap()];
+            assert_eq!(find_in_page(place.key(), *first, value, id).unwrap(), Some(number));
+            assert_eq!(*place, schema.ids(id, *first));
+            found += 1;
+        }
+        assert!(found > 500);
+        #[allow(clippy::cast_precision_loss, reason = "a mean, to be printed")]
+        let mean = bytes as f64 / ids.len() as f64;
+        println!("{} rows, {mean:.1} bytes an id", pages.len());
+        (pages.len(), mean)
+    }
+
+    #[test]
+    fn many_ids_share_a_row_whatever_they_are() {
+        let random = std::cell::RefCell::new(rand_pcg::Pcg64Mcg::seed_from_u64(5));
+        let (rows, bytes) = measured(|_| TransactionId(random.borrow_mut().random::<u128>() & !(0xF << 76)));
+        assert!(rows <= 1 << 16 && bytes < 24.0, "random ones: {rows} rows, {bytes:.1} bytes an id");
+        let (rows, bytes) = measured(|number| TransactionId(number.into()));
+        assert!(rows <= 1 << 16 && bytes < 24.0, "counted ones: {rows} rows, {bytes:.1} bytes an id");
+        // A hundred in a millisecond, of version 7.
+        let (rows, bytes) = measured(|number| {
+            let ms = 1_795_000_000_000 + u128::from(number / 100);
+            let rest: u64 = random.borrow_mut().random();
+            TransactionId(ms << 80 | 7 << 76 | 0b10 << 62 | u128::from(rest >> 2))
+        });
+        assert!(rows <= 1_000 && bytes < 20.0, "version 7: {rows} rows, {bytes:.1} bytes an id");
+    }
 }

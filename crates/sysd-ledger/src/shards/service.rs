@@ -13,9 +13,9 @@ use super::logic::recovery::{Fate, OnStore, OpenPart, Unknown, fate, in_transit,
 use super::logic::split::{Layout, Split, Unsplit, place, split};
 use super::schema::{NOTES, sign, sign_id};
 use super::{Bug, Placement, Recovery, Refusal, ShardId, ShardInconsistency, ShardsBalance, ShardsReply};
-use crate::logic::{Books, Command, Looked};
+use crate::logic::{Books, Command};
 use crate::model::{Account, AccountId, AccountUpdate, AccountView, Currency, Date, Rejection, Reply, Transaction};
-use crate::service::Ledger;
+use crate::service::{Ledger, ids_leave};
 
 /// How shards are made and driven.
 #[derive(Clone)]
@@ -175,11 +175,6 @@ impl<L, S> fmt::Debug for Shards<L, S> {
     }
 }
 
-fn ids_leave() -> Error {
-    let message = "ids kept leaving memory while the store was asked for them; keep more of them in memory";
-    Error::new(ErrorKind::Contention, Effect::None, message)
-}
-
 fn config_error(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Config, Effect::None, message)
 }
@@ -271,20 +266,15 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// Asks the books themselves: whether an id is new decides who makes an attempt, so the first answer is not wanted again.
     async fn ask(&self, shard: ShardId, command: Command) -> Result<Reply> {
         let ledger = self.ledger(shard)?;
-        let id = match &command {
-            Command::Transact(transaction) => Some(transaction.id),
-            _ => None,
-        };
-        let mut reply = self.in_time(Effect::Unknown, ledger.submit(command.clone(), || command.clone())).await?;
+        let again = || command.clone();
+        let mut reply = self.in_time(Effect::Unknown, ledger.submit(command.clone(), again)).await?;
         for _ in 0..LOOKS_MAX {
-            let (Reply::LookUp { forgotten }, Some(id)) = (&reply, id) else { return Ok(reply) };
-            let forgotten = *forgotten;
-            let number = self.in_time(Effect::None, Box::pin(ledger.number(id))).await?;
-            let looked = Looked { forgotten, found: number.map(|number| (id, number)).into_iter().collect() };
-            let again = Command::Looked(looked, Box::new(command.clone()));
-            reply = self.in_time(Effect::Unknown, ledger.submit(again.clone(), || again.clone())).await?;
+            let (Reply::LookUp(known), Command::Transact(transaction)) = (&mut reply, &command) else { break };
+            let (known, asked) = (std::mem::take(&mut **known), std::slice::from_ref(transaction));
+            let look = ledger.look_up(asked, known, command.clone());
+            reply = self.in_time(Effect::Unknown, Box::pin(look)).await?;
         }
-        Err(ids_leave())
+        if matches!(reply, Reply::LookUp(_)) { Err(ids_leave()) } else { Ok(reply) }
     }
 
     async fn read<R: Send>(&self, shard: ShardId, read: impl FnOnce(&Books) -> R + Send) -> Result<R> {

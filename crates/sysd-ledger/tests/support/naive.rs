@@ -274,7 +274,7 @@ pub(crate) fn answers(reply: &Reply) -> Option<Vec<Answer>> {
         Reply::Recorded(receipt) => vec![recorded(receipt)],
         Reply::GroupRecorded(receipts) => receipts.iter().map(recorded).collect(),
         Reply::Batch(replies) => replies.iter().map(answers).collect::<Option<Vec<_>>>()?.concat(),
-        Reply::LookUp { .. } | Reply::HoldsDue | Reply::Conflict(_) => return None,
+        Reply::LookUp(_) | Reply::HoldsDue | Reply::Conflict(_) => return None,
     })
 }
 
