@@ -45,7 +45,8 @@ pub struct JournalConfig {
     pub write_every: Duration,
     /// How many chunks, of 32 KiB or a little more, reads keep in memory.
     pub chunks_cached: usize,
-    /// How long one storage call may take; and how long a transaction waits while more than 32 MiB of the journal wait for the store.
+    /// How long one storage call may take, be it of many records or of one: if those are too many, the next call has fewer. And how long a
+    /// transaction waits while more than 32 MiB of the journal wait for the store.
     pub call_wait_max: Duration,
     /// When calls of the store are tried again.
     pub retry: RetryPolicy,

@@ -1,6 +1,7 @@
 //! Calls of the store: each with a deadline, and tried again where that is safe, which it always is here.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sysd_core::{
     Effect, Error, ErrorKind, Expect, Idempotence, Key, Outcome, Page, Record, Result, RetryBudget, Scan, Store, Write,
@@ -10,6 +11,43 @@ use sysd_core::{
 use super::JournalConfig;
 use crate::schema::journal::Place;
 
+/// So many records are read or written at once.
+const RECORDS_AT_ONCE: usize = 256;
+
+/// How many records are in one call: a quarter of them after one that had no answer in time, one more after an answer. So a store that
+/// answers each in time is never asked for more than it answers in time.
+#[derive(Debug)]
+struct Pace {
+    now: AtomicUsize,
+    max: usize,
+}
+
+impl Pace {
+    const fn new(max: usize) -> Self {
+        Self { now: AtomicUsize::new(max), max }
+    }
+
+    fn of<'a, T>(&self, rest: &'a [T]) -> &'a [T] {
+        rest.get(..self.now.load(Ordering::Relaxed)).unwrap_or(rest)
+    }
+
+    fn answered(&self) {
+        let now = self.now.load(Ordering::Relaxed);
+        if now < self.max {
+            self.now.store(now + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether fewer can be asked for; then they are, at once, and that counts as no attempt.
+    fn slows_down(&self, asked: usize, error: &Error) -> bool {
+        let is_slow = error.kind() == ErrorKind::Timeout && asked > 1;
+        if is_slow {
+            self.now.store((asked / 4).max(1), Ordering::Relaxed);
+        }
+        is_slow
+    }
+}
+
 /// Storage calls.
 #[derive(Debug)]
 pub(super) struct Calls<S> {
@@ -17,11 +55,15 @@ pub(super) struct Calls<S> {
     pub(super) config: JournalConfig,
     budget: RetryBudget,
     may_forget: bool,
+    reads: Pace,
+    writes: Pace,
 }
 
 impl<S: Store> Calls<S> {
     pub(super) fn new(store: S, config: JournalConfig, may_forget: bool) -> Self {
-        Self { store, config, budget: RetryBudget::default(), may_forget }
+        let at_once = store.limits().batch_records_max.clamp(1, RECORDS_AT_ONCE);
+        let (reads, writes) = (Pace::new(at_once), Pace::new(at_once));
+        Self { store, config, budget: RetryBudget::default(), may_forget, reads, writes }
     }
 
     async fn within<T: Send>(&self, effect: Effect, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
@@ -42,50 +84,153 @@ impl<S: Store> Calls<S> {
         self.again(|| self.within(Effect::None, self.store.get(key))).await
     }
 
+    /// Reads records, as many at once as the store answers in time; alone, and again, those whose read failed.
     pub(super) async fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Record>>> {
-        let get = || async { self.store.get_many(keys).await.into_iter().collect::<Result<Vec<_>>>() };
-        self.again(|| self.within(Effect::None, get())).await
+        let mut records = Vec::with_capacity(keys.len());
+        while records.len() < keys.len() {
+            let asked = self.reads.of(&keys[records.len()..]);
+            let all = async { Ok(self.store.get_many(asked).await) };
+            let answers = match self.within(Effect::None, all).await {
+                Err(error) if self.reads.slows_down(asked.len(), &error) => continue,
+                Err(error) => vec![Err(error)],
+                Ok(answers) if answers.len() != asked.len() => return Err(miscounted(Effect::None)),
+                Ok(answers) => {
+                    self.reads.answered();
+                    answers
+                }
+            };
+            for (key, answer) in asked.iter().zip(answers) {
+                records.push(match answer {
+                    Err(error) if error.kind().is_transient() => self.get(*key).await?,
+                    answer => answer?,
+                });
+            }
+        }
+        Ok(records)
     }
 
     pub(super) async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
         self.again(|| self.within(Effect::None, self.store.scan(scan))).await
     }
 
-    /// Writes records that are the same whoever writes them.
+    /// Writes records that are the same whoever writes them, as many at once as the store answers in time; alone, and again, those
+    /// that failed.
     ///
     /// # Errors
     /// Some may have been written. [`Corrupt`](ErrorKind::Corrupt) with the key if there is another there, which stays: two ledgers have
     /// one name.
     pub(super) async fn put_all(&self, records: &[(Place, bytes::Bytes)]) -> Result<()> {
-        let batch = self.store.limits().batch_records_max.clamp(1, BATCH_RECORDS_MAX);
-        for records in records.chunks(batch) {
-            let expect = if self.may_forget { Expect::Any } else { Expect::Absent };
+        let expect = if self.may_forget { Expect::Any } else { Expect::Absent };
+        let mut rest = records;
+        while !rest.is_empty() {
+            let some = self.writes.of(rest);
             let writes: Vec<_> =
-                records.iter().map(|(place, value)| Write::put(place.key(), value.clone()).expect(expect)).collect();
-            self.again(|| self.within(Effect::Unknown, self.put_once(records, &writes))).await?;
-        }
-        Ok(())
-    }
-
-    async fn put_once(&self, records: &[(Place, bytes::Bytes)], writes: &[Write<'_>]) -> Result<()> {
-        for (outcome, (place, value)) in self.store.write_many(writes).await.into_iter().zip(records) {
-            match outcome? {
-                Outcome::Applied => {}
-                // Written before.
-                Outcome::Conflict { found: Some(found) } if found.value == *value => {}
-                Outcome::Conflict { found: Some(_) } => {
-                    let what = "another ledger's journal is there; give each ledger a name of its own";
-                    return Err(Error::corrupt(place.key(), what));
+                some.iter().map(|(place, value)| Write::put(place.key(), value.clone()).expect(expect)).collect();
+            let all = async { Ok(self.store.write_many(&writes).await) };
+            let outcomes = match self.within(Effect::Unknown, all).await {
+                Err(error) if self.writes.slows_down(some.len(), &error) => continue,
+                Err(error) => vec![Err(error)],
+                Ok(outcomes) if outcomes.len() != some.len() => return Err(miscounted(Effect::Unknown)),
+                Ok(outcomes) => {
+                    self.writes.answered();
+                    outcomes
                 }
-                Outcome::Conflict { found: None } => {
-                    let message = "the store refuses to insert where nothing is; certify it with sysd-testkit";
-                    return Err(Error::new(ErrorKind::Internal, Effect::Unknown, message));
-                }
+            };
+            for ((outcome, write), (place, value)) in outcomes.into_iter().zip(&writes).zip(some) {
+                let outcome = match outcome {
+                    Err(error) if error.kind().is_transient() => {
+                        self.again(|| self.within(Effect::Unknown, self.store.write(write.clone()))).await?
+                    }
+                    outcome => outcome?,
+                };
+                is_there(outcome, place, value)?;
             }
+            rest = &rest[some.len()..];
         }
         Ok(())
     }
 }
 
-/// So many records are written at once.
-const BATCH_RECORDS_MAX: usize = 256;
+/// Whether that record is there now.
+fn is_there(outcome: Outcome, place: &Place, value: &bytes::Bytes) -> Result<()> {
+    match outcome {
+        Outcome::Applied => Ok(()),
+        // Written before.
+        Outcome::Conflict { found: Some(found) } if found.value == *value => Ok(()),
+        Outcome::Conflict { found: Some(_) } => {
+            let what = "another ledger's journal is there; give each ledger a name of its own";
+            Err(Error::corrupt(place.key(), what))
+        }
+        Outcome::Conflict { found: None } => {
+            let message = "the store refuses to insert where nothing is; certify it with sysd-testkit";
+            Err(Error::new(ErrorKind::Internal, Effect::Unknown, message))
+        }
+    }
+}
+
+fn miscounted(effect: Effect) -> Error {
+    let message = "the store did not answer a batch one by one; certify it with sysd-testkit";
+    Error::new(ErrorKind::Internal, effect, message)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use futures::channel::oneshot;
+    use sysd_testkit::sim::{Faults, Node, Simulation};
+
+    use super::*;
+    use crate::model::TransactionId;
+    use crate::schema::journal::Schema;
+
+    /// What was written and read of so many records, by a store that answers one after the other.
+    fn written_and_read(seed: u64, faults: Faults, attempts_max: u32) -> Result<Vec<Option<Record>>> {
+        let simulation = Simulation::new(seed);
+        simulation.set_faults(faults);
+        let mut config = JournalConfig { call_wait_max: Duration::from_millis(10), ..JournalConfig::default() };
+        config.retry.attempts_max = attempts_max;
+        (config.clock, config.entropy) = (Arc::new(simulation.clock()), simulation.entropy());
+        let calls = Calls::new(simulation.store(Node(0)), config, true);
+        let schema = Schema::new("books").unwrap();
+        let value = bytes::Bytes::from_static(b"1");
+        let records: Vec<_> = (0..300).map(|id| (schema.reversal(TransactionId(id)), value.clone())).collect();
+        let (done, answer) = oneshot::channel();
+        simulation.spawn(Node(0), async move {
+            let keys: Vec<_> = records.iter().map(|(place, _)| place.key()).collect();
+            let read = match calls.put_all(&records).await {
+                Ok(()) => calls.get_many(&keys).await,
+                Err(error) => Err(error),
+            };
+            let _ = done.send(read);
+        });
+        simulation.run_for(Duration::from_secs(60)).unwrap();
+        futures::executor::block_on(answer).unwrap()
+    }
+
+    /// An audit in the simulation asked for 25 rows at once, which the store could not answer in the time of one call, however often.
+    #[test]
+    fn a_store_is_asked_for_no_more_than_it_answers_in_time() {
+        for seed in 0..20 {
+            let read = written_and_read(seed, Faults::NONE, 1).unwrap();
+            assert!(read.len() == 300 && read.iter().all(Option::is_some), "seed {seed}");
+        }
+    }
+
+    /// One in forty fails, so hardly ever 25 succeed together.
+    #[test]
+    fn what_fails_of_a_batch_is_only_its_own() {
+        for seed in 0..20 {
+            let read = written_and_read(seed, Faults { refused: 25, ..Faults::NONE }, 4).unwrap();
+            assert!(read.len() == 300 && read.iter().all(Option::is_some), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn who_never_answers_is_not_waited_for_long() {
+        let silent = Faults { reply_never: 1_000, ..Faults::NONE };
+        assert_eq!(written_and_read(1, silent, 4).unwrap_err().kind(), ErrorKind::Timeout);
+    }
+}
