@@ -45,6 +45,7 @@ fn one_set_of_books_whatever_happens() {
         total.rejected += outcome.rejected;
         total.unknown += outcome.unknown;
         total.not_applied += outcome.not_applied;
+        total.overtaken += outcome.overtaken;
     };
     if let Some((seed, what)) = failure(seeds, Bugs::default(), add) {
         panic!(
@@ -56,7 +57,8 @@ fn one_set_of_books_whatever_happens() {
     // Something of everything happens, so that it is not silence that is checked.
     let enough = total.recorded > 6 * runs && total.rejected > 4 * runs && 4 * total.conflicts > runs;
     let faults = 2 * total.unknown > runs && 2 * total.not_applied > runs && 10 * total.chunks > runs;
-    assert!(one.is_some() || enough && faults, "{runs} seeds: {total:?}");
+    let audits = 20 * total.overtaken > runs;
+    assert!(one.is_some() || enough && faults && audits, "{runs} seeds: {total:?}");
 }
 
 #[test]

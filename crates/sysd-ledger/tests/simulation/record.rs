@@ -9,6 +9,7 @@ use sysd_testkit::oracle::log::{Answer, LatestRead, Submission};
 
 use crate::check;
 use crate::machine::{Kept, encoded};
+use crate::scenario::Audited;
 use crate::support::naive::receipts;
 
 #[derive(Default)]
@@ -27,6 +28,8 @@ pub(crate) struct Seen {
     pub(crate) numbers: BTreeMap<TransactionId, u64>,
     /// How often the log was told that the store has more of the journal.
     pub(crate) chunks: u64,
+    /// Audits during which something was recorded.
+    pub(crate) overtaken: u64,
     /// What was wrong when it was seen.
     pub(crate) wrong: Option<String>,
 }
@@ -124,6 +127,18 @@ impl Record {
             }
         }
         self.with(|seen, _| seen.note(checked));
+    }
+
+    /// Somebody had the journal verified.
+    pub(crate) fn audited(&self, audited: Audited) {
+        let Audited { entries, before, after } = audited;
+        let is_of_then = (before..=after).contains(&entries);
+        let what =
+            || format!("an audit proved {entries} entries, of {before} when it began and {after} when it was done");
+        self.with(|seen, _| {
+            seen.overtaken += u64::from(audited.is_overtaken());
+            seen.note(if is_of_then { Ok(()) } else { Err(what()) });
+        });
     }
 
     /// Somebody read the latest state, from `begun` until now.

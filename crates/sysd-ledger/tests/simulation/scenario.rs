@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 use futures::future::join_all;
 use sysd_core::{Clock as _, Effect, ManualClock, Result as CallResult, RetryPolicy, Store};
-use sysd_ledger::{AuditError, Command, JournalConfig, JournalEntry, Ledger, Reply};
+use sysd_ledger::{AuditError, Books, Command, JournalConfig, JournalEntry, Ledger, Reply};
 use sysd_storage::{Replica, ReplicaConfig};
 use sysd_testkit::Limited;
 use sysd_testkit::oracle::log::Answer;
@@ -54,6 +54,25 @@ pub(crate) struct Outcome {
     pub(crate) rejected: u64,
     pub(crate) unknown: u64,
     pub(crate) not_applied: u64,
+    /// Audits during which something was recorded.
+    pub(crate) overtaken: u64,
+}
+
+/// What an audit found, while the books went on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Audited {
+    pub(crate) entries: u64,
+    /// How many there were when it began.
+    pub(crate) before: u64,
+    /// How many there were when it was done.
+    pub(crate) after: u64,
+}
+
+impl Audited {
+    /// Something was recorded while it ran: by whom is asked, or by time, which lets holds end.
+    pub(crate) const fn is_overtaken(&self) -> bool {
+        self.before != self.after
+    }
 }
 
 /// Short waits, so that every deadline is met in a run.
@@ -141,8 +160,8 @@ impl<S: Store> Opened<S> {
         Ok(())
     }
 
-    /// Reads the whole journal, and has it verified; answers how many entries there are.
-    pub(crate) async fn audit(&self, record: &Record) -> Option<u64> {
+    /// Reads the whole journal, and has it verified. `None`: the store is away.
+    pub(crate) async fn audit(&self, record: &Record) -> Option<Audited> {
         let entries: CallResult<Vec<_>> = self.ledger.journal(0).try_collect().await;
         if let Ok(entries) = &entries {
             let tagged = entries.iter().filter(|entry| has_tag(entry)).map(|entry| entry.number);
@@ -154,12 +173,23 @@ impl<S: Store> Opened<S> {
             }
         }
         record.read_journal(entries);
-        match self.ledger.verify().await {
-            Ok(audit) => return Some(audit.entries),
+        match self.verify().await {
+            Ok(audited) => {
+                record.audited(audited);
+                return Some(audited);
+            }
             Err(AuditError::Store(error)) => record.note(only_away(&error)),
             Err(error) => record.note(Err(error.to_string())),
         }
         None
+    }
+
+    /// An audit proves the books as they were at one moment between its beginning and its end.
+    async fn verify(&self) -> Result<Audited, AuditError> {
+        let before = self.ledger.read(Books::journal_len).await?;
+        let entries = self.ledger.verify().await?.entries;
+        let after = self.ledger.read(Books::journal_len).await?;
+        Ok(Audited { entries, before, after })
     }
 }
 
@@ -399,10 +429,12 @@ fn settle(simulation: &Simulation, nodes: &[Node], shared: &Shared) -> Result<()
         let config = config(&sim, SkewedClock::new(sim.clock(), Duration::ZERO), all.bugs);
         match open(&sim, last, all.store(&sim, last), config, &all.record).await {
             Ok(opened) => {
-                let entries = opened.audit(&all.record).await;
-                let is_whole = opened.look(&all.record).await.is_ok()
-                    && entries == Some(opened.replica.read(|kept| kept.books.journal_len()));
-                if is_whole {
+                // Nobody asks any more, but holds may still end: the last audit is one during which none did.
+                let mut audited = opened.audit(&all.record).await;
+                while audited.is_some_and(|audited| audited.is_overtaken()) {
+                    audited = opened.audit(&all.record).await;
+                }
+                if audited.is_some() && opened.look(&all.record).await.is_ok() {
                     sink.lock().unwrap().push(last);
                 }
             }
@@ -435,7 +467,7 @@ fn settle(simulation: &Simulation, nodes: &[Node], shared: &Shared) -> Result<()
 fn outcome(simulation: &Simulation, record: &Record) -> Outcome {
     record.with(|seen, _| {
         let mut outcome = Outcome { digest: simulation.digest(), ..Outcome::default() };
-        outcome.chunks = seen.chunks;
+        (outcome.chunks, outcome.overtaken) = (seen.chunks, seen.overtaken);
         for submission in &seen.submissions {
             *match &submission.answer {
                 Answer::Reply(Reply::Rejected(_)) => &mut outcome.rejected,

@@ -14,7 +14,7 @@ use sysd_testkit::sim::{Fault, Node, SimStore, Simulation, SkewedClock, sweep};
 use crate::check::{check, history, reader};
 use crate::machine;
 use crate::record::Record;
-use crate::scenario::{Bugs, Opened, SEGMENT_ENTRIES, config, open, wait};
+use crate::scenario::{Audited, Bugs, Opened, SEGMENT_ENTRIES, config, open, wait};
 
 const FIRST: Node = Node(0);
 const SECOND: Node = Node(1);
@@ -131,7 +131,7 @@ fn scenario(simulation: &Simulation, fault: Fault) -> Result<u64, String> {
         *sink.lock().unwrap() = Some((opened.ledger.read(standing).await, opened.audit(&seen).await, written));
     });
     run_for(500)?;
-    let Some((Ok(standing), Some(entries), written)) = last.lock().unwrap().take() else {
+    let Some((Ok(standing), Some(Audited { entries, .. }), written)) = last.lock().unwrap().take() else {
         return Err("nobody could go on".to_owned());
     };
     if standing != expected() {
