@@ -6,7 +6,8 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use sysd_core::{Key, ManualClock, Record as Stored, Result as CallResult, StateMachine, Store, Timestamp, tuple};
 use sysd_ledger::{
-    Books, Command, Currency, Event, Funds, JournalEntry, Receipt, Reply, Side, Transaction, TransactionId,
+    Account, AccountId, AccountKind, Books, Command, Currency, Event, Funds, JournalEntry, Receipt, Reply, Side,
+    Transaction, TransactionId,
 };
 use sysd_storage::{Follower, Memory, ReplicaConfig};
 use sysd_testkit::oracle::log::{Answer, Submission, acknowledged, once, reads, real_time, time};
@@ -168,6 +169,18 @@ fn transactions(command: &Command) -> &[Transaction] {
     }
 }
 
+/// What of a command was recorded, with its receipt. By their places: of a batch two can have one id, and the first be rejected.
+fn recorded_of<'a>(command: &'a Command, reply: &'a Reply) -> Vec<(&'a Transaction, &'a Receipt)> {
+    let transactions = transactions(command).iter();
+    match reply {
+        Reply::Batch(replies) => {
+            let each = transactions.zip(replies);
+            each.flat_map(|(transaction, reply)| receipts(reply).into_iter().map(move |of| (transaction, of))).collect()
+        }
+        reply => transactions.zip(receipts(reply)).collect(),
+    }
+}
+
 /// Applies the history from its beginning, beside the second implementation, and looks at everything after every step.
 pub(crate) fn replay(history: &History) -> Result<Replay, String> {
     let (mut kept, mut naive) = (Kept::default(), Naive::default());
@@ -181,9 +194,11 @@ pub(crate) fn replay(history: &History) -> Result<Replay, String> {
         if found.as_ref() != Some(&expected) {
             return differs(format!("the second implementation answers {expected:?}"));
         }
-        for receipt in receipts(&reply) {
-            let transaction = transactions(command).iter().find(|transaction| transaction.id == receipt.id);
-            let Some(transaction) = transaction else { return differs("what was not asked was recorded".to_owned()) };
+        let of_command = recorded_of(command, &reply);
+        if !of_command.iter().map(|(transaction, _)| transaction.id).eq(receipts(&reply).iter().map(|of| of.id)) {
+            return differs("what was not asked was recorded".to_owned());
+        }
+        for (transaction, receipt) in of_command {
             recorded.insert(receipt.number, (transaction.clone(), receipt.clone()));
             if numbers.insert(receipt.id, receipt.number).is_some() {
                 return differs("an id was recorded twice".to_owned());
@@ -298,4 +313,19 @@ fn recorded_once(seen: &Seen, books: &Books) -> Result<(), String> {
 /// By the simulation's time, without waits.
 pub(crate) fn reader(clock: ManualClock) -> ReplicaConfig {
     ReplicaConfig { clock: Arc::new(clock), poll_every: None, ..ReplicaConfig::default() }
+}
+
+/// The journal was said to be wrong where a batch had two transactions of one id, of which the first was rejected.
+#[test]
+fn of_two_under_one_id_in_a_batch_the_one_is_known_that_was_recorded() {
+    let euro = Currency::iso("EUR").unwrap();
+    let open = |id| Command::Open(Box::new(Account::new(AccountId(id), euro, AccountKind::Liability)));
+    let right = Transaction::transfer(TransactionId(1), euro, 5, AccountId(0), AccountId(1));
+    let mut unbalanced = right.clone();
+    unbalanced.postings[0].amount += 1;
+    let batch = Command::Batch(vec![unbalanced, right.clone()]);
+    let commands = [open(0), open(1), batch];
+    let steps = (1..).zip(commands).map(|(number, command)| (Timestamp::UNIX_EPOCH, Asked { number, command }));
+    let replay = replay(&History { steps: steps.collect() }).unwrap();
+    assert_eq!(replay.recorded.values().map(|(transaction, _)| transaction).collect::<Vec<_>>(), [&right]);
 }
