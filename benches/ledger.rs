@@ -235,7 +235,8 @@ async fn batches<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S
             traffic.mint_now();
             let made: Vec<_> = (0..some).map(|_| transfers(&mut traffic, DURABLE_BATCH)).collect();
             let start = Instant::now();
-            let recorded = futures::stream::iter(made).map(|batch| async { ledger.transact_each(batch).await.unwrap() });
+            let recorded =
+                futures::stream::iter(made).map(|batch| async { ledger.transact_each(batch).await.unwrap() });
             let mut recorded = recorded.buffer_unordered(2);
             while let Some(replies) = recorded.next().await {
                 let refused = replies.iter().find(|reply| !matches!(reply, Reply::Recorded(_)));
@@ -247,7 +248,9 @@ async fn batches<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S
     }
     let (first, last) = (rates[0], rates[ROUNDS - 1]);
     let (min, median) = summary(rates);
-    println!("{name:<32} min {min:.3} median {median:.3} M transfers/s; the first eleventh {first:.3}, the last {last:.3}");
+    println!(
+        "{name:<32} min {min:.3} median {median:.3} M transfers/s; the first eleventh {first:.3}, the last {last:.3}"
+    );
 }
 
 /// Callers with one transfer each.

@@ -63,6 +63,22 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 #[error("no answer before the deadline")]
 pub struct Elapsed;
 
+/// Lets other tasks, and other parts of this one, run once: between two pieces of a long computation.
+///
+/// # Cancel safety
+/// Nothing was done.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Runs `future` for at most `wait` by `clock`; for ever, if that ends beyond [`Timestamp::MAX`].
 ///
 /// # Errors

@@ -25,7 +25,7 @@ pub mod timestamp;
 pub mod tuple;
 
 pub use any::{AnyStore, ErasedStore};
-pub use clock::{Clock, Elapsed, FastClock, ManualClock, Sleep, SystemClock, timeout};
+pub use clock::{Clock, Elapsed, FastClock, ManualClock, Sleep, SystemClock, timeout, yield_now};
 pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
 pub use error::{Effect, Error, ErrorKind, Result};
 pub use event::{AnyEventLog, EventLog, EventSink};

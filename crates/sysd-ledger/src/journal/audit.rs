@@ -229,7 +229,7 @@ impl<S: Store> Journal<S> {
             }
         }
         if ids.span.before < claim.forgotten {
-            let rows = self.schema.pages(&ids.leaving.ids);
+            let rows = self.schema.pages(&ids.leaving.ids.iter().copied().collect());
             let rows: Vec<_> =
                 rows.into_iter().map(|(number, place, value)| (number, "its id", place, value)).collect();
             self.check_rows(&rows).await?;

@@ -8,19 +8,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sysd_core::{Clock as _, Error, Replicated, Result, Store};
+use futures::future::{join, try_join_all};
+use sysd_core::{Clock as _, Error, Replicated, Result, Store, yield_now};
 
-use super::Journal;
-use crate::logic::{Books, Chunk, Command, Leaving};
+use super::{Journal, JournalConfig};
+use crate::logic::{Books, Chunk, Command};
 use crate::model::{AccountId, Date, JournalEntry, TransactionId};
 use crate::schema::entry::Entries;
-use crate::schema::journal::{self, ChunkHash, Dated, Place};
+use crate::schema::journal::{self, ChunkHash, Dated, Partitions, Place};
 
 /// So many chunks are written at once.
 const CHUNKS_AT_ONCE: usize = 64;
 
 /// If so many more ids wait to leave memory than leave together, the store is too slow for what is asked.
 pub(super) const IDS_WAITING_MAX: u64 = 8 << 20;
+
+/// So many blocks of ids leave with one entry of the log: each holds up what is asked for about a millisecond.
+const BLOCKS_AT_ONCE: usize = 4;
 
 /// After an error the next look comes so many times later.
 const WAITS_AFTER_ERROR: u32 = 16;
@@ -55,11 +59,17 @@ impl JournalWriter {
     }
 }
 
+/// Side by side: many ids leave together, and while they do the journal goes on.
 async fn run<L: Replicated<Books>, S: Store>(log: L, journal: Arc<Journal<S>>) {
+    let chunks = again(&journal.calls.config, || journal.write_chunks(&log));
+    let ids = again(&journal.calls.config, || journal.write_ids(&log));
+    join(chunks, ids).await;
+}
+
+/// Does it for ever: at once as long as there is something to do.
+async fn again<Fut: Future<Output = Result<bool>> + Send>(config: &JournalConfig, write: impl Fn() -> Fut + Send) {
     loop {
-        let config = &journal.calls.config;
-        // Once more at once as long as there is something to do.
-        let wait = match journal.write_behind(&log).await {
+        let wait = match write().await {
             Ok(true) => continue,
             Ok(false) => config.write_every,
             Err(error) => {
@@ -77,23 +87,21 @@ impl<S: Store> Journal<S> {
     /// # Errors
     /// Nothing is lost by any.
     pub(crate) async fn write_behind<L: Replicated<Books>>(&self, log: &L) -> Result<bool> {
-        let ids_max = self.calls.config.ids_in_memory;
-        let (before, chunks, waiting) = log.read_within(Duration::MAX, |books| {
-            let tail = books.tail();
-            self.behind.store(tail.bytes(), Ordering::Relaxed);
-            let chunks: Vec<_> = tail.full.iter().take(CHUNKS_AT_ONCE).cloned().collect();
-            (tail.hash, chunks, books.ids_waiting(ids_max))
-        })?;
-        self.ids_wait(waiting);
-        self.write_chunks(log, before, &chunks).await?;
         // What was written may let ids leave.
-        Ok(self.write_ids(log, ids_max).await? || !chunks.is_empty())
+        let has_written = self.write_chunks(log).await?;
+        Ok(self.write_ids(log).await? || has_written)
     }
 
-    async fn write_chunks<L: Replicated<Books>>(&self, log: &L, before: ChunkHash, chunks: &[Chunk]) -> Result<()> {
-        let Some(last) = chunks.last() else { return Ok(()) };
+    /// Brings full chunks to the store; answers whether there were any.
+    async fn write_chunks<L: Replicated<Books>>(&self, log: &L) -> Result<bool> {
+        let (before, chunks) = log.read_within(Duration::MAX, |books| {
+            let tail = books.tail();
+            self.behind.store(tail.bytes(), Ordering::Relaxed);
+            (tail.hash, tail.full.iter().take(CHUNKS_AT_ONCE).cloned().collect::<Vec<_>>())
+        })?;
+        let Some(last) = chunks.last() else { return Ok(false) };
         let (mut hash, mut records) = (before, Vec::with_capacity(chunks.len()));
-        for chunk in chunks {
+        for chunk in &chunks {
             let value;
             (value, hash) = journal::seal(hash, &chunk.body);
             records.push((self.schema.chunk(chunk.first), value));
@@ -105,7 +113,8 @@ impl<S: Store> Journal<S> {
         let first = usize::from(before == ChunkHash::default()).min(records.len());
         self.calls.put_all(&records[..first]).await?;
         self.calls.put_all(&records[first..]).await?;
-        log.submit(Command::Wrote { through: last.last, hash }).await.map(drop)
+        log.submit(Command::Wrote { through: last.last, hash }).await?;
+        Ok(true)
     }
 
     /// What finds the entries of a chunk by their day or their metadata.
@@ -136,26 +145,30 @@ impl<S: Store> Journal<S> {
     }
 
     /// Lets ids leave that may; answers whether any did.
-    async fn write_ids<L: Replicated<Books>>(&self, log: &L, ids_max: u64) -> Result<bool> {
-        let next = log.read_within(Duration::MAX, |books| books.next_to_leave(ids_max))?;
+    async fn write_ids<L: Replicated<Books>>(&self, log: &L) -> Result<bool> {
+        let ids_max = self.calls.config.ids_in_memory;
+        let (next, waiting) =
+            log.read_within(Duration::MAX, |books| (books.next_to_leave(ids_max), books.ids_waiting(ids_max)))?;
+        self.ids_wait(waiting);
         let Some((span, forgotten)) = next else { return Ok(false) };
         // If some of them have left, the store has the pages of all.
         if forgotten == span.before {
-            let mut all = Leaving::default();
+            let (mut ids, mut reversals) = (Partitions::default(), Vec::new());
             for through in span.blocks(forgotten) {
                 // Somebody else was faster.
                 let Some(some) = log.read_within(Duration::MAX, |books| books.leaving(through))? else {
                     return Ok(true);
                 };
-                all.ids.extend(some.ids);
-                all.reversals.extend(some.reversals);
+                ids.extend(some.ids);
+                reversals.extend(some.reversals.iter().map(|(id, by)| self.reversal(*id, *by)));
+                yield_now().await;
             }
-            let pages = self.schema.pages(&all.ids).into_iter().map(|(_, place, value)| (place, value));
-            let reversals = all.reversals.iter().map(|(id, by)| self.reversal(*id, *by));
+            let pages = self.schema.pages(&ids).into_iter().map(|(_, place, value)| (place, value));
             self.calls.put_all(&pages.chain(reversals).collect::<Vec<_>>()).await?;
         }
-        for through in span.blocks(forgotten) {
-            log.submit(Command::Forget { through }).await?;
+        let blocks: Vec<_> = span.blocks(forgotten).collect();
+        for some in blocks.chunks(BLOCKS_AT_ONCE) {
+            try_join_all(some.iter().map(|through| log.submit(Command::Forget { through: *through }))).await?;
         }
         Ok(true)
     }

@@ -135,6 +135,27 @@ fn page_of(id: TransactionId) -> (u64, u64) {
     }
 }
 
+/// Ids that leave memory together, with their numbers, by the partitions of their pages.
+#[derive(Debug, Default)]
+pub(crate) struct Partitions(BTreeMap<(u64, u64), Vec<(TransactionId, u64)>>);
+
+impl Extend<(TransactionId, u64)> for Partitions {
+    /// In the order of their numbers.
+    fn extend<I: IntoIterator<Item = (TransactionId, u64)>>(&mut self, ids: I) {
+        for (id, number) in ids {
+            self.0.entry(page_of(id)).or_default().push((id, number));
+        }
+    }
+}
+
+impl FromIterator<(TransactionId, u64)> for Partitions {
+    fn from_iter<I: IntoIterator<Item = (TransactionId, u64)>>(ids: I) -> Self {
+        let mut partitions = Self::default();
+        partitions.extend(ids);
+        partitions
+    }
+}
+
 impl Schema {
     /// # Errors
     /// [`Invalid`](sysd_core::ErrorKind::Invalid) or [`TooLarge`](sysd_core::ErrorKind::TooLarge) naming `name`.
@@ -162,17 +183,11 @@ impl Schema {
     }
 
     /// The pages of ids that leave memory together, each with its first number.
-    pub(crate) fn pages(&self, ids: &[(TransactionId, u64)]) -> Vec<(u64, Place, Bytes)> {
-        let mut partitions = BTreeMap::<(u64, u64), Vec<(TransactionId, u64)>>::new();
-        for (id, number) in ids {
-            partitions.entry(page_of(*id)).or_default().push((*id, *number));
-        }
-        let mut pages = Vec::with_capacity(partitions.len());
-        for ids in partitions.values() {
-            for page in ids.chunks(PAGE_IDS_MAX) {
-                if let Some((id, first)) = page.first() {
-                    pages.push((*first, self.ids(*id, *first), encode_ids(*first, page)));
-                }
+    pub(crate) fn pages(&self, leaving: &Partitions) -> Vec<(u64, Place, Bytes)> {
+        let mut pages = Vec::with_capacity(leaving.0.len());
+        for page in leaving.0.values().flat_map(|ids| ids.chunks(PAGE_IDS_MAX)) {
+            if let Some((id, first)) = page.first() {
+                pages.push((*first, self.ids(*id, *first), encode_ids(*first, page)));
             }
         }
         pages
@@ -292,7 +307,7 @@ mod tests {
     fn measured(id: impl Fn(u64) -> TransactionId) -> (usize, f64) {
         let schema = Schema::new("books").unwrap();
         let ids: Vec<_> = (1..=1_u64 << 20).map(|number| (id(number), number)).collect();
-        let pages = schema.pages(&ids);
+        let pages = schema.pages(&ids.iter().copied().collect());
         let bytes: usize =
             pages.iter().map(|(_, place, value)| place.partition.len() + place.sort.len() + value.len()).sum();
         let mut found = 0;

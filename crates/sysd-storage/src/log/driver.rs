@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::{Either, select};
 use sysd_core::{
     Clock as _, Effect, Error, ErrorKind, Expect, Outcome, Record, Result, Sleep, StateMachine, Store, Version, Write,
-    timeout,
+    timeout, yield_now,
 };
 
 use super::WriterId;
@@ -457,17 +457,4 @@ async fn take_snapshot<M: StateMachine, S: Store>(shared: &Shared<M>, calls: &Ca
     let (covered, size) = calls.write_snapshot(next, bytes.into()).await?;
     shared.snapshots.done(covered, size, log_bytes);
     Ok(covered)
-}
-
-/// Lets other tasks run once.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
