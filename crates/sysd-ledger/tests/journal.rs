@@ -367,11 +367,15 @@ impl Replicated<Books> for Busy {
     }
 }
 
-/// Under ids that need no look at the store: UUIDs of version 7, of later on.
-async fn record_many(replica: &Replica<Books>, first: u32, count: u32) {
+/// Under ids that need no look at the store: UUIDs of version 7, of later on, a millisecond apart.
+fn many(first: u32, count: u32) -> Vec<Transaction> {
     let id = |number: u32| (1_795_000_001_000 + u128::from(number)) << 80 | 7 << 76 | 0b10 << 62;
+    (first..first + count).map(|number| transfer(id(number), 1, 0, 1)).collect()
+}
+
+async fn record_many(replica: &Replica<Books>, first: u32, count: u32) {
     for from in (first..first + count).step_by(4_096) {
-        let batch = (from..from + 4_096).map(|number| transfer(id(number), 1, 0, 1)).collect();
+        let batch = many(from, 4_096);
         let Reply::Batch(replies) = replica.submit(Command::Batch(batch)).await.unwrap() else { panic!("a batch") };
         assert!(replies.iter().all(|reply| matches!(reply, Reply::Recorded(_))));
     }
@@ -651,6 +655,65 @@ async fn transactions_wait_while_the_journal_waits_for_the_store_and_are_rejecte
     stopped.0.store(false, Ordering::Relaxed);
     ledger.write_journal().await.unwrap();
     assert!(matches!(ledger.transact(transfer(1 << 40, 1, 0, 1)).await.unwrap(), Reply::Recorded(_)));
+}
+
+/// Counts scans; while it is set, pages of ids are not written.
+#[derive(Clone, Default)]
+struct Pages {
+    scans: Arc<AtomicU32>,
+    hang: Arc<AtomicBool>,
+}
+
+impl Overrides<Memory> for Pages {
+    async fn write_many(&self, store: &Memory, writes: &[Write<'_>]) -> Vec<Result<Outcome>> {
+        let is_page = |write: &Write<'_>| write.key.partition().starts_with(&tuple::encode(&("books", 1_u8)));
+        if self.hang.load(Ordering::Relaxed) && writes.iter().any(is_page) {
+            std::future::pending::<()>().await;
+        }
+        store.write_many(writes).await
+    }
+
+    async fn scan(&self, store: &Memory, scan: Scan<'_>) -> Result<sysd_core::Page> {
+        self.scans.fetch_add(1, Ordering::Relaxed);
+        store.scan(scan).await
+    }
+}
+
+#[tokio::test]
+async fn the_journal_goes_on_while_ids_leave_and_old_ids_are_looked_up_together() {
+    let (memory, pages, clock) = (Memory::new(), Pages::default(), start());
+    let store = Overridden(memory.clone(), pages.clone());
+    let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
+    let (replica, driver) = Replica::<Books>::open(memory, "books", replica_config).await.unwrap();
+    tokio::spawn(driver);
+    let (ledger, writer) = Ledger::that_may_forget(replica.clone(), store, "books", config(&clock)).unwrap();
+    for id in 0..2 {
+        ledger.open_account(Account::new(AccountId(id), euro(), AccountKind::Liability)).await.unwrap();
+    }
+    tokio::spawn(writer);
+    pages.hang.store(true, Ordering::Relaxed);
+    let mut next = 0;
+    for _ in 0..4 {
+        record_many(&replica, next, 16_384).await;
+        next += 16_384;
+        // All of it but what fills no chunk yet.
+        while ledger.read(Books::journal_written).await.unwrap().0 + 2_000 < u64::from(next) {
+            clock.advance(Duration::from_millis(20));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ledger.read(Books::ids_forgotten).await.unwrap(), 0);
+    }
+    pages.hang.store(false, Ordering::Relaxed);
+    while ledger.read(Books::ids_forgotten).await.unwrap() < 32_768 {
+        clock.advance(Duration::from_millis(20));
+        tokio::task::yield_now().await;
+    }
+    // A thousand of them again: they were minted within a second, which has sixteen partitions.
+    pages.scans.store(0, Ordering::Relaxed);
+    let replies = ledger.transact_each(many(0, 1_000)).await.unwrap();
+    assert!(replies.iter().all(|reply| matches!(reply, Reply::Recorded(_))), "{:?}", replies[0]);
+    let scans = pages.scans.load(Ordering::Relaxed);
+    assert!((1..=64).contains(&scans), "{scans} scans");
 }
 
 /// Rows of every kind, each taken away and each changed: an audit names an entry that is not found any more.

@@ -28,6 +28,11 @@ pub trait Overrides<S: Store>: Send + Sync + 'static {
         store.write_many(writes)
     }
 
+    /// In the place of [`Store::scan`].
+    fn scan(&self, store: &S, scan: Scan<'_>) -> impl Future<Output = Result<Page>> + Send {
+        store.scan(scan)
+    }
+
     /// In the place of [`Store::update`].
     fn update(
         &self,
@@ -84,7 +89,7 @@ impl<S: Store, O: Overrides<S>> Store for Overridden<S, O> {
     }
 
     async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
-        self.0.scan(scan).await
+        self.1.scan(&self.0, scan).await
     }
 
     async fn trim(&self, trim: Trim<'_>) -> Result<Trimmed> {

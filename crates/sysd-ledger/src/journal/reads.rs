@@ -1,7 +1,9 @@
 //! What can be read of the books beside the books themselves: how they were, and what happened.
 
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
+use foldhash::fast::RandomState;
 use futures::stream::{StreamExt as _, TryStreamExt as _, iter};
 use sysd_core::{Error, Result, Scan, Store, Timestamp};
 
@@ -209,16 +211,18 @@ impl<S: Store> Journal<S> {
         }
         ids.retain(|id| known.number(*id).is_none());
         reversed.retain(|id| known.reversed_by(*id).is_none());
-        let look = |id| async move { Ok::<_, Error>((id, self.number_on_store(id).await?)) };
-        let looks: Vec<_> = ids.into_iter().map(look).collect();
+        // Those that lie together are looked up together: many were minted within a second or two.
+        let mut together = BTreeMap::<_, HashSet<_, RandomState>>::new();
+        for id in ids {
+            together.entry(self.schema.ids(id, 0)).or_default().insert(id);
+        }
+        let looks = together.into_iter().map(|(place, ids)| self.numbers_on_store(place, ids)).collect::<Vec<_>>();
         let numbers: Vec<_> = iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
         let look = |id| async move { Ok::<_, Error>((id, self.reversed_on_store(id).await?)) };
         let looks: Vec<_> = reversed.into_iter().map(look).collect();
         let reversed: Vec<_> = iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
-        let found = |all: Vec<(TransactionId, Option<u64>)>| {
-            all.into_iter().filter_map(|(id, number)| number.map(|number| (id, number))).collect()
-        };
-        Ok(Looked::all([known, Looked::new(u64::MAX, found(numbers), found(reversed))]))
+        let reversed = reversed.into_iter().filter_map(|(id, by)| by.map(|by| (id, by))).collect();
+        Ok(Looked::all([known, Looked::new(u64::MAX, numbers.into_iter().flatten().collect(), reversed)]))
     }
 
     /// By which number an id was reversed, if that has left memory.
@@ -230,8 +234,17 @@ impl<S: Store> Journal<S> {
 
     /// The number of an id that has left memory.
     pub(crate) async fn number_on_store(&self, id: TransactionId) -> Result<Option<u64>> {
-        let place = self.schema.ids(id, 0);
-        let mut start = Bound::Unbounded;
+        let found = self.numbers_on_store(self.schema.ids(id, 0), HashSet::from_iter([id])).await?;
+        Ok(found.first().map(|(_, number)| *number))
+    }
+
+    /// The numbers of those ids of one partition that have left memory.
+    async fn numbers_on_store(
+        &self,
+        place: Place,
+        mut ids: HashSet<TransactionId, RandomState>,
+    ) -> Result<Vec<(TransactionId, u64)>> {
+        let (mut found, mut start) = (Vec::new(), Bound::Unbounded);
         loop {
             let bound = start.as_ref().map(Vec::as_slice);
             let scan = Scan::partition(journal::SPACE, &place.partition, PAGES_AT_ONCE).range(bound, Bound::Unbounded);
@@ -240,19 +253,20 @@ impl<S: Store> Journal<S> {
                 let first = journal::number_of(&row.sort);
                 let first = first.ok_or_else(|| Error::corrupt(place.key(), "a page of ids without a number"))?;
                 let key = Place { partition: place.partition.clone(), sort: row.sort.as_ref().into() };
-                if let Some(number) = journal::find_in_page(key.key(), first, &row.record.value, id)? {
-                    return Ok(Some(number));
+                journal::take_from_page(key.key(), first, &row.record.value, &mut ids, &mut found)?;
+                if ids.is_empty() {
+                    return Ok(found);
                 }
             }
             match page.next {
                 Some(next) => start = Bound::Excluded(next.to_vec()),
-                None => return Ok(None),
+                None => return Ok(found),
             }
         }
     }
 }
 
-/// So many ids are looked up at once.
+/// So many partitions of ids are looked at at once.
 const LOOKS_AT_ONCE: usize = 64;
 const TAGS_AT_ONCE: usize = 256;
 const PAGES_AT_ONCE: usize = 256;

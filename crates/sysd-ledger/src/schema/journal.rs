@@ -10,9 +10,10 @@
 //!
 //! All of it follows from the log and is written once, always with the same bytes, whoever writes it and however often.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use sha2::{Digest as _, Sha256};
 use sysd_core::{Error, Key, KeyBytes, Result, Space, tuple};
 
@@ -224,22 +225,30 @@ pub(crate) fn encode_ids(first: u64, ids: &[(TransactionId, u64)]) -> Bytes {
     out.into()
 }
 
+/// Takes the ids that are in a page out of those that are looked for, with their numbers.
+///
 /// # Errors
 /// [`Corrupt`](sysd_core::ErrorKind::Corrupt) with the key.
-pub(crate) fn find_in_page(key: Key<'_>, first: u64, page: &[u8], id: TransactionId) -> Result<Option<u64>> {
+pub(crate) fn take_from_page(
+    key: Key<'_>,
+    first: u64,
+    page: &[u8],
+    ids: &mut HashSet<TransactionId, RandomState>,
+    found: &mut Vec<(TransactionId, u64)>,
+) -> Result<()> {
     let corrupt = |what| Error::corrupt(key, what);
     let mut reader = Reader::new(page);
     if reader.byte() != Ok(FORMAT) {
         return Err(corrupt("a page of ids has an unknown format; was it written by a newer version?"));
     }
-    while !reader.is_empty() {
-        let found = reader.id().map_err(corrupt)?;
+    while !reader.is_empty() && !ids.is_empty() {
+        let id = TransactionId(reader.id().map_err(corrupt)?);
         let number = first.checked_add(reader.number().map_err(corrupt)?);
-        if found == id.0 {
-            return number.map(Some).ok_or_else(|| corrupt("a page of ids has a number beyond all numbers"));
+        if ids.remove(&id) {
+            found.push((id, number.ok_or_else(|| corrupt("a page of ids has a number beyond all numbers"))?));
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 pub(crate) fn encode_reversal(by: u64) -> Bytes {
@@ -314,7 +323,9 @@ mod tests {
         for (first, place, value) in &pages {
             assert!(value.len() < 64 << 10, "a row of {} bytes", value.len());
             let (id, number) = ids[usize::try_from(first - 1).unwrap()];
-            assert_eq!(find_in_page(place.key(), *first, value, id).unwrap(), Some(number));
+            let (mut ids, mut numbers) = (HashSet::from_iter([id]), Vec::new());
+            take_from_page(place.key(), *first, value, &mut ids, &mut numbers).unwrap();
+            assert_eq!((ids.len(), numbers), (0, vec![(id, number)]));
             assert_eq!(*place, schema.ids(id, *first));
             found += 1;
         }
