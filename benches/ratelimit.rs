@@ -7,7 +7,8 @@
 //! On Redis: 64 callers, each waiting for one decision before the next, beside a script by hand that is called once for each
 //! decision; one caller alone, the same; and 50,000 decisions a second offered at even intervals whatever the answers do, with
 //! the quantiles of their latencies, beside those of the script by hand and of a PING: what of them is the machine's, its scheduler's and
-//! the client's. `leased` and `local_first` are what a process decides with Redis behind it, and what three
+//! the client's. Calls that are not answered within a second of when they were due count as timed out, of all three, and are in the quantiles all the
+//! same; the clients give up after two. `leased` and `local_first` are what a process decides with Redis behind it, and what three
 //! that share a limit admit beyond it. It needs a server: `cargo xtask servers up` prints the variable to export. An argument
 //! chooses rows by a part of their name.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::future_not_send)]
@@ -35,7 +36,7 @@ use parking_lot::Mutex;
 use rand_distr::{Distribution as _, Zipf};
 use rand_pcg::Pcg64Mcg;
 use redis::aio::MultiplexedConnection;
-use sysd_core::{FastClock, SystemClock, SystemEntropy, random_base62};
+use sysd_core::{ErrorKind, FastClock, SystemClock, SystemEntropy, random_base62};
 use sysd_ratelimit::{
     FixedWindow, LeaseConfig, LeasedLimiter, LocalFirstConfig, LocalFirstLimiter, LocalLimiter, RateLimiter, Rule,
     RuleLimiter, RuleSet, SlidingWindow, TokenBucket,
@@ -201,7 +202,22 @@ fn micros() -> u64 {
     u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_micros()).unwrap()
 }
 
-type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Whether it was answered; not, if the client gave up.
+type Call = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+/// An offered call that takes longer counts as timed out.
+const CALL_MAX: Duration = Duration::from_secs(1);
+
+/// The answer, if there was one in time; any other error ends the bench.
+fn is_answered<T>(answer: redis::RedisResult<T>) -> Option<T> {
+    let is_late = answer.as_ref().is_err_and(redis::RedisError::is_timeout);
+    if is_late { None } else { Some(answer.unwrap()) }
+}
+
+/// With no more offered than is answered, none is late.
+async fn answered(call: Call) {
+    assert!(call.await, "a call was not answered");
+}
 
 struct Redis {
     runtime: tokio::runtime::Runtime,
@@ -217,9 +233,12 @@ impl Redis {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let prefix = format!("{}:", random_base62(12, &SystemEntropy));
         let config = RedisConfig { prefix: prefix.clone(), ..RedisConfig::default() };
+        // The client's own default is half a second; ours has more patience, so it has as much.
+        let patience = redis::AsyncConnectionConfig::new().set_response_timeout(Some(config.response_timeout));
         let store = runtime.block_on(RedisStore::connect_with(url, config, SystemClock)).unwrap();
         let client = redis::Client::open(url).unwrap();
-        let mut bare = runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
+        let bare = client.get_multiplexed_async_connection_with_config(&patience);
+        let mut bare = runtime.block_on(bare).unwrap();
         let load = redis::cmd("SCRIPT").arg("LOAD").arg(BY_HAND).to_owned();
         let hash = runtime.block_on(load.query_async(&mut bare)).unwrap();
         let limiter = RateLimiter::new(store, "api", bucket());
@@ -235,7 +254,12 @@ impl Redis {
         let (limiter, next) = (self.limiter.clone(), Arc::clone(&self.next));
         move || {
             let (limiter, at) = (limiter.clone(), next.fetch_add(1, Ordering::Relaxed));
-            Box::pin(async move { assert!(limiter.check(key(at), 1).await.unwrap().is_allowed()) })
+            Box::pin(async move {
+                let answer = limiter.check(key(at), 1).await;
+                let is_late = answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Timeout);
+                assert!(is_late || answer.unwrap().is_allowed());
+                !is_late
+            })
         }
     }
 
@@ -249,8 +273,11 @@ impl Redis {
             command.arg(&hash).arg(1).arg(format!("{prefix}by hand:{}", key(at)));
             command.arg(micros()).arg(1_000_000).arg(1_000_000).arg(1);
             Box::pin(async move {
-                let (allowed, _): (u8, String) = command.query_async(&mut bare).await.unwrap();
-                assert_eq!(allowed, 1);
+                let answer: redis::RedisResult<(u8, String)> = command.query_async(&mut bare).await;
+                is_answered(answer).is_some_and(|(allowed, _)| {
+                    assert_eq!(allowed, 1);
+                    true
+                })
             })
         }
     }
@@ -260,20 +287,18 @@ impl Redis {
         let bare = self.bare.clone();
         move || {
             let mut bare = bare.clone();
-            Box::pin(async move {
-                let _: String = redis::cmd("PING").query_async(&mut bare).await.unwrap();
-            })
+            Box::pin(async move { is_answered(redis::cmd("PING").query_async::<String>(&mut bare).await).is_some() })
         }
     }
 
     fn ours(&self, calls: u64, callers: u64) -> Duration {
         let call = self.our_call();
-        self.runtime.block_on(timed(calls, callers, move |_| call()))
+        self.runtime.block_on(timed(calls, callers, move |_| answered(call())))
     }
 
     fn by_hand(&self, calls: u64, callers: u64) -> Duration {
         let call = self.call_by_hand();
-        self.runtime.block_on(timed(calls, callers, move |_| call()))
+        self.runtime.block_on(timed(calls, callers, move |_| answered(call())))
     }
 
     /// What the server spent in scripts until now, microseconds.
@@ -301,9 +326,11 @@ impl Redis {
         );
     }
 
-    /// Offers so many a second, at even intervals, and says how long each took from when it was due, in microseconds.
+    /// Offers so many a second, at even intervals, and says how many were not answered in time, and how long each took from when it was due,
+    /// in microseconds.
     fn offered(&self, row: &str, per_second: u64, seconds: u64, call: impl Fn() -> Call) -> u64 {
         let times = Arc::new(Mutex::new(Histogram::<u64>::new(3).unwrap()));
+        let late = Arc::new(AtomicU64::new(0));
         self.runtime.block_on(async {
             let start = Instant::now();
             let total = per_second * seconds;
@@ -312,11 +339,13 @@ impl Redis {
             while sent < total {
                 let due = u64::try_from(start.elapsed().as_nanos()).unwrap() * per_second / 1_000_000_000;
                 while sent < due.min(total) {
-                    let (call, times) = (call(), Arc::clone(&times));
+                    let (call, times, late) = (call(), Arc::clone(&times), Arc::clone(&late));
                     let due = start + Duration::from_nanos(sent * 1_000_000_000 / per_second);
                     tasks.spawn(async move {
-                        call.await;
-                        times.lock().record(u64::try_from(due.elapsed().as_micros()).unwrap()).unwrap();
+                        let is_answered = call.await;
+                        let took = due.elapsed();
+                        late.fetch_add(u64::from(!is_answered || took > CALL_MAX), Ordering::Relaxed);
+                        times.lock().record(u64::try_from(took.as_micros()).unwrap()).unwrap();
                     });
                     sent += 1;
                 }
@@ -325,10 +354,16 @@ impl Redis {
                 tokio::task::yield_now().await;
             }
             while tasks.join_next().await.is_some() {}
+            // What was given up is still being answered; who comes next finds none of it.
+            let ping = self.ping();
+            while !ping().await {}
         });
         let times = times.lock();
+        let late = late.load(Ordering::Relaxed);
         println!(
-            "{row:<32} p50 {} us, p99 {} us, p99.9 {} us, longest {} us",
+            "{row:<32} {late} of {} timed out ({:.2} %); p50 {} us, p99 {} us, p99.9 {} us, longest {} us",
+            per_second * seconds,
+            late as f64 / (per_second * seconds) as f64 * 100.0,
             times.value_at_quantile(0.5),
             times.value_at_quantile(0.99),
             times.value_at_quantile(0.999),
@@ -341,7 +376,7 @@ impl Redis {
     fn offered_in_turns(&self, per_second: u64, seconds: u64) {
         let row = format!("redis_offered_{per_second}");
         let mut of = [Vec::new(), Vec::new(), Vec::new()];
-        for _ in 0..5 {
+        for _ in 0..3 {
             of[0].push(self.offered(&row, per_second, seconds, self.our_call()));
             of[1].push(self.offered("  beside it, by hand", per_second, seconds, self.call_by_hand()));
             of[2].push(self.offered("  beside it, PING", per_second, seconds, self.ping()));
@@ -372,7 +407,7 @@ fn on_redis() {
         }
     }
     if is_wanted("redis_offered_50000") {
-        redis.offered_in_turns(50_000, 3);
+        redis.offered_in_turns(50_000, 2);
     }
 }
 
