@@ -1,14 +1,20 @@
-//! How many bytes records and what lies in the process have, as the docs say.
+//! How many bytes records and what lies in the process have, and what the modes of a fleet wait for by default, as the docs say.
 #![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::time::Duration;
 
 use futures::executor::block_on;
 use sysd_core::{Key, Store as _, StoreExt as _, tuple};
 use sysd_ratelimit::schema::RULES;
 use sysd_ratelimit::{
-    FixedWindow, GiveAll, JointVerdict, LeakyBucket, Rate, Rule, RuleLimit, RuleLimiter, RuleSet, SlidingLog,
-    SlidingWindow, TakeAll, TokenBucket,
+    Algorithm, FixedWindow, GiveAll, JointVerdict, LeakyBucket, LeaseConfig, LocalFirstConfig, Rate, RateLimiter, Rule,
+    RuleLimit, RuleLimiter, RuleSet, SlidingLog, SlidingWindow, TakeAll, TokenBucket,
 };
 use sysd_storage::Memory;
+
+mod common;
+
+use common::clock;
 
 fn rate() -> Rate {
     "1000/h".parse().unwrap()
@@ -35,6 +41,41 @@ fn limits() -> Vec<(RuleLimit, usize)> {
 fn bytes(store: &Memory) -> usize {
     let partition = tuple::encode(&("api", "ann"));
     block_on(store.get(Key::lone(RULES, &partition))).unwrap().unwrap().value.len()
+}
+
+/// Of an algorithm alone, of whose limit so many requests of different moments were admitted.
+fn bytes_alone(algorithm: impl Algorithm, requests: u32) -> usize {
+    let (clock, space) = (clock(), algorithm.space());
+    let store = Memory::with_clock(clock.clone());
+    let limiter = RateLimiter::new(store.clone(), "api", algorithm);
+    for _ in 0..requests {
+        assert!(block_on(limiter.check("ann", 1)).unwrap().is_allowed());
+        clock.advance(Duration::from_millis(1));
+    }
+    block_on(store.get(Key::lone(space, &tuple::encode(&("api", "ann"))))).unwrap().unwrap().value.len()
+}
+
+#[test]
+fn a_state_alone() {
+    assert_eq!(bytes_alone(TokenBucket::new(rate(), 9).unwrap(), 3), 23);
+    assert_eq!(bytes_alone(LeakyBucket::new(rate(), 9).unwrap(), 3), 23);
+    assert_eq!(bytes_alone(FixedWindow::new(rate()), 3), 12);
+    assert_eq!(bytes_alone(SlidingWindow::new(rate()), 3), 16);
+    assert_eq!(bytes_alone(SlidingLog::new(rate()).unwrap(), 3), 1 + 3 * 11);
+    assert_eq!(bytes_alone(SlidingLog::new(rate()).unwrap(), 1_000), 1 + 1_000 * 11);
+    #[cfg(feature = "calendar")]
+    {
+        use sysd_ratelimit::{CalendarUnit, CalendarWindow};
+        assert_eq!(bytes_alone(CalendarWindow::new(9, CalendarUnit::Day, "UTC", clock()).unwrap(), 3), 12);
+    }
+}
+
+#[test]
+fn what_the_modes_of_a_fleet_wait_for() {
+    let (leased, local_first) = (LeaseConfig::new(1), LocalFirstConfig::default());
+    assert_eq!((leased.hold_for, leased.call_wait_max), (Duration::from_millis(100), Duration::from_secs(1)));
+    let waits = (local_first.flush_every, local_first.call_wait_max);
+    assert_eq!(waits, (Duration::from_millis(100), Duration::from_secs(1)));
 }
 
 #[test]
