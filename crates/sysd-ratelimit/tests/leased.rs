@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::executor::block_on;
-use sysd_core::{ErasedProcedure, ErrorKind, Key, ManualClock, OutputBytes, Result, Store};
-use sysd_ratelimit::{Decision, LeaseConfig, LeasedLimiter, Rule, TokenBucket};
+use sysd_core::{Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store};
+use sysd_ratelimit::{Decision, LeaseConfig, LeasedLimiter, Rule, RuleLimiter, RuleSet, TokenBucket};
 use sysd_storage::Memory;
 use sysd_testkit::{Overridden, Overrides};
 
@@ -25,6 +25,8 @@ struct Gate(Arc<Mutex<Passage>>);
 #[derive(Default)]
 struct Passage {
     is_shut: bool,
+    /// Calls end so, when they go on.
+    fails: Option<(ErrorKind, Effect)>,
     calls: usize,
     held: Vec<oneshot::Sender<()>>,
 }
@@ -48,6 +50,10 @@ impl Gate {
         self.0.lock().unwrap().is_shut = false;
     }
 
+    fn fail(&self, fails: Option<(ErrorKind, Effect)>) {
+        self.0.lock().unwrap().fails = fails;
+    }
+
     fn calls(&self) -> usize {
         std::mem::take(&mut self.0.lock().unwrap().calls)
     }
@@ -64,7 +70,11 @@ impl<S: Store> Overrides<S> for Gate {
         if let Some(turn) = turn {
             turn.await.unwrap();
         }
-        store.update(key, procedure).await
+        let fails = self.0.lock().unwrap().fails;
+        match fails {
+            Some((kind, effect)) => Err(Error::new(kind, effect, "scripted")),
+            None => store.update(key, procedure).await,
+        }
     }
 }
 
@@ -152,22 +162,154 @@ fn no_more_wait_for_a_batch_than_it_may_have_tokens_for() {
 }
 
 #[test]
-fn nobody_waits_for_a_batch_for_ever() {
+fn a_failure_is_told_to_all_who_wait() {
+    for (kind, effect) in [(ErrorKind::Unavailable, Effect::None), (ErrorKind::Timeout, Effect::Unknown)] {
+        let (_, gate, limiter) = limiter("1/h", 1_000, 100);
+        gate.shut();
+        let mut crowd = Crowd::of(&limiter, 64);
+        assert!(crowd.poll().is_empty());
+        gate.fail(Some((kind, effect)));
+        gate.release();
+        let answers = crowd.poll();
+        let errors = answers.iter().filter_map(|answer| answer.as_ref().err());
+        let told = errors.filter(|error| (error.kind(), error.effect()) == (kind, effect)).count();
+        assert_eq!((answers.len(), told, gate.calls()), (64, 64, 1));
+        // The next asks again.
+        gate.fail(None);
+        gate.open();
+        assert_eq!((allowed(&Crowd::of(&limiter, 5).poll()), gate.calls() > 0), (5, true));
+    }
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_everybodys_error_after_call_wait_max() {
     let (clock, gate, limiter) = limiter("1/h", 1_000, 100);
     gate.shut();
     let mut crowd = Crowd::of(&limiter, 10);
     assert!(crowd.poll().is_empty());
-    assert_eq!(gate.calls(), 1);
     gate.open();
     clock.advance(LeaseConfig::new(100).call_wait_max);
     let answers = crowd.poll();
-    assert_eq!((answers.len(), allowed(&answers)), (10, 9));
-    let error = answers.iter().find_map(|answer| answer.as_ref().err()).unwrap();
-    assert_eq!(error.kind(), ErrorKind::Timeout);
+    let late = |answer: &Result<Decision>| answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Timeout);
+    assert_eq!((answers.len(), answers.iter().filter(|answer| late(answer)).count(), gate.calls()), (10, 10, 1));
 }
 
 #[test]
-fn those_who_wait_for_one_that_is_dropped_ask_the_store() {
+fn of_those_who_wait_for_one_that_is_not_polled_one_asks_for_all() {
+    let (clock, gate, limiter) = limiter("1/h", 1_000, 100);
+    gate.shut();
+    let mut crowd = Crowd::of(&limiter, 10);
+    assert!(crowd.poll().is_empty());
+    let mut kept = Crowd(vec![crowd.0.remove(0)]);
+    gate.open();
+    clock.advance(LeaseConfig::new(100).call_wait_max);
+    assert_eq!((allowed(&crowd.poll()), gate.calls()), (9, 1 + 1));
+    // The others go on by what they have; that one ends as its own time says.
+    assert!(kept.poll().iter().all(Result::is_err));
+    assert_eq!((allowed(&Crowd::of(&limiter, 1).poll()), crowd.0.len() + kept.0.len()), (1, 0));
+}
+
+/// One that is not polled is answered before its time is over, and sees it after: others have a batch by then.
+#[test]
+fn what_comes_late_is_given_back() {
+    let (clock, gate) = (clock(), Gate::default());
+    let store = Overridden(Memory::with_clock(clock.clone()), gate.clone());
+    let rule = Rule::new("all", TokenBucket::new("1/h".parse().unwrap(), 1_000).unwrap()).unwrap();
+    let config = LeaseConfig::new(100);
+    let (limiter, keeper) =
+        LeasedLimiter::with_clock(store.clone(), "api", rule.clone(), config, clock.clone()).unwrap();
+    let mut keeper: Pin<Box<dyn Future<Output = ()>>> = Box::pin(keeper);
+    let mut keep = || keeper.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+    assert!(!keep());
+    // Batches of 1, 2, 4, and one of 8 that is asked for.
+    assert_eq!(allowed(&Crowd::of(&limiter, 7).poll()), 7);
+    gate.shut();
+    let mut crowd = Crowd::of(&limiter, 2);
+    assert!(crowd.poll().is_empty());
+    let mut kept = Crowd(vec![crowd.0.remove(0)]);
+    // The time of those who wait begins when the first of them comes, and the keeper has nothing to give.
+    gate.release();
+    gate.open();
+    clock.advance(config.call_wait_max);
+    assert_eq!(allowed(&crowd.poll()), 1);
+    assert_eq!(allowed(&kept.poll()), 1);
+    for _ in 0..2 {
+        clock.advance(config.hold_for);
+        assert!(!keep());
+    }
+    let central = RuleLimiter::new(store, "api", RuleSet::new([rule]).unwrap()).unwrap();
+    let left = block_on(central.check("ann", 0)).unwrap().decision().remaining();
+    assert_eq!((left, limiter.in_hand("ann")), (1_000 - 7 - 2, 0));
+}
+
+/// Whoever calls within a deadline of his own drops what is not answered, again and again.
+#[test]
+fn however_many_are_dropped_one_asks_at_a_time() {
+    let (_, gate, limiter) = limiter("1/h", 1_000, 100);
+    gate.shut();
+    let mut crowd = Crowd::of(&limiter, 10);
+    for _ in 0..8 {
+        assert!(crowd.poll().is_empty());
+        assert_eq!(gate.calls(), 1);
+        drop(crowd.0.remove(0));
+    }
+    gate.open();
+    assert_eq!((allowed(&crowd.poll()), gate.calls()), (2, 1));
+}
+
+/// Two batches that are waited for, and a call of its own, each as long as can be.
+#[test]
+fn no_caller_waits_longer_than_three_times_call_wait_max() {
+    let (clock, gate, limiter) = limiter("1/h", 1_000, 100);
+    let wait_max = LeaseConfig::new(100).call_wait_max;
+    let millisecond = Duration::from_millis(1);
+    let nearly = wait_max.checked_sub(millisecond).unwrap();
+    gate.shut();
+    let mut crowd = Crowd::of(&limiter, 10);
+    for _ in 0..3 {
+        assert!(crowd.poll().is_empty());
+        assert_eq!(gate.calls(), 1);
+        // The one that asks is gone.
+        drop(crowd.0.remove(0));
+        clock.advance(nearly);
+    }
+    // One asks for what is left of its time; for the others there is no time to wait for it.
+    let ends = |answers: &[Result<Decision>]| {
+        let end = |answer: &Result<Decision>| answer.as_ref().err().map(|error| (error.kind(), error.effect()));
+        answers.iter().map(end).collect::<Vec<_>>()
+    };
+    assert_eq!(ends(&crowd.poll()), [Some((ErrorKind::Timeout, Effect::None)); 6]);
+    assert_eq!(gate.calls(), 1);
+    clock.advance(3 * millisecond);
+    assert_eq!(ends(&crowd.poll()), [Some((ErrorKind::Timeout, Effect::Unknown))]);
+}
+
+/// What the bucket can't have nobody waits for.
+#[test]
+fn while_one_asks_for_the_next_token_the_others_are_denied() {
+    let (clock, gate, limiter) = limiter("1000/s", 1, 100);
+    assert_eq!((allowed(&Crowd::of(&limiter, 1).poll()), gate.calls()), (1, 1));
+    // The answer said when the next token comes.
+    let answers = Crowd::of(&limiter, 10).poll();
+    assert_eq!((answers.len(), allowed(&answers), gate.calls()), (10, 0, 0));
+    let wait = |answer: &Result<Decision>| answer.as_ref().unwrap().retry_after();
+    assert!(answers.iter().all(|answer| wait(answer) == Some(Duration::from_millis(1))), "{answers:?}");
+    clock.advance(Duration::from_millis(1));
+    gate.shut();
+    let mut crowd = Crowd::of(&limiter, 64);
+    let answers = crowd.poll();
+    assert_eq!((answers.len(), allowed(&answers), gate.calls()), (63, 0, 1));
+    assert!(answers.iter().all(|answer| wait(answer) == Some(Duration::from_millis(1))), "{answers:?}");
+    gate.release();
+    assert_eq!(allowed(&crowd.poll()), 1);
+    // Who waited as long is the next.
+    gate.open();
+    clock.advance(Duration::from_millis(1));
+    assert_eq!((allowed(&Crowd::of(&limiter, 10).poll()), gate.calls()), (1, 1));
+}
+
+#[test]
+fn of_those_who_wait_for_one_that_is_dropped_one_asks_for_all() {
     let (_, gate, limiter) = limiter("1/h", 1_000, 100);
     gate.shut();
     let mut crowd = Crowd::of(&limiter, 10);
@@ -175,5 +317,22 @@ fn those_who_wait_for_one_that_is_dropped_ask_the_store() {
     drop(crowd.0.remove(0));
     gate.open();
     assert_eq!(allowed(&crowd.poll()), 9);
-    assert_eq!(gate.calls(), 1 + 9);
+    assert_eq!(gate.calls(), 1 + 1);
+}
+
+#[test]
+fn a_busy_key_asks_about_once_in_the_time_for_which_a_batch_is_held() {
+    let (clock, gate, limiter) = limiter("1000000/s", 1_000_000, 100_000);
+    let mut calls = Vec::new();
+    // Fifty a millisecond.
+    for _ in 0..40 {
+        gate.calls();
+        for _ in 0..100 {
+            assert_eq!(allowed(&Crowd::of(&limiter, 50).poll()), 50);
+            clock.advance(Duration::from_millis(1));
+        }
+        calls.push(gate.calls());
+    }
+    assert!(calls[2..].iter().all(|calls| *calls <= 2), "{calls:?}");
+    assert!(calls[2..].iter().sum::<usize>() <= 38 + 8, "{calls:?}");
 }

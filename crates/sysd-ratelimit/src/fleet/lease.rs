@@ -3,8 +3,8 @@
 //! | state | a request of `cost` |
 //! |---|---|
 //! | in hand: `tokens`, until a time | enough: is allowed. Else the store is asked, by this request for the next batch |
-//! | denied, for at most as long as a batch is held | of that cost or a greater one: is denied. A smaller cost asks the store |
-//! | asking: a batch is under way | enough in hand: is allowed. Else it waits for the batch, if that may have enough for all who wait or last told a denial; else it asks the store for its own cost alone |
+//! | denied, or a bucket that was emptied, for at most as long as a batch is held | of the cost that is known not to be there, or a greater one: is denied. A smaller cost asks the store |
+//! | asking: a batch is under way | enough in hand: is allowed. Of a bucket that can't have more than the one who asks wants: is denied. Else it waits for the batch, if that may have enough for all who wait or last told a denial; else it asks the store for its own cost alone |
 //! | fresh, or the time is over | asks for a batch; what is left of the one before the keeper gives back |
 //!
 //! A batch that was used up before its time is followed by one of twice the size, one that was not by one of what was used
@@ -43,7 +43,7 @@ struct Seen {
     reset_at_us: u64,
 }
 
-/// The least cost that the store denied.
+/// The least cost that is known not to be there.
 #[derive(Debug, Default, Clone, Copy)]
 struct Denied {
     /// Zero: none is.
@@ -52,9 +52,21 @@ struct Denied {
     enough_at_us: u64,
     /// Until then it is remembered: others may give back before there is enough by itself.
     until_us: u64,
+    /// Until then what the store said counts.
+    known_until_us: u64,
 }
 
+impl Denied {
+    /// By what the store says now.
+    fn new(now_us: u64, hold_us: u64, cost: u32, wait_us: u64) -> Self {
+        let (enough_at_us, known_until_us) = (now_us.saturating_add(wait_us), now_us.saturating_add(hold_us));
+        Self { cost, enough_at_us, until_us: enough_at_us.min(known_until_us), known_until_us }
+    }
+}
+
+// In this order: what most requests look at lies together, behind the key.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Lease {
     /// In hand, of `batch`.
     tokens: u32,
@@ -62,10 +74,15 @@ pub(super) struct Lease {
     size: u32,
     /// From then on nothing is in hand.
     until_us: u64,
+    seen: Seen,
+    /// Requests of this cost and of greater ones are denied.
+    denied: Denied,
+    /// What the one that asks wants comes before all others: so much longer they wait for enough. Zero while nobody asks, or where it is not known.
+    spoken_us: u64,
     batch: Option<Box<Batch>>,
-    /// Somebody asks for the next batch.
-    /// Whether the last answer was that there was not even one request's own cost.
+    /// Whether the last answer was that there was not even one request's own cost, or is none any more.
     pub(super) was_denied: bool,
+    /// Somebody asks for the next batch.
     is_asking: bool,
     /// So many wait for it, and ask for so much together.
     waiters: u32,
@@ -74,9 +91,6 @@ pub(super) struct Lease {
     unmet: u32,
     /// To be given back, the oldest first.
     rests: Vec<Rest>,
-    /// Requests of this cost and of greater ones are denied.
-    denied: Denied,
-    seen: Seen,
 }
 
 /// What becomes of a request.
@@ -94,44 +108,102 @@ pub(super) enum Step {
 }
 
 impl Lease {
-    /// The cost is no more than the limit. `longer_us` says by how much longer than a request of the first cost, which is denied, one of
-    /// the second has to wait.
-    #[inline]
+    /// What becomes of a request; the cost is no more than the limit. `price_us` says of a bucket in what time so many tokens come back; of
+    /// another limit it is not known.
     pub(super) fn take(
         &mut self,
         now_us: u64,
         cost: u32,
         batch_max: u32,
         may_wait: bool,
-        longer_us: impl FnOnce(u32, u32) -> u64,
+        price_us: impl Fn(u32) -> Option<u64>,
     ) -> Step {
+        if let Some(decision) = self.decide(now_us, cost, &price_us) {
+            return Step::Decided(decision);
+        }
+        if cost == 0 { Step::Alone } else { self.ask(now_us, cost, batch_max, may_wait, price_us) }
+    }
+
+    /// Decides by what is known, if that is enough; the cost is no more than the limit.
+    #[inline]
+    pub(super) fn decide(&mut self, now_us: u64, cost: u32, price_us: impl Fn(u32) -> Option<u64>) -> Option<Decision> {
         if cost == 0 {
-            return Step::Alone;
+            return None;
         }
-        let is_held = now_us < self.until_us;
-        if is_held && self.tokens >= cost {
+        if self.tokens >= cost && now_us < self.until_us {
             self.tokens -= cost;
-            return Step::Decided(self.allowed(now_us));
+            return Some(self.decision(Outcome::Allowed, now_us));
         }
-        let denied = self.denied;
-        if denied.cost > 0 && cost >= denied.cost && now_us < denied.until_us {
-            let wait_us = (denied.enough_at_us - now_us).saturating_add(longer_us(denied.cost, cost));
-            let retry_after = std::time::Duration::from_micros(wait_us);
-            return Step::Decided(self.decision(Outcome::Denied { retry_after }, now_us));
+        let denied = &self.denied;
+        if denied.cost == 0 || cost < denied.cost {
+            return None;
         }
+        let (enough_at_us, until_us) = if self.spoken_us == 0 {
+            (denied.enough_at_us, denied.until_us)
+        } else {
+            let enough_at_us = denied.enough_at_us.saturating_add(self.spoken_us);
+            (enough_at_us, enough_at_us.min(denied.known_until_us))
+        };
+        if now_us >= until_us {
+            return None;
+        }
+        let longer_us = if cost == denied.cost { None } else { price_us(cost - denied.cost) };
+        let wait_us = (enough_at_us - now_us).saturating_add(longer_us.unwrap_or(0));
+        let retry_after = std::time::Duration::from_micros(wait_us);
+        Some(self.decision(Outcome::Denied { retry_after }, now_us))
+    }
+
+    /// The store is to be asked, if nobody does.
+    fn ask(
+        &mut self,
+        now_us: u64,
+        cost: u32,
+        batch_max: u32,
+        may_wait: bool,
+        price_us: impl Fn(u32) -> Option<u64>,
+    ) -> Step {
         if self.is_asking {
             return if may_wait && self.waits(cost, batch_max) { Step::Wait } else { Step::Alone };
         }
         self.is_asking = true;
+        let is_known = self.denied.cost > 0 && now_us < self.denied.known_until_us;
+        self.spoken_us = if is_known { price_us(cost).unwrap_or(0) } else { 0 };
+        let is_held = now_us < self.until_us;
         let wanted = if is_held { self.size.saturating_mul(2) } else { self.size - self.tokens };
-        let wanted = wanted.max(std::mem::take(&mut self.unmet));
-        if !is_held && let Some(rest) = self.rest() {
-            if self.rests.len() == RESTS_MAX {
-                self.rests.remove(0);
-            }
-            self.rests.push(rest);
+        let mut wanted = wanted.max(std::mem::take(&mut self.unmet)).min(batch_max);
+        if !is_held {
+            self.put_away();
         }
-        Step::Lead { tokens: wanted.min(batch_max).max(cost) }
+        // A batch that can't be there would be asked for in vain.
+        let is_there = |tokens: u32| {
+            let longer_us = tokens.checked_sub(self.denied.cost).and_then(&price_us);
+            longer_us.is_none_or(|longer_us| now_us >= self.denied.enough_at_us.saturating_add(longer_us))
+        };
+        while is_known && wanted > cost && !is_there(wanted) {
+            wanted /= 2;
+        }
+        Step::Lead { tokens: wanted.max(cost) }
+    }
+
+    /// What is in hand is the keeper's.
+    fn put_away(&mut self) {
+        if let Some(rest) = self.rest() {
+            self.keep(rest);
+        }
+    }
+
+    /// A batch came when others did not wait for it any longer: so many tokens of it are the keeper's.
+    pub(super) fn keep_late(&mut self, batch: Box<Batch>, tokens: u32) {
+        if tokens > 0 {
+            self.keep(Rest { batch, tokens });
+        }
+    }
+
+    fn keep(&mut self, rest: Rest) {
+        if self.rests.len() == RESTS_MAX {
+            self.rests.remove(0);
+        }
+        self.rests.push(rest);
     }
 
     /// Whether one more waits, which is then counted. A denial answers all; a batch no more than it may have tokens for.
@@ -146,11 +218,12 @@ impl Lease {
 
     /// Nobody asks any more, and nobody waits: for how much was waited.
     fn end_asking(&mut self) -> u32 {
-        (self.is_asking, self.waiters) = (false, 0);
+        (self.is_asking, self.waiters, self.spoken_us) = (false, 0, 0);
         std::mem::take(&mut self.waiting)
     }
 
-    /// A batch of so many was taken, `cost` of them for the request that asked.
+    /// A batch of so many was taken, `cost` of them for the request that asked. `wait_us` says of a bucket in what time so much more is there,
+    /// zero if it is now; of another limit it is not known.
     pub(super) fn granted(
         &mut self,
         now_us: u64,
@@ -158,21 +231,33 @@ impl Lease {
         (tokens, cost): (u32, u32),
         batch: Box<Batch>,
         decision: &Decision,
+        wait_us: impl Fn(&JointVerdict, u32) -> Option<u64>,
     ) {
         let waiting = self.end_asking();
-        self.was_denied = false;
+        let next_us = wait_us(&batch.verdict, 1).filter(|us| *us > 0);
+        self.was_denied = next_us.is_some();
         self.see(now_us, decision);
-        // What was in hand goes first: it was less than the cost.
-        let before = if now_us < self.until_us { self.tokens.min(cost) } else { 0 };
+        // What was in hand goes first: it was less than the cost. If its time has run out meanwhile, it is given back.
+        let before = if now_us < self.until_us {
+            self.tokens.min(cost)
+        } else {
+            self.put_away();
+            0
+        };
         self.tokens = (tokens - cost) + before;
         self.unmet = waiting.saturating_sub(self.tokens);
         self.size = tokens;
         self.until_us = now_us.saturating_add(hold_us);
-        self.batch = Some(batch);
-        // There was as much, so others have given back.
-        if tokens >= self.denied.cost {
+        if let Some(next_us) = next_us {
+            self.denied = Denied::new(now_us, hold_us, 1, next_us);
+        } else if tokens >= self.denied.cost {
+            // There was as much, so others have given back.
             self.denied = Denied::default();
+        } else if let Some(us) = wait_us(&batch.verdict, self.denied.cost) {
+            // What the batch took it waits for too.
+            self.denied = if us == 0 { Denied::default() } else { Denied::new(now_us, hold_us, self.denied.cost, us) };
         }
+        self.batch = Some(batch);
     }
 
     /// Not even the request's own cost was there.
@@ -186,14 +271,18 @@ impl Lease {
         // A smaller cost that is denied says more.
         let is_news = cost <= self.denied.cost || self.denied.until_us <= now_us;
         if let Some(retry_after) = decision.retry_after().filter(|_| is_news) {
-            let enough_at_us = now_us.saturating_add(super::micros(retry_after));
-            self.denied = Denied { cost, enough_at_us, until_us: enough_at_us.min(now_us.saturating_add(hold_us)) };
+            self.denied = Denied::new(now_us, hold_us, cost, super::micros(retry_after));
         }
     }
 
-    /// Nothing is known: the call failed, or its future was dropped.
+    /// Nothing is known: the call failed, of which those who wait are told.
     pub(super) fn gave_up(&mut self) {
         self.end_asking();
+    }
+
+    /// Nobody asks any more, for the future was dropped, or nobody waits for it any longer: the next of those who wait asks for all of them.
+    pub(super) fn abandoned(&mut self) {
+        self.unmet = self.end_asking();
     }
 
     /// What is to be given back: what is in hand though its time is over, or though it `ends`, and what was left before.
@@ -238,11 +327,6 @@ impl Lease {
     fn see(&mut self, now_us: u64, decision: &Decision) {
         let reset_at_us = now_us.saturating_add(super::micros(decision.reset_after()));
         self.seen = Seen { limit: decision.limit(), remaining: decision.remaining(), reset_at_us };
-    }
-
-    #[inline]
-    fn allowed(&self, now_us: u64) -> Decision {
-        self.decision(Outcome::Allowed, now_us)
     }
 
     #[inline]

@@ -18,6 +18,8 @@ enum Op {
     Take(u32, usize),
     /// One whose future is dropped while it asks.
     Dropped(u32),
+    /// Nobody waits any longer for the one that asks; it is answered later all the same.
+    Overtake,
     /// The keeper comes round.
     Keep,
     /// It does, and the store does not answer.
@@ -45,6 +47,10 @@ enum Bug {
     WaitsForNobody,
     /// Requests wait for more than a batch can have.
     WaitsForTooMuch,
+    /// What is in hand is forgotten if its time runs out while a batch is asked for.
+    LosesWhatRanOut,
+    /// What a batch that comes late has more than its request's cost is forgotten.
+    LosesWhatIsLate,
 }
 
 fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
@@ -52,6 +58,7 @@ fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
         2 => (0..150_u64).prop_map(Op::Wait),
         8 => (0..6_u32, 0..10_usize).prop_map(|(cost, later)| Op::Take(cost, later)),
         1 => (1..6_u32).prop_map(Op::Dropped),
+        1 => Just(Op::Overtake),
         2 => Just(Op::Keep),
         1 => Just(Op::KeepInVain),
     ];
@@ -101,6 +108,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
     let (mut lease, mut now_us) = (Lease::default(), 1_000_u64);
     let (mut admitted, mut given, mut taken, mut lost) = (0_u32, 0_u32, 0_u32, 0_u32);
     let mut asks: Vec<Ask> = Vec::new();
+    let mut late: Vec<Ask> = Vec::new();
     // Costs of those who wait for a batch.
     let mut waiters: Vec<u32> = Vec::new();
     let mut held_since_us = 0;
@@ -108,26 +116,42 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
     let mut denials: Vec<(u32, u64)> = Vec::new();
     let sum = |rests: &[Rest]| rests.iter().map(|rest| rest.tokens).sum::<u32>();
     for op in ops {
-        for ask in &mut asks {
+        for ask in asks.iter_mut().chain(&mut late) {
             ask.answered_after = ask.answered_after.saturating_sub(1);
         }
         // What requests step, with after how many operations one that asks is answered, and whether it may wait.
         let mut steps: Vec<(u32, Option<usize>, bool)> = Vec::new();
+        while let Some(at) = late.iter().position(|ask| ask.answered_after == 0) {
+            let Ask { cost, tokens, .. } = late.remove(at);
+            let (batch, decision) = store.take(tokens);
+            if decision.is_allowed() {
+                (taken, admitted) = (taken + tokens, admitted + cost);
+                let is_full = tokens > cost && lease.rests.len() == RESTS_MAX;
+                lost += if is_full { lease.rests[0].tokens } else { 0 };
+                lease.keep_late(batch, if bug == Bug::LosesWhatIsLate { 0 } else { tokens - cost });
+            }
+        }
         while let Some(at) = asks.iter().position(|ask| ask.answered_after == 0) {
             let Ask { cost, tokens, .. } = asks.remove(at);
-            let held = lease.tokens;
             let (batch, decision) = store.take(tokens);
             if decision.is_allowed() {
                 taken += tokens;
                 let denied = lease.denied;
-                lease.granted(now_us, HOLD_US, (tokens, cost), batch, &decision);
+                // What is in hand and has run out meanwhile waits for the keeper, if there is room.
+                let has_run_out = now_us >= lease.until_us && lease.tokens > 0;
+                if has_run_out && lease.rests.len() == RESTS_MAX {
+                    lost += lease.rests[0].tokens;
+                }
+                if has_run_out && bug == Bug::LosesWhatRanOut {
+                    lease.tokens = 0;
+                }
+                lease.granted(now_us, HOLD_US, (tokens, cost), batch, &decision, |_, _| None);
                 if bug == Bug::RemembersInVain {
                     lease.denied = denied;
                 }
                 denials.retain(|(cost, _)| *cost > tokens);
                 admitted += cost;
                 held_since_us = now_us;
-                lost += (held + tokens - cost) - lease.tokens;
             } else if tokens > cost {
                 let half = (decision.remaining() / 2).max(cost);
                 asks.push(Ask { answered_after: 0, cost, tokens: if half < tokens { half } else { cost } });
@@ -162,6 +186,13 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 lost += before - sum(&lease.rests);
             }
             Op::Take(cost, later) => steps.push((cost, Some(later), true)),
+            Op::Overtake => {
+                if let Some(ask) = asks.pop() {
+                    lease.abandoned();
+                    late.push(ask);
+                    steps.extend(waiters.drain(..).map(|cost| (cost, Some(5), true)));
+                }
+            }
             Op::Dropped(cost) => steps.push((cost, None, true)),
         }
         for (cost, later, may_wait) in steps {
@@ -177,7 +208,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
             }
             let (before, oldest) = (lease.tokens, lease.rests.first().map_or(0, |rest| rest.tokens));
             let rests = lease.rests.len();
-            match lease.take(now_us, cost, BATCH_MAX, may_wait, |_, _| 0) {
+            match lease.take(now_us, cost, BATCH_MAX, may_wait, |_| None) {
                 Step::Decided(decision) if decision.is_allowed() => {
                     admitted += cost;
                     prop_assert!(now_us < held_since_us + HOLD_US, "used when its time was over");
@@ -210,7 +241,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     if let Some(later) = later {
                         asks.push(Ask { answered_after: later, cost, tokens });
                     } else {
-                        lease.gave_up();
+                        lease.abandoned();
                     }
                 }
             }
@@ -245,6 +276,8 @@ fn broken_leases_are_found() {
         Bug::RemembersInVain,
         Bug::WaitsForNobody,
         Bug::WaitsForTooMuch,
+        Bug::LosesWhatRanOut,
+        Bug::LosesWhatIsLate,
     ]) {
         assert!(outcome(bug).is_err(), "{bug:?}");
     }
@@ -256,9 +289,9 @@ fn batches_follow_the_demand() {
     let mut store = Store { rule, state: None, left: 1_000_000 };
     let (mut lease, mut sizes) = (Lease::default(), Vec::new());
     let mut take = |lease: &mut Lease, now_us| {
-        if let Step::Lead { tokens } = lease.take(now_us, 1, 100, true, |_, _| 0) {
+        if let Step::Lead { tokens } = lease.take(now_us, 1, 100, true, |_| None) {
             let (batch, decision) = store.take(tokens);
-            lease.granted(now_us, HOLD_US, (tokens, 1), batch, &decision);
+            lease.granted(now_us, HOLD_US, (tokens, 1), batch, &decision, |_, _| None);
             sizes.push(tokens);
         }
     };
@@ -284,7 +317,7 @@ fn the_least_cost_that_is_denied_is_remembered_for_a_while_and_greater_ones_are_
     let denied = |us| Decision::new(Outcome::Denied { retry_after: std::time::Duration::from_micros(us) }, 10, 1, 90);
     let mut lease = Lease::default();
     let outcome = |lease: &mut Lease, now_us, cost| {
-        let step = lease.take(now_us, cost, 8, true, |denied, cost| u64::from(cost - denied) * 10);
+        let step = lease.take(now_us, cost, 8, true, |tokens| Some(u64::from(tokens) * 10));
         if let Step::Decided(decision) = step {
             return Some(decision.outcome());
         }
@@ -317,14 +350,154 @@ fn what_those_who_wait_did_not_find_the_next_batch_has() {
     let rule = Rule::new("all", FixedWindow::new("1000000/d".parse().unwrap())).unwrap();
     let mut store = Store { rule, state: None, left: 1_000_000 };
     let mut lease = Lease::default();
-    let take = |lease: &mut Lease, cost| lease.take(1_000, cost, 100, true, |_, _| 0);
+    let take = |lease: &mut Lease, cost| lease.take(1_000, cost, 100, true, |_| None);
     assert!(matches!(take(&mut lease, 1), Step::Lead { tokens: 1 }));
     for _ in 0..20 {
         assert!(matches!(take(&mut lease, 5), Step::Wait));
     }
     assert!(matches!(take(&mut lease, 1), Step::Alone), "no batch has so much");
     let (batch, decision) = store.take(1);
-    lease.granted(1_000, HOLD_US, (1, 1), batch, &decision);
+    lease.granted(1_000, HOLD_US, (1, 1), batch, &decision, |_, _| None);
     assert!(matches!(take(&mut lease, 5), Step::Lead { tokens: 100 }));
     assert!(matches!(take(&mut lease, 1), Step::Wait));
+}
+
+/// How a lease may go wrong about a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    No,
+    /// The others wait for twice what the one that asks wants.
+    SpeaksForTwice,
+    /// What the one that asks wanted counts though its call has failed.
+    SpeaksOn,
+    /// The next token comes later than it says.
+    NextIsLate,
+    /// A denial of a greater cost than what the batch had waits no longer for it.
+    ForgetsWhatItTook,
+    /// The others are denied no longer than if nobody asked, but told to wait so.
+    Forgets,
+}
+
+/// A step: time passes, and a request of this cost comes; one that asks is answered so many steps later, or fails.
+type BucketStep = (u64, u32, usize, bool);
+
+const BUCKET_HOLD_US: u64 = 2_000;
+
+fn buckets() -> impl Strategy<Value = (u32, u64, u32, Vec<BucketStep>)> {
+    let step = (
+        prop_oneof![40 => 0..10_u64, 10 => 0..60_u64, 1 => 0..1_000_u64],
+        prop_oneof![3 => Just(1_u32), 1 => 1..6_u32],
+        0..6_usize,
+        any::<bool>(),
+    );
+    (1..=4_u32, 20..200_u64, 6..20_u32, proptest::collection::vec(step, 1..150))
+}
+
+/// One process has a bucket for itself: what the lease denies by itself the store would deny, if the one that asks comes first, and who waits as
+/// long as it says is admitted then.
+fn of_a_bucket(
+    (count, period_us, burst, steps): (u32, u64, u32, Vec<BucketStep>),
+    wrong: Wrong,
+) -> Result<u32, TestCaseError> {
+    let rate = crate::Rate::new(count, std::time::Duration::from_micros(period_us)).unwrap();
+    let bucket = crate::TokenBucket::new(rate, burst).unwrap();
+    let rule = Rule::new("all", bucket).unwrap();
+    let mut state: Option<Vec<u8>> = None;
+    // Of what is stored then: a take, whether it was allowed, and when the next token comes.
+    let take_at = |state: &mut Option<Vec<u8>>, now_us: u64, cost: u32| {
+        let take = TakeAll::new([(&rule, cost)]);
+        let step = take.apply(state.as_deref(), Timestamp::from_micros(NOW_US + now_us).unwrap()).unwrap();
+        if let StateChange::Put { state: put, .. } = step.change {
+            *state = Some(put.to_vec());
+        }
+        let decision = *take.decision(&step.output).decision();
+        (Box::new(Batch { take, verdict: step.output }), decision)
+    };
+    let price_us = |tokens| Some(bucket.price(tokens)?.ceil_us());
+    let (mut lease, mut now_us, mut own) = (Lease::default(), 0_u64, 0);
+    let mut ask: Option<(Ask, bool)> = None;
+    for (pause_us, cost, later, fails) in steps {
+        now_us += pause_us;
+        if let Some((Ask { cost, tokens, .. }, fails)) = ask.take_if(|(ask, _)| ask.answered_after == 0) {
+            let spoken_us = lease.spoken_us;
+            if fails {
+                lease.gave_up();
+                lease.spoken_us = if wrong == Wrong::SpeaksOn { spoken_us } else { lease.spoken_us };
+            } else {
+                let (mut batch, mut decision) = take_at(&mut state, now_us, tokens);
+                let mut taken = tokens;
+                if !decision.is_allowed() && tokens > cost {
+                    taken = cost;
+                    (batch, decision) = take_at(&mut state, now_us, cost);
+                }
+                if decision.is_allowed() {
+                    let denied = lease.denied;
+                    let wait_us = |verdict: &JointVerdict, tokens| {
+                        let debt = verdict.first().unwrap().debt();
+                        let owed = debt.plus(bucket.price(tokens).unwrap(), bucket.denominator());
+                        let wait_us = owed.minus(bucket.capacity(), bucket.denominator()).ceil_us();
+                        let is_late = wait_us > 0 && wrong == Wrong::NextIsLate;
+                        Some(if is_late { wait_us + 20 } else { wait_us })
+                    };
+                    lease.granted(now_us, BUCKET_HOLD_US, (taken, cost), batch, &decision, wait_us);
+                    if wrong == Wrong::ForgetsWhatItTook && lease.denied.cost == denied.cost {
+                        lease.denied = denied;
+                    }
+                } else {
+                    lease.refused(now_us, BUCKET_HOLD_US, cost, &decision);
+                }
+            }
+        }
+        if let Some((ask, _)) = &mut ask {
+            ask.answered_after -= 1;
+        }
+        // What there is for others than the one that asks.
+        let spoken = ask.as_ref().map_or(0, |(ask, _)| ask.cost);
+        let is_there = |at_us| take_at(&mut state.clone(), at_us, (cost + spoken).min(burst)).1.is_allowed();
+        match lease.take(now_us, cost, 16, true, price_us) {
+            Step::Decided(decision) if decision.is_allowed() => {}
+            Step::Decided(decision) => {
+                own += 1;
+                let mut wait_us = super::super::micros(decision.retry_after().unwrap());
+                wait_us = if wrong == Wrong::Forgets { wait_us.saturating_sub(lease.spoken_us) } else { wait_us };
+                let is_enough = cost + spoken > burst || is_there(now_us + wait_us);
+                prop_assert!(is_enough, "not there after {} at {}", wait_us, now_us);
+                // What one waits for is rounded up, and so is what the one that asks wants: by a microsecond each.
+                let is_late = cost + spoken <= burst && is_there((now_us + wait_us).saturating_sub(3));
+                prop_assert!(!is_late, "there before {} at {}", wait_us, now_us);
+            }
+            Step::Lead { tokens } => {
+                if wrong == Wrong::SpeaksForTwice {
+                    lease.spoken_us *= 2;
+                }
+                ask = Some((Ask { answered_after: later, cost, tokens }, fails));
+            }
+            Step::Alone => drop(take_at(&mut state, now_us, cost)),
+            // It comes again, or not.
+            Step::Wait => {}
+        }
+    }
+    Ok(own)
+}
+
+fn of_buckets(wrong: Wrong) -> Result<u32, String> {
+    let own = std::cell::Cell::new(0);
+    let config = Config { cases: 3_000, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let run = |case| {
+        own.set(own.get() + of_a_bucket(case, wrong)?);
+        Ok(())
+    };
+    runner.run(&buckets(), run).map_err(|error| error.to_string())?;
+    Ok(own.into_inner())
+}
+
+#[test]
+fn what_it_denies_by_itself_a_bucket_does_not_have() {
+    let own = of_buckets(Wrong::No).unwrap();
+    assert!(own > 10_000, "{own}");
+    let others = [Wrong::NextIsLate, Wrong::ForgetsWhatItTook, Wrong::Forgets];
+    for wrong in [Wrong::SpeaksForTwice, Wrong::SpeaksOn].into_iter().chain(others) {
+        assert!(of_buckets(wrong).is_err(), "{wrong:?}");
+    }
 }

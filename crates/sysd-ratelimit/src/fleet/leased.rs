@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -10,7 +11,7 @@ use futures::channel::oneshot;
 use futures::future::{Either, Shared as Waited, select};
 use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
-use sysd_core::{Clock, Effect, FastClock, Key, Result, Store, StoreExt as _};
+use sysd_core::{Clock, Effect, Error, ErrorKind, FastClock, Key, Result, Store, StoreExt as _};
 
 use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share};
 use super::lease::{Batch, Lease, Rest, Step};
@@ -19,16 +20,16 @@ use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
 use crate::algorithm::{Algorithm as _, Limit};
 use crate::error::RateLimitError;
 use crate::joint::is_outage;
-use crate::model::{Decision, Outcome, Rule, RuleLimit, Span};
-use crate::procedure::{GiveAll, TakeAll};
+use crate::model::{Decision, Outcome, Rule, RuleLimit, Span, TokenBucket};
+use crate::procedure::{GiveAll, JointVerdict, TakeAll};
 use crate::schema;
 use crate::service::partition;
 
 /// So many rests are given back at once.
 const GIVES_MAX: usize = 32;
 
-/// So often a request waits for a batch that another one asks for, before it asks the store itself.
-const WAITS_MAX: usize = 2;
+/// So many batches that others asked for a request waits for and finds too small, before it asks the store itself.
+const TOLD_MAX: usize = 2;
 
 /// How a [`LeasedLimiter`] takes its batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +41,8 @@ pub struct LeaseConfig {
     /// The most keys of which a process holds anything, exactly; more are decided by the store. About a kilobyte each, and as much again
     /// for each of up to four batches whose rests wait for the keeper.
     pub keys_max: usize,
-    /// How long a call of the store's may take; then its effect counts as unknown. A request waits as long at most for a batch that another
-    /// one asks for.
+    /// How long a request asks the store, all its calls together; then its effect counts as unknown. For batches that others ask for it waits
+    /// twice as long: in all three times at most.
     pub call_wait_max: Duration,
 }
 
@@ -58,7 +59,8 @@ impl LeaseConfig {
 /// [`hold_for`](LeaseConfig::hold_for), they double, up to [`batch_max`](LeaseConfig::batch_max); what is not used in that
 /// time is given back. Requests that come while one asks for a batch wait for it, as many as it may have tokens for, instead of asking
 /// the store each. The least cost that was denied is remembered while that lasts, but no longer than `hold_for`, and greater ones are
-/// denied with it, so a flood that is over the limit asks the store about once in that time.
+/// denied with it, so a flood that is over the limit asks the store about once in that time. Of a token bucket it is known when the next token
+/// comes: while a request asks for that one, the others are denied at once.
 ///
 /// ```
 /// use sysd_ratelimit::{LeaseConfig, LeasedLimiter, Rule, TokenBucket};
@@ -107,6 +109,8 @@ struct Leased<S, C> {
     config: LeaseConfig,
     hold_us: u64,
     leases: Table<Seat>,
+    /// How many requests have asked for a batch.
+    asks: AtomicU64,
     ended_at: EndedAt,
     errors: Errors,
 }
@@ -126,7 +130,8 @@ impl<S: Store, C: Clock> Giving<S, C> {
             return Ok(());
         };
         let leased = Arc::clone(&self.leased);
-        let call = leased.store.run(Key::lone(schema::RULES, &self.key), &give);
+        let partition = partition(&leased.prefix, &self.key);
+        let call = leased.store.run(Key::lone(schema::RULES, &partition), &give);
         let Err(error) = within(&leased.clock, leased.config.call_wait_max, call).await else { return Ok(()) };
         leased.errors.note(&leased.clock, &error);
         if error.effect() == Effect::None && is_outage(&error) {
@@ -144,19 +149,34 @@ impl<S: Store, C: Clock> Drop for Giving<S, C> {
     }
 }
 
-/// Ready when the batch was answered, with `true`; with `false` if it never is, or not in time.
-type Answered = Waited<Pin<Box<dyn Future<Output = bool> + Send>>>;
+/// What became of a batch that is waited for.
+#[derive(Debug, Clone)]
+enum Answer {
+    /// The lease knows.
+    Told,
+    /// The call failed, and that is everybody's answer: were each to ask for itself, a store that fails would be asked by all at once.
+    Failed(Arc<Error>),
+    /// The future that asked was dropped.
+    Abandoned,
+    /// It is not polled, or its store not quick enough.
+    Late,
+}
+
+/// Ready when the batch was answered, or never is, or not in time.
+type Answered = Waited<Pin<Box<dyn Future<Output = Answer> + Send>>>;
 
 /// A lease, and where those wait who want of the batch that is under way.
 #[derive(Default)]
 struct Seat {
     lease: Lease,
+    /// The number of the request that asks; zero if nobody does.
+    asking: u64,
     room: Option<Box<Room>>,
 }
 
 struct Room {
     /// Is dropped where nobody answers.
-    answer: oneshot::Sender<()>,
+    answer: oneshot::Sender<std::result::Result<(), Arc<Error>>>,
     answered: Answered,
 }
 
@@ -173,11 +193,13 @@ impl Room {
         let late = clock.sleep_until(clock.now().saturating_add(wait));
         let answered = async move {
             match select(answered, late).await {
-                Either::Left((answered, _)) => answered.is_ok(),
-                Either::Right(_) => false,
+                Either::Left((Ok(Ok(())), _)) => Answer::Told,
+                Either::Left((Ok(Err(error)), _)) => Answer::Failed(error),
+                Either::Left((Err(_), _)) => Answer::Abandoned,
+                Either::Right(_) => Answer::Late,
             }
         };
-        Self { answer, answered: (Box::pin(answered) as Pin<Box<dyn Future<Output = bool> + Send>>).shared() }
+        Self { answer, answered: (Box::pin(answered) as Pin<Box<dyn Future<Output = Answer> + Send>>).shared() }
     }
 }
 
@@ -185,35 +207,55 @@ impl Room {
 enum Next {
     Decided(Decision),
     Alone,
-    Wait(Answered),
-    Lead(u32),
+    /// For the request of that number.
+    Wait(Answered, u64),
+    /// By that number.
+    Lead(u32, u64),
 }
 
-/// A batch is being asked for; if that ends without an answer, others may.
-struct Asking<'a>(Option<(&'a Table<Seat>, &'a [u8])>);
+/// A batch is being asked for, by a request of that number; if that ends without an answer, another one asks.
+struct Asking<'a>(Option<(&'a Table<Seat>, &'a [u8], u64)>);
 
 impl Asking<'_> {
-    fn tell(mut self, tell: impl FnOnce(&mut Lease)) {
+    /// Tells the lease, by `tell`, or, if others did not wait for this one any longer and ask themselves, by `tell_late`.
+    fn tell<T>(
+        mut self,
+        answer: std::result::Result<(), Arc<Error>>,
+        told: T,
+        tell: impl FnOnce(&mut Lease, T),
+        tell_late: impl FnOnce(&mut Lease, T),
+    ) {
         // Those who wait are woken when the table is free.
-        if let Some(room) = self.end(tell) {
+        if let Some(room) = self.end(told, tell, tell_late) {
             // Somebody may have waited in vain.
-            let _ = room.answer.send(());
+            let _ = room.answer.send(answer);
         }
     }
 
-    fn end(&mut self, tell: impl FnOnce(&mut Lease)) -> Option<Box<Room>> {
-        let (leases, key) = self.0.take()?;
+    fn end<T>(
+        &mut self,
+        told: T,
+        tell: impl FnOnce(&mut Lease, T),
+        tell_late: impl FnOnce(&mut Lease, T),
+    ) -> Option<Box<Room>> {
+        let (leases, key, number) = self.0.take()?;
         let tell = |seat: &mut Seat| {
-            tell(&mut seat.lease);
-            seat.room.take()
+            if seat.asking == number {
+                tell(&mut seat.lease, told);
+                seat.asking = 0;
+                seat.room.take()
+            } else {
+                tell_late(&mut seat.lease, told);
+                None
+            }
         };
-        leases.with_known(key, tell).flatten()
+        leases.with(key, tell).flatten()
     }
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        drop(self.end(Lease::gave_up));
+        drop(self.end((), |lease, ()| lease.abandoned(), |_, ()| ()));
     }
 }
 
@@ -267,6 +309,7 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
             config,
             hold_us,
             leases,
+            asks: AtomicU64::new(0),
             ended_at: EndedAt::default(),
             errors,
         });
@@ -282,44 +325,29 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     ///
     /// A cost above the rule's limit is never allowed, which needs no store: then `remaining` is zero.
     /// What `remaining` and `reset_after` say is what is in hand and what the store said last. `retry_after` is exact, but of a sliding window
-    /// or log where a smaller cost is known to be denied: then it is that one's, at least so long.
+    /// or log where a smaller cost is known to be denied: then it is that one's, at least so long; of a bucket it may be two microseconds late where a
+    /// smaller cost is known not to be there, or another request asks for what comes first.
     ///
     /// # Errors
     /// As [`RateLimiter::check`](crate::RateLimiter::check), where the store is asked; [`Timeout`](sysd_core::ErrorKind::Timeout)
-    /// after [`call_wait_max`](LeaseConfig::call_wait_max).
+    /// after [`call_wait_max`](LeaseConfig::call_wait_max). Who waits for a batch for which the call fails ends in that call's error, of its kind
+    /// and effect, and asks nobody; who waited twice that long for batches of which none was answered ends in `Timeout`, without effect.
     ///
     /// # Cost
     /// None of the store's while there are tokens in hand or the denial lasts, or where another request asks for a batch, for which it
-    /// waits at most twice, and each time no longer than `call_wait_max`; else an update, and up to two more where the store has less
-    /// than the batch. No request gives back: the keeper does.
+    /// waits; else an update, and up to two more where the store has less than the batch, all of them within `call_wait_max`. No caller waits
+    /// longer than three times that. No request gives back: the keeper does.
     ///
     /// # Cancel safety
-    /// A future that is dropped may have taken a batch, which is then lost; it never gives. Those who wait for that batch then ask the
-    /// store themselves, as they do after `call_wait_max` if it is kept and not polled.
+    /// A future that is dropped may have taken a batch, which is then lost; it never gives. Of those who wait for that batch one then asks for
+    /// the next, and so one does after `call_wait_max` if it is kept and not polled; what it still gets beyond its own cost the keeper gives back.
     pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
         let shared = &*self.shared;
-        let partition = partition(&shared.prefix, key);
-        shared.store.limits().check_update(Key::lone(schema::RULES, &partition))?;
-        let limit = shared.limit;
-        if cost > limit {
-            return Ok(Decision::new(Outcome::NeverAllowed, limit, 0, 0));
+        if let Some(decision) = shared.decide(key.as_ref(), cost) {
+            return Ok(decision);
         }
-        for waits in 0..=WAITS_MAX {
-            match shared.step(&partition, cost, waits < WAITS_MAX) {
-                Next::Decided(decision) => return Ok(decision),
-                Next::Lead(tokens) => {
-                    let asking = Asking(Some((&shared.leases, &partition)));
-                    return shared.lead(&partition, cost, tokens, asking).await;
-                }
-                Next::Wait(answered) => {
-                    if !answered.await {
-                        break;
-                    }
-                }
-                Next::Alone => break,
-            }
-        }
-        Ok(shared.take(&partition, cost).await?.1)
+        let key = KeyBytes::from_slice(key.as_ref());
+        shared.check(key, cost).await
     }
 
     /// The last error of the store's in giving back, of which no request was told. What was to be given back is lost then, unless
@@ -336,49 +364,114 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     /// How many tokens of `key` are in hand.
     pub fn in_hand(&self, key: impl AsRef<[u8]>) -> u32 {
         let shared = &*self.shared;
-        let partition = partition(&shared.prefix, key);
-        shared.leases.with_known(&partition, |seat| seat.lease.in_hand(steady_us(&shared.clock))).unwrap_or(0)
+        shared.leases.with_known(key.as_ref(), |seat| seat.lease.in_hand(steady_us(&shared.clock))).unwrap_or(0)
     }
 }
 
 impl<S: Store, C: Clock> Leased<S, C> {
+    /// By what is known of a key: neither is it copied for that, nor held against what the store takes, which was done when it came first.
     #[inline]
-    fn step(&self, partition: &KeyBytes, cost: u32, may_wait: bool) -> Next {
-        let longer_us = |denied, cost| self.longer_us(denied, cost);
+    fn decide(&self, key: &[u8], cost: u32) -> Option<Decision> {
+        if cost > self.limit {
+            return None;
+        }
+        // Before the lock, which is held the shorter.
+        let now_us = steady_us(&self.clock);
+        self.leases.with_known(key, |seat| seat.lease.decide(now_us, cost, |tokens| self.price_us(tokens))).flatten()
+    }
+
+    async fn check(&self, key: KeyBytes, cost: u32) -> Result<Decision> {
+        let partition = partition(&self.prefix, &key);
+        self.store.limits().check_update(Key::lone(schema::RULES, &partition))?;
+        if cost > self.limit {
+            return Ok(Decision::new(Outcome::NeverAllowed, self.limit, 0, 0));
+        }
+        let (begun_us, wait_max_us) = (steady_us(&self.clock), micros(self.config.call_wait_max));
+        let (mut told, mut unanswered) = (0, None);
+        loop {
+            let waited_us = steady_us(&self.clock).saturating_sub(begun_us);
+            let may_wait = waited_us < wait_max_us.saturating_mul(2);
+            // What it waited for so far is of the time that it has.
+            let left_us = wait_max_us.saturating_mul(3).saturating_sub(waited_us).min(wait_max_us);
+            let left = Duration::from_micros(left_us);
+            match self.step(&key, cost, may_wait && told < TOLD_MAX, unanswered.take()) {
+                Next::Decided(decision) => return Ok(decision),
+                Next::Lead(tokens, number) => {
+                    let asking = Asking(Some((&self.leases, &key, number)));
+                    return self.lead(&partition, cost, tokens, left, asking).await;
+                }
+                Next::Wait(answered, number) => match answered.await {
+                    Answer::Told => told += 1,
+                    Answer::Abandoned => {}
+                    Answer::Late => unanswered = Some(number),
+                    Answer::Failed(error) => return Err(error.share()),
+                },
+                // Another one asks by now, and nobody has answered yet.
+                Next::Alone if !may_wait && told < TOLD_MAX => {
+                    let why = "no batch that others asked for was answered within twice call_wait_max";
+                    return Err(Error::new(ErrorKind::Timeout, Effect::None, why));
+                }
+                Next::Alone => return Ok(within(&self.clock, left, self.take(&partition, cost)).await?.1),
+            }
+        }
+    }
+
+    /// `unanswered` is the number of a request for which this one waited too long: if it still asks, others ask in its stead.
+    fn step(&self, key: &[u8], cost: u32, may_wait: bool, unanswered: Option<u64>) -> Next {
+        let now_us = steady_us(&self.clock);
+        let price_us = |tokens| self.price_us(tokens);
+        let batch_max = self.config.batch_max.min(self.limit);
         let step = |seat: &mut Seat| {
-            let now_us = steady_us(&self.clock);
-            match seat.lease.take(now_us, cost, self.config.batch_max, may_wait, longer_us) {
+            let mut overtaken = None;
+            if seat.asking != 0 && unanswered == Some(seat.asking) {
+                seat.lease.abandoned();
+                (seat.asking, overtaken) = (0, seat.room.take());
+            }
+            let next = match seat.lease.take(now_us, cost, batch_max, may_wait, price_us) {
                 Step::Decided(decision) => Next::Decided(decision),
-                Step::Lead { tokens } => Next::Lead(tokens),
+                Step::Lead { tokens } => {
+                    seat.asking = 1 + self.asks.fetch_add(1, Ordering::Relaxed);
+                    Next::Lead(tokens, seat.asking)
+                }
                 Step::Alone => Next::Alone,
                 Step::Wait => {
                     let room = || Box::new(Room::new(&self.clock, self.config.call_wait_max));
-                    Next::Wait(seat.room.get_or_insert_with(room).answered.clone())
+                    Next::Wait(seat.room.get_or_insert_with(room).answered.clone(), seat.asking)
                 }
-            }
+            };
+            (next, overtaken)
         };
-        self.leases.with(partition, step).unwrap_or(Next::Alone)
+        // Whose room is left is woken when the table is free.
+        self.leases.with(key, step).map_or(Next::Alone, |(next, _overtaken)| next)
     }
 
-    /// By how much longer than a denied request one of a greater cost waits: of a bucket what the rest of it takes to come back; a
-    /// window of the clock has all of it at its end; of the others it is not known.
-    fn longer_us(&self, denied: u32, cost: u32) -> u64 {
-        match self.rule.by() {
-            RuleLimit::Limit(Limit::TokenBucket(bucket)) => bucket.price(cost - denied).map_or(0, Span::ceil_us),
-            _ => 0,
-        }
+    fn bucket(&self) -> Option<&TokenBucket> {
+        if let RuleLimit::Limit(Limit::TokenBucket(bucket)) = self.rule.by() { Some(bucket) } else { None }
+    }
+
+    /// In what time so many tokens of a bucket come back. A window of the clock has all of its tokens at its end; of the others it is not
+    /// known.
+    fn price_us(&self, tokens: u32) -> Option<u64> {
+        Some(self.bucket()?.price(tokens)?.ceil_us())
+    }
+
+    /// In what time a bucket has so many tokens more than such a verdict took; zero if it has them now.
+    fn wait_us(&self, verdict: &JointVerdict, tokens: u32) -> Option<u64> {
+        let (bucket, first) = (self.bucket()?, verdict.first()?);
+        let owed = first.debt().plus(bucket.price(tokens)?, bucket.denominator());
+        let wait = owed.minus(bucket.capacity(), bucket.denominator());
+        Some(if wait == Span::ZERO { 0 } else { first.skew_us().saturating_add(wait.ceil_us()) })
     }
 
     async fn take(&self, partition: &KeyBytes, tokens: u32) -> Result<(Box<Batch>, Decision)> {
         let take = TakeAll::new([(&self.rule, tokens)]);
-        let call = self.store.run(Key::lone(schema::RULES, partition), &take);
-        let verdict = within(&self.clock, self.config.call_wait_max, call).await?;
+        let verdict = self.store.run(Key::lone(schema::RULES, partition), &take).await?;
         let decision = *take.decision(&verdict).decision();
         Ok((Box::new(Batch { take, verdict }), decision))
     }
 
-    /// Asks for a batch, for half of what is there where the store has less, at last for the request's own cost.
-    async fn lead(&self, partition: &KeyBytes, cost: u32, tokens: u32, asking: Asking<'_>) -> Result<Decision> {
+    /// A batch of so many, half of what is there where the store has less, at last the request's own cost: what was taken, if anything.
+    async fn take_some(&self, partition: &KeyBytes, cost: u32, tokens: u32) -> Result<(u32, Box<Batch>, Decision)> {
         let (mut batch, mut decision) = self.take(partition, tokens).await?;
         let mut taken = tokens;
         if !decision.is_allowed() && tokens > cost {
@@ -390,15 +483,40 @@ impl<S: Store, C: Clock> Leased<S, C> {
                 (batch, decision) = self.take(partition, cost).await?;
             }
         }
-        let now_us = steady_us(&self.clock);
-        asking.tell(|lease| {
-            if decision.is_allowed() {
-                lease.granted(now_us, self.hold_us, (taken, cost), batch, &decision);
-            } else {
-                lease.refused(now_us, self.hold_us, cost, &decision);
+        Ok((taken, batch, decision))
+    }
+
+    /// Asks for a batch, and tells the lease and those who wait.
+    async fn lead(
+        &self,
+        partition: &KeyBytes,
+        cost: u32,
+        tokens: u32,
+        wait_max: Duration,
+        asking: Asking<'_>,
+    ) -> Result<Decision> {
+        let answer = within(&self.clock, wait_max, self.take_some(partition, cost, tokens)).await;
+        let (now_us, hold_us) = (steady_us(&self.clock), self.hold_us);
+        match answer {
+            Ok((taken, batch, decision)) if decision.is_allowed() => {
+                let wait_us = |verdict: &JointVerdict, tokens| self.wait_us(verdict, tokens);
+                asking.tell(
+                    Ok(()),
+                    batch,
+                    |lease, batch| lease.granted(now_us, hold_us, (taken, cost), batch, &decision, wait_us),
+                    |lease, batch| lease.keep_late(batch, taken - cost),
+                );
+                Ok(decision)
             }
-        });
-        Ok(decision)
+            Ok((_, _, decision)) => {
+                asking.tell(Ok(()), (), |lease, ()| lease.refused(now_us, hold_us, cost, &decision), |_, ()| ());
+                Ok(decision)
+            }
+            Err(error) => {
+                asking.tell(Err(Arc::new(error.share())), (), |lease, ()| lease.gave_up(), |_, ()| ());
+                Err(error)
+            }
+        }
     }
 }
 
