@@ -173,23 +173,11 @@ impl<S: Store> Journal<S> {
         limit: usize,
     ) -> Result<Vec<JournalEntry>> {
         let view = self.view(end);
-        let (mut found, mut after) = (Vec::new(), after);
-        let (from, to) = (self.schema.tag(key, value, after), self.schema.tag(key, value, view.end.written));
-        let mut start = Bound::Excluded(from.sort.to_vec());
-        while found.len() < limit && after < view.end.written {
-            let scan = Scan::partition(journal::SPACE, &from.partition, (limit - found.len()).min(TAGS_AT_ONCE))
-                .range(start.as_ref().map(Vec::as_slice), Bound::Included(&to.sort));
-            let page = self.calls.scan(scan).await?;
-            for row in &page.rows {
-                let number = journal::number_of(&row.sort);
-                after = number.ok_or_else(|| Error::corrupt(from.key(), "an entry by metadata without a number"))?;
-                found.push(view.entry(after).await?.entry);
-            }
-            match page.next {
-                Some(next) => start = Bound::Excluded(next.to_vec()),
-                None => break,
-            }
+        let mut found = Vec::new();
+        for number in view.tagged(key, value, after, limit).await? {
+            found.push(view.entry(number).await?.entry);
         }
+        let after = found.last().map_or(after, |entry| entry.number);
         let is_it = |entry: &JournalEntry| {
             let details = entry.transaction().and_then(|transaction| transaction.details.as_ref());
             details.is_some_and(|details| details.metadata().iter().any(|(k, v)| (&**k, &**v) == (key, value)))
@@ -273,25 +261,57 @@ const PAGES_AT_ONCE: usize = 256;
 const DAYS_AT_ONCE: usize = 1_024;
 
 impl<S: Store> View<'_, S> {
-    /// All that was posted in an account for another day than that on which it was recorded.
-    async fn dated(&self, account: AccountId, count: &mut (impl FnMut(&Dated) + Send)) -> Result<()> {
-        let place = self.schema.day(account, Date(0), 0);
-        let mut start = Bound::Unbounded;
-        loop {
-            let bound = start.as_ref().map(Vec::as_slice);
-            let scan = Scan::partition(journal::SPACE, &place.partition, DAYS_AT_ONCE).range(bound, Bound::Unbounded);
-            let page = self.calls.scan(scan).await?;
-            for row in &page.rows {
-                let place = Place { partition: place.partition.clone(), sort: row.sort.as_ref().into() };
-                let (number, dated) = journal::decode_dated(place.key(), &row.record.value)?;
-                // What was written meanwhile is read in memory.
-                if number <= self.end.written {
-                    count(&dated);
+    /// The numbers on the store with that metadata, after a number.
+    async fn tagged(&self, key: &str, value: &str, after: u64, limit: usize) -> Result<Vec<u64>> {
+        let (mut found, written) = (Vec::new(), self.end.written);
+        if after >= written {
+            return Ok(found);
+        }
+        for first in journal::stretches(after + 1, written) {
+            let partition = self.schema.tag(key, value, first).partition;
+            let mut start = Bound::Excluded(self.schema.tag(key, value, after).sort.to_vec());
+            let to = self.schema.tag(key, value, written).sort;
+            while found.len() < limit {
+                let scan = Scan::partition(journal::SPACE, &partition, (limit - found.len()).min(TAGS_AT_ONCE))
+                    .range(start.as_ref().map(Vec::as_slice), Bound::Included(&to));
+                let page = self.calls.scan(scan).await?;
+                for row in &page.rows {
+                    let place = Place { partition: partition.clone(), sort: row.sort.as_ref().into() };
+                    let number = journal::number_of(&row.sort);
+                    found.push(
+                        number.ok_or_else(|| Error::corrupt(place.key(), "an entry by metadata without a number"))?,
+                    );
+                }
+                match page.next {
+                    Some(next) => start = Bound::Excluded(next.to_vec()),
+                    None => break,
                 }
             }
-            match page.next {
-                Some(next) => start = Bound::Excluded(next.to_vec()),
-                None => break,
+        }
+        Ok(found)
+    }
+
+    /// All that was posted in an account for another day than that on which it was recorded.
+    async fn dated(&self, account: AccountId, count: &mut (impl FnMut(&Dated) + Send)) -> Result<()> {
+        for first in journal::stretches(0, self.end.written) {
+            let partition = self.schema.day(account, Date(0), first).partition;
+            let mut start = Bound::Unbounded;
+            loop {
+                let bound = start.as_ref().map(Vec::as_slice);
+                let scan = Scan::partition(journal::SPACE, &partition, DAYS_AT_ONCE).range(bound, Bound::Unbounded);
+                let page = self.calls.scan(scan).await?;
+                for row in &page.rows {
+                    let place = Place { partition: partition.clone(), sort: row.sort.as_ref().into() };
+                    let (number, dated) = journal::decode_dated(place.key(), &row.record.value)?;
+                    // What was written meanwhile is read in memory.
+                    if number <= self.end.written {
+                        count(&dated);
+                    }
+                }
+                match page.next {
+                    Some(next) => start = Bound::Excluded(next.to_vec()),
+                    None => break,
+                }
             }
         }
         self.in_memory(|entry| {
@@ -309,5 +329,48 @@ impl<S: Store> View<'_, S> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bytes::Bytes;
+    use sysd_core::StoreExt as _;
+    use sysd_storage::Memory;
+
+    use super::*;
+    use crate::journal::JournalConfig;
+
+    /// The books would need millions of entries; the rows that lead to them are enough.
+    #[tokio::test]
+    async fn what_lies_in_several_partitions_is_found_in_order() {
+        let store = Memory::new();
+        let journal = Journal::new(store.clone(), "books", JournalConfig::default(), true).unwrap();
+        let numbers = [1, (1 << 22) - 1, 1 << 22, (1 << 22) + 1, 5 << 22, (5 << 22) + 9];
+        let day = Date(20_000);
+        let dated = Dated { recorded_on: Date(20_001), effective: day, side: Side::Debit, posted: 1 };
+        for number in numbers {
+            let places = [
+                (journal.schema.tag("order", "7", number), Bytes::new()),
+                (journal.schema.tag("order", "8", number), Bytes::new()),
+                (journal.schema.day(AccountId(3), day, number), journal::encode_dated(&dated)),
+            ];
+            for (place, value) in places {
+                store.put(place.key(), value).await.unwrap();
+            }
+        }
+        let (mut end, end_written) = (End::of(&Books::default()), (5 << 22) + 8);
+        end.written = end_written;
+        let view = journal.view(end);
+        assert_eq!(view.tagged("order", "7", 0, 100).await.unwrap(), numbers[..5]);
+        assert_eq!(view.tagged("order", "7", 1, 3).await.unwrap(), numbers[1..4]);
+        assert_eq!(view.tagged("order", "7", 1 << 22, 100).await.unwrap(), numbers[3..5]);
+        for after in [end_written, end_written + 1, 1 << 30, u64::MAX] {
+            assert_eq!(view.tagged("order", "7", after, 100).await.unwrap(), []);
+        }
+        let mut count = 0;
+        view.dated(AccountId(3), &mut |dated| count += dated.posted).await.unwrap();
+        assert_eq!(count, 5);
     }
 }

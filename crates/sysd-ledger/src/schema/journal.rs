@@ -28,6 +28,10 @@ pub(crate) const CHUNK_BYTES: usize = 32 << 10;
 /// A chunk is full before a multiple of this, and so is its partition. Part of the format: never change it.
 pub(crate) const SEGMENT_NUMBERS: u64 = 1 << 16;
 
+/// So many numbers share a partition of what finds them by their days or their metadata: none grows for ever, and there are few to look
+/// into. Part of the format: never change it.
+const STRETCH_NUMBERS: u64 = 1 << 22;
+
 const NAME_BYTES_MAX: usize = 256;
 const CHUNK: u8 = 0;
 const IDS: u8 = 1;
@@ -110,6 +114,11 @@ impl Place {
 
 fn by_number(number: u64) -> KeyBytes {
     tuple::encode(&(number,))
+}
+
+/// The first numbers of the stretches that lie between two numbers.
+pub(crate) fn stretches(from: u64, through: u64) -> impl Iterator<Item = u64> + Send {
+    (from / STRETCH_NUMBERS..=through / STRETCH_NUMBERS).map(|stretch| stretch * STRETCH_NUMBERS)
 }
 
 /// The number of a row that lies by it.
@@ -202,7 +211,7 @@ impl Schema {
 
     /// What counts for a day in an account.
     pub(crate) fn day(&self, account: AccountId, day: Date, number: u64) -> Place {
-        let partition = tuple::encode(&(self.name(), DAYS, account.0));
+        let partition = tuple::encode(&(self.name(), DAYS, account.0, number / STRETCH_NUMBERS));
         Place { partition, sort: tuple::encode(&(i64::from(day.0), number)) }
     }
 
@@ -210,7 +219,8 @@ impl Schema {
     pub(crate) fn tag(&self, key: &str, value: &str, number: u64) -> Place {
         // Both may be as long as metadata may be, a key may not.
         let hash = Sha256::new().chain_update((key.len() as u64).to_be_bytes()).chain_update(key).chain_update(value);
-        let partition = tuple::encode(&(self.name(), TAGS, hash.finalize().as_slice()));
+        let hash = hash.finalize();
+        let partition = tuple::encode(&(self.name(), TAGS, hash.as_slice(), number / STRETCH_NUMBERS));
         Place { partition, sort: by_number(number) }
     }
 }
