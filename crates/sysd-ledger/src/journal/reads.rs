@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(view.tagged("order", "7", 1, 3).await.unwrap(), numbers[1..4]);
         assert_eq!(view.tagged("order", "7", 1 << 22, 100).await.unwrap(), numbers[3..5]);
         for after in [end_written, end_written + 1, 1 << 30, u64::MAX] {
-            assert_eq!(view.tagged("order", "7", after, 100).await.unwrap(), []);
+            assert!(view.tagged("order", "7", after, 100).await.unwrap().is_empty());
         }
         let mut count = 0;
         view.dated(AccountId(3), &mut |dated| count += dated.posted).await.unwrap();

@@ -32,6 +32,7 @@ impl Drop for Lock {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
