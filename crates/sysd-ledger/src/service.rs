@@ -152,19 +152,27 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     /// the store, a transaction waits too, up to [`JournalConfig::call_wait_max`]; when 64 MiB do it is rejected. A read or two of
     /// the store for an id that was recorded before, or that may have been so long ago that it has left memory.
     ///
+    /// # Errors
+    /// Those of the log and of the store. [`Invalid`](ErrorKind::Invalid) for what only the ledger itself says: [`Command::Wrote`],
+    /// [`Command::Forget`], [`Command::Looked`].
+    ///
     /// # Cancel safety
     /// It may be recorded all the same.
     pub async fn ask(&self, command: Command) -> Result<Reply> {
         let asked = match &command {
             Command::Transact(transaction) => vec![transaction.clone()],
             Command::Group(transactions) | Command::Batch(transactions) => transactions.clone(),
+            // What is not so would be believed: the journal, or an id, would be gone.
+            Command::Wrote { .. } | Command::Forget { .. } | Command::Looked(..) => {
+                let why = "only the ledger itself says what the store has";
+                return Err(Error::invalid("command", why));
+            }
             _ => {
                 let again = command.clone();
                 return self.submit(command, || again.clone()).await;
             }
         };
-        self.journal.room().await;
-        self.journal.takes_ids()?;
+        self.room().await?;
         match command {
             Command::Group(_) => self.group(asked, command).await,
             Command::Batch(_) => match self.submit(command, || Command::Batch(asked.clone())).await? {
@@ -186,6 +194,12 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
                 }
             }
         }
+    }
+
+    /// Waits while too much of the journal waits for the store.
+    pub(crate) async fn room(&self) -> Result<()> {
+        self.journal.room().await;
+        self.journal.takes_ids()
     }
 
     async fn group(&self, asked: Vec<Transaction>, command: Command) -> Result<Reply> {
@@ -354,8 +368,7 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     /// # Cancel safety
     /// What was begun is done again by the writer.
     pub async fn write_journal(&self) -> Result<()> {
-        while self.journal.write_behind(&self.log).await? {}
-        Ok(())
+        self.journal.write_all(&self.log).await
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use sysd_core::{Durability, Followed, ManualClock, Replicated, Result as CallResult, StateMachine as _, Timestamp};
 use sysd_ledger::logic::Bug;
 use sysd_ledger::{
-    Account, AccountId, AccountKind, AccountUpdate, Books, Command, Currency, JournalConfig, Ledger, Reply,
-    Transaction, TransactionId,
+    Account, AccountId, AccountKind, AccountUpdate, Books, Command, Currency, JournalConfig, Ledger, Posting, Reply,
+    Side, Transaction, TransactionId,
 };
 use sysd_storage::{Memory, Replica, ReplicaConfig};
 
@@ -98,6 +98,33 @@ fn no_command_ends_more_than_a_thousand_holds_and_none_is_decided_while_more_are
     for bug in [Bug::EndAll, Bug::DecideEarly, Bug::ForgetDeadlines] {
         assert!(after_the_deadline(Some(bug)).is_err(), "{bug:?} was not noticed");
     }
+}
+
+/// Holds of a thousand postings each: a command frees some thousands of them, not a million.
+#[test]
+fn no_command_frees_more_than_some_thousand_postings() {
+    let mut books = Books::default();
+    let euro = Currency::iso("EUR").unwrap();
+    for id in 0..1_000 {
+        let opened = Account::new(AccountId(id), euro, AccountKind::Liability);
+        assert_eq!(books.apply(at(0), &Command::Open(Box::new(opened))), Reply::Done);
+    }
+    for id in 0..10 {
+        let mut hold =
+            Transaction::transfer(TransactionId(id), euro, 999, AccountId(0), AccountId(1)).held_until(Some(at(60)));
+        let all = *hold.postings.iter().find(|posting| posting.account == AccountId(0)).unwrap();
+        let side = if all.side == Side::Debit { Side::Credit } else { Side::Debit };
+        let each = |id| Posting { account: AccountId(id), side, amount: 1, ..all };
+        hold.postings = (1..1_000).map(each).chain([all]).collect();
+        assert!(matches!(books.apply(at(0), &Command::Transact(hold)), Reply::Recorded(_)));
+    }
+    for left in [6, 2] {
+        assert_eq!(books.apply(at(60), &Command::Tick), Reply::HoldsDue);
+        assert_eq!(books.holds_len(), left);
+        books.verify().unwrap();
+    }
+    assert_eq!(books.apply(at(60), &Command::Tick), Reply::Done);
+    assert_eq!(books.holds_len(), 0);
 }
 
 /// A tail that is full takes no ends either: what is asked then is told so, and goes on once the store has caught up.

@@ -473,6 +473,12 @@ async fn what_was_changed_behind_the_books_is_named() {
     ledger.verify_since(&[sealed]).await.unwrap();
     let other = ledger.verify_since(&[(sealed.0, ChunkHash([1; 32]))]).await.unwrap_err();
     assert!(matches!(other, AuditError::Chain { .. }), "{other}");
+    // A chunk that ended where none does: what was sealed is there no more.
+    for gone in [sealed.0 - 1, sealed.0 + 1, u64::MAX] {
+        let gone = ledger.verify_since(&[sealed, (gone, sealed.1)]).await.unwrap_err();
+        assert!(matches!(gone, AuditError::Chain { .. }), "{gone}");
+    }
+    ledger.verify_since(&[(0, ChunkHash::default())]).await.unwrap();
 
     // The last chunk, made longer with what is still in memory, so that it ends where the books do: an entry of no change.
     let (last, value) = before.iter().next_back().unwrap();
@@ -596,7 +602,7 @@ async fn transactions_wait_while_the_journal_waits_for_the_store_and_are_rejecte
     let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
     let (replica, driver) = Replica::open(memory, "books", replica_config).await.unwrap();
     tokio::spawn(driver);
-    let ledger = Ledger::that_may_forget(replica, store.clone(), "books", config(&clock)).unwrap().0;
+    let (ledger, writer) = Ledger::that_may_forget(replica, store.clone(), "books", config(&clock)).unwrap();
     for id in 0..2 {
         ledger.open_account(Account::new(AccountId(id), euro(), AccountKind::Liability)).await.unwrap();
     }
@@ -625,6 +631,34 @@ async fn transactions_wait_while_the_journal_waits_for_the_store_and_are_rejecte
     ledger.write_journal().await.unwrap();
     clock.advance(Duration::from_millis(20));
     assert!(waiting.await.unwrap().iter().all(|reply| matches!(reply, Reply::Recorded(_))));
+
+    // Nobody waits for a writer that is gone: the books decide.
+    stopped.0.store(true, Ordering::Relaxed);
+    for _ in 0..36 {
+        ledger.transact_each(batch()).await.unwrap();
+    }
+    let writer = tokio::spawn(writer);
+    let mut waiting = Box::pin(ledger.transact_each(batch()));
+    while futures::poll!(&mut waiting).is_ready() {
+        tokio::task::yield_now().await;
+        waiting = Box::pin(ledger.transact_each(batch()));
+    }
+    writer.abort();
+    assert!(writer.await.unwrap_err().is_cancelled());
+    let replies = ledger.transact_each(batch()).await.unwrap();
+    assert!(replies.iter().all(|reply| matches!(reply, Reply::Recorded(_))));
+    clock.advance(Duration::from_secs(2));
+    waiting.await.unwrap();
+    stopped.0.store(false, Ordering::Relaxed);
+    ledger.write_journal().await.unwrap();
+
+    // What only a ledger knows nobody tells it.
+    let (_, hash) = ledger.read(Books::journal_written).await.unwrap();
+    let looked = Command::Looked(Looked::new(u64::MAX, vec![], vec![]), Box::new(Command::Tick));
+    for command in [Command::Wrote { through: 1 << 40, hash }, Command::Forget { through: 1 }, looked] {
+        let error = ledger.ask(command).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Invalid, Effect::None));
+    }
 
     // Whoever has waited long enough is recorded as long as there is room, and then rejected.
     stopped.0.store(true, Ordering::Relaxed);

@@ -156,6 +156,8 @@ impl<S: Store> Journal<S> {
         let view = self.view(claim.end.clone());
         let mut auditor = Auditor::default();
         let mut ids = Ids::after(0);
+        // Chunks stay as they are: each that was sealed then must still end where it did.
+        let mut unmet: Vec<u64> = sealed.iter().map(|(number, _)| *number).filter(|number| *number > 0).collect();
         while auditor.last < view.end.last {
             let chunks = view.chunks(auditor.last + 1).await?;
             if chunks.is_empty() {
@@ -171,6 +173,7 @@ impl<S: Store> Journal<S> {
                         return Err(AuditError::Chain { first: chunk.first });
                     }
                     auditor.hash = hash;
+                    unmet.retain(|number| *number != chunk.last);
                 }
                 let corrupt = |what| AuditError::Store(Error::corrupt(self.schema.chunk(chunk.first).key(), what));
                 let mut entries = Entries::of(&chunk.body).map_err(corrupt)?;
@@ -194,6 +197,9 @@ impl<S: Store> Journal<S> {
                 }
                 self.check_rows(&rows).await?;
             }
+        }
+        if let Some(first) = unmet.first() {
+            return Err(AuditError::Chain { first: *first });
         }
         if auditor.last != view.end.last {
             return Err(AuditError::Entry { number: auditor.last, what: "the books have no such number" });

@@ -61,9 +61,21 @@ impl JournalWriter {
 
 /// Side by side: many ids leave together, and while they do the journal goes on.
 async fn run<L: Replicated<Books>, S: Store>(log: L, journal: Arc<Journal<S>>) {
+    let _watched = Watched(&journal);
     let chunks = again(&journal.calls.config, || journal.write_chunks(&log));
     let ids = again(&journal.calls.config, || journal.write_ids(&log));
     join(chunks, ids).await;
+}
+
+/// While it is there, what waits for the store is looked at again and again. Without a writer nobody waits for what it saw last: the
+/// books decide.
+struct Watched<'a, S>(&'a Journal<S>);
+
+impl<S> Drop for Watched<'_, S> {
+    fn drop(&mut self) {
+        self.0.behind.store(0, Ordering::Relaxed);
+        self.0.are_ids_behind.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Does it for ever: at once as long as there is something to do.
@@ -90,6 +102,21 @@ impl<S: Store> Journal<S> {
         // What was written may let ids leave.
         let has_written = self.write_chunks(log).await?;
         Ok(self.write_ids(log).await? || has_written)
+    }
+
+    /// Writes all that waits now; not what comes meanwhile.
+    ///
+    /// # Errors
+    /// Nothing is lost by any.
+    pub(crate) async fn write_all<L: Replicated<Books>>(&self, log: &L) -> Result<()> {
+        let ids_max = self.calls.config.ids_in_memory;
+        let (full, count) = log.read_within(Duration::MAX, |books| (books.journal_full(), books.journal_len()))?;
+        let is_done = |books: &Books| {
+            let has_left = books.next_to_leave(ids_max).is_none_or(|(span, _)| span.before >= count);
+            books.tail().written >= full && has_left
+        };
+        while self.write_behind(log).await? && !log.read_within(Duration::MAX, is_done)? {}
+        Ok(())
     }
 
     /// Brings full chunks to the store; answers whether there were any.

@@ -279,7 +279,8 @@ impl Books {
     #[inline]
     fn record_pair(&mut self, now: Timestamp, transaction: &Transaction) -> Option<Box<Receipt>> {
         let postings = pair::plain(transaction)?;
-        if self.closed_through.is_some() || self.tail.bytes() > TAIL_BYTES_MAX || self.has_any_bug() {
+        let is_closed = self.closed_through.is_some_and(|through| Date::of(now) <= through);
+        if is_closed || self.tail.bytes() > TAIL_BYTES_MAX || self.has_any_bug() {
             return None;
         }
         let Found::New(hash) = self.numbers.find(transaction.id, None) else { return None };

@@ -1,7 +1,7 @@
 //! Holds whose deadline has come.
 //!
 //! The rule: no command is decided while a hold is there whose deadline has come. Before each command such holds end, but no more than
-//! [`ENDS_MAX`] of them, so that no command takes long, however many holds have one deadline. If more are due, a command that
+//! [`ENDS_MAX`] of them, and none after [`LEGS_MAX`] postings were freed, so that no command takes long, however many holds have one deadline. If more are due, a command that
 //! depends on what is held is answered [`Reply::HoldsDue`] and does nothing else; whoever asked lets time pass and asks again.
 
 use sysd_core::Timestamp;
@@ -14,6 +14,9 @@ use crate::model::{AccountUpdate, Rejection, Reply, Side, TransactionId};
 /// So many holds end before a command. Part of what a log says: never change it.
 const ENDS_MAX: usize = 1_000;
 
+/// After so many postings of such holds no more of them end before a command. Part of what a log says: never change it.
+const LEGS_MAX: usize = 4_000;
+
 impl Books {
     /// Ends holds whose deadline has come, the oldest first. Answers whether those were all.
     #[inline]
@@ -23,18 +26,23 @@ impl Books {
 
     fn end_some(&mut self, now: Timestamp) -> bool {
         let ends_max = if self.has(Bug::EndAll) { usize::MAX } else { ENDS_MAX };
+        let mut legs = 0;
         for _ in 0..ends_max {
             let Some(id) = self.holds.next_ended(now) else { return true };
             // Their entries wait for the store, too.
             if self.tail.bytes() > TAIL_BYTES_MAX {
                 return false;
             }
-            self.end_hold(now, id);
+            if legs >= LEGS_MAX && !self.has(Bug::EndAll) {
+                break;
+            }
+            legs += self.end_hold(now, id);
         }
         self.holds.next_ended(now).is_none() || self.has(Bug::DecideEarly)
     }
 
-    fn end_hold(&mut self, now: Timestamp, id: TransactionId) {
+    /// Answers how many postings were freed.
+    fn end_hold(&mut self, now: Timestamp, id: TransactionId) -> usize {
         let (mut changes, mut balances) = (Changes::new(), Balances::new());
         if let Some(hold) = self.holds.set(id, None) {
             changes = frees(&hold);
@@ -51,6 +59,7 @@ impl Books {
         }
         self.numbers.push_unnamed(id, now);
         self.write(now, Recorded::HoldEnded(id), &changes, &balances);
+        changes.len()
     }
 
     /// What a command is answered while holds are due; `None`: it does not depend on them.

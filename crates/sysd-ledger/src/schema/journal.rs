@@ -4,9 +4,9 @@
 //! - chunks of the journal, rows by the number of their first entry, 65,536 numbers to a partition: see [`seal`];
 //! - pages of ids, in partitions by when an id was minted or by its bits, rows by the number of their first: of those that leave
 //!   memory together (see `logic/leaving.rs`) one row a partition, or several if it would be long;
-//! - what counts for another day than that on which it was recorded, a partition an account, rows by day and number;
-//! - numbers by the metadata of their transactions, a partition for each key and value;
-//! - what was reversed so long ago that it has left memory, rows by id, in 4,096 partitions.
+//! - what counts for another day than that on which it was recorded, rows by day and number, and numbers by the metadata of their
+//!   transactions: partitions by the account, or by the key and value, and by each 4,194,304 numbers;
+//! - by which number an id was reversed that has left memory, in 4,096 partitions, rows by the id.
 //!
 //! All of it follows from the log and is written once, always with the same bytes, whoever writes it and however often.
 

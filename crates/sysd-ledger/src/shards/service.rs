@@ -354,6 +354,9 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
             Ok(Split::Within(shard)) => self.within(shard, Command::Transact(transaction)).await,
             Ok(Split::Across(parts)) => {
                 let Inner { config, .. } = &*self.inner;
+                // Only before it is begun: what is begun comes to an end.
+                let rooms = parts.iter().map(|part| async { self.ledger(part.shard)?.room().await });
+                join_all(rooms).await.into_iter().collect::<Result<()>>()?;
                 let hold_us = u64::try_from(config.hold_for.as_micros()).unwrap_or(u64::MAX);
                 let crossing = Crossing::new(&transaction, parts, config.clock.now(), hold_us, config.bug());
                 // Boxed: it is large, and most transactions don't need it.

@@ -386,7 +386,16 @@ fn removed(count: usize, is_second: bool) -> Result<usize> {
         staged(count.min(BATCH_RECORDS_MAX));
         if is_second {
             drop(held);
-            staged(count - BATCH_RECORDS_MAX);
+            // Or they wait for the second batch, if they were let go before it was sent off: it has one ticket of theirs, and another then.
+            let wait_for_it = |state: &State| {
+                state.flying.as_ref().is_some_and(|flying| {
+                    flying.calls == BATCH_RECORDS_MAX && Arc::strong_count(&flying.completion) > 2
+                })
+            };
+            wait_until(|| {
+                let state = group.state.lock();
+                state.forming.calls == count - BATCH_RECORDS_MAX || wait_for_it(&state)
+            });
             *disk.fails.lock() = Some(a_failure());
         } else {
             *disk.fails.lock() = Some(a_failure());
