@@ -222,20 +222,21 @@ impl Lease {
         std::mem::take(&mut self.waiting)
     }
 
-    /// A batch of so many was taken, `cost` of them for the request that asked. `wait_us` says of a bucket in what time so much more is there,
+    /// So many were asked for, and a batch of so many was taken, `cost` of them for the request that asked. `wait_us` says of a bucket in what time so much more is there,
     /// zero if it is now; of another limit it is not known.
     pub(super) fn granted(
         &mut self,
         now_us: u64,
         hold_us: u64,
-        (tokens, cost): (u32, u32),
+        (asked, tokens, cost): (u32, u32, u32),
         batch: Box<Batch>,
         decision: &Decision,
         wait_us: impl Fn(&JointVerdict, u32) -> Option<u64>,
     ) {
         let waiting = self.end_asking();
         let next_us = wait_us(&batch.verdict, 1).filter(|us| *us > 0);
-        self.was_denied = next_us.is_some();
+        // Less than was asked for: a crowd that finds nothing waits, instead of asking each for itself.
+        self.was_denied = next_us.is_some() || tokens < asked;
         self.see(now_us, decision);
         // What was in hand goes first: it was less than the cost. If its time has run out meanwhile, it is given back.
         let before = if now_us < self.until_us {
@@ -256,6 +257,9 @@ impl Lease {
         } else if let Some(us) = wait_us(&batch.verdict, self.denied.cost) {
             // What the batch took it waits for too.
             self.denied = if us == 0 { Denied::default() } else { Denied::new(now_us, hold_us, self.denied.cost, us) };
+        } else {
+            // So it does here, but how long is not known.
+            self.denied = Denied::default();
         }
         self.batch = Some(batch);
     }
@@ -278,6 +282,20 @@ impl Lease {
     /// Nothing is known: the call failed, of which those who wait are told.
     pub(super) fn gave_up(&mut self) {
         self.end_asking();
+        // A batch of that size may have taken too long, for it may take more calls than one.
+        self.size = self.tokens;
+    }
+
+    /// One who waited for `cost` does no longer.
+    pub(super) fn left(&mut self, cost: u32) {
+        (self.waiters, self.waiting) = (self.waiters.saturating_sub(1), self.waiting.saturating_sub(cost));
+    }
+
+    /// So many tokens were given back: what was denied may be there.
+    pub(super) fn given_back(&mut self, tokens: u32) {
+        if tokens >= self.denied.cost {
+            self.denied = Denied::default();
+        }
     }
 
     /// Nobody asks any more, for the future was dropped, or nobody waits for it any longer: the next of those who wait asks for all of them.

@@ -145,7 +145,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 if has_run_out && bug == Bug::LosesWhatRanOut {
                     lease.tokens = 0;
                 }
-                lease.granted(now_us, HOLD_US, (tokens, cost), batch, &decision, |_, _| None);
+                lease.granted(now_us, HOLD_US, (tokens, tokens, cost), batch, &decision, |_, _| None);
                 if bug == Bug::RemembersInVain {
                     lease.denied = denied;
                 }
@@ -291,7 +291,7 @@ fn batches_follow_the_demand() {
     let mut take = |lease: &mut Lease, now_us| {
         if let Step::Lead { tokens } = lease.take(now_us, 1, 100, true, |_| None) {
             let (batch, decision) = store.take(tokens);
-            lease.granted(now_us, HOLD_US, (tokens, 1), batch, &decision, |_, _| None);
+            lease.granted(now_us, HOLD_US, (tokens, tokens, 1), batch, &decision, |_, _| None);
             sizes.push(tokens);
         }
     };
@@ -357,7 +357,7 @@ fn what_those_who_wait_did_not_find_the_next_batch_has() {
     }
     assert!(matches!(take(&mut lease, 1), Step::Alone), "no batch has so much");
     let (batch, decision) = store.take(1);
-    lease.granted(1_000, HOLD_US, (1, 1), batch, &decision, |_, _| None);
+    lease.granted(1_000, HOLD_US, (1, 1, 1), batch, &decision, |_, _| None);
     assert!(matches!(take(&mut lease, 5), Step::Lead { tokens: 100 }));
     assert!(matches!(take(&mut lease, 1), Step::Wait));
 }
@@ -439,7 +439,7 @@ fn of_a_bucket(
                         let is_late = wait_us > 0 && wrong == Wrong::NextIsLate;
                         Some(if is_late { wait_us + 20 } else { wait_us })
                     };
-                    lease.granted(now_us, BUCKET_HOLD_US, (taken, cost), batch, &decision, wait_us);
+                    lease.granted(now_us, BUCKET_HOLD_US, (tokens, taken, cost), batch, &decision, wait_us);
                     if wrong == Wrong::ForgetsWhatItTook && lease.denied.cost == denied.cost {
                         lease.denied = denied;
                     }

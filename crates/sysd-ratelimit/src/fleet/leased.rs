@@ -60,7 +60,8 @@ impl LeaseConfig {
 /// time is given back. Requests that come while one asks for a batch wait for it, as many as it may have tokens for, instead of asking
 /// the store each. The least cost that was denied is remembered while that lasts, but no longer than `hold_for`, and greater ones are
 /// denied with it, so a flood that is over the limit asks the store about once in that time. Of a token bucket it is known when the next token
-/// comes: while a request asks for that one, the others are denied at once.
+/// comes: then one request asks for it, and the others are denied at once; so a flood over the limit asks once for each token that comes, one
+/// call after the other. What is in hand does not count for a greater cost: that asks the store, and may be denied by it.
 ///
 /// ```
 /// use sysd_ratelimit::{LeaseConfig, LeasedLimiter, Rule, TokenBucket};
@@ -132,7 +133,10 @@ impl<S: Store, C: Clock> Giving<S, C> {
         let leased = Arc::clone(&self.leased);
         let partition = partition(&leased.prefix, &self.key);
         let call = leased.store.run(Key::lone(schema::RULES, &partition), &give);
-        let Err(error) = within(&leased.clock, leased.config.call_wait_max, call).await else { return Ok(()) };
+        let Err(error) = within(&leased.clock, leased.config.call_wait_max, call).await else {
+            leased.leases.with_known(&self.key, |seat| seat.lease.given_back(rest.tokens));
+            return Ok(());
+        };
         leased.errors.note(&leased.clock, &error);
         if error.effect() == Effect::None && is_outage(&error) {
             self.rest = Some(rest);
@@ -259,6 +263,26 @@ impl Drop for Asking<'_> {
     }
 }
 
+/// A request that waits for what another one asks for, and that is not counted any more when it stops waiting.
+struct Waiting<'a> {
+    leases: &'a Table<Seat>,
+    key: &'a [u8],
+    /// Of the one that asks.
+    number: u64,
+    cost: u32,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let left = |seat: &mut Seat| {
+            if seat.asking == self.number {
+                seat.lease.left(self.cost);
+            }
+        };
+        self.leases.with_known(self.key, left);
+    }
+}
+
 impl<S: Store> LeasedLimiter<S> {
     /// The limiter `name` on `store`, and its keeper: a future to spawn, which gives back what is not used, and ends, after it
     /// gave back the rest, when the last clone of the limiter is dropped. Without it, what is not used is lost.
@@ -296,7 +320,7 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
             ("batch_max", config.batch_max == 0),
             ("hold_for", hold_us == 0),
             ("keys_max", config.keys_max == 0),
-            ("call_wait_max", config.call_wait_max.is_zero()),
+            ("call_wait_max", micros(config.call_wait_max) == 0),
         ])?;
         let (leases, limit) = (Table::new(config.keys_max), rule.limit().limit());
         let (prefix, errors) = (tuple::encode(&(name,)), Errors::new("leased", name));
@@ -400,12 +424,18 @@ impl<S: Store, C: Clock> Leased<S, C> {
                     let asking = Asking(Some((&self.leases, &key, number)));
                     return self.lead(&partition, cost, tokens, left, asking).await;
                 }
-                Next::Wait(answered, number) => match answered.await {
-                    Answer::Told => told += 1,
-                    Answer::Abandoned => {}
-                    Answer::Late => unanswered = Some(number),
-                    Answer::Failed(error) => return Err(error.share()),
-                },
+                Next::Wait(answered, number) => {
+                    let waiting = Waiting { leases: &self.leases, key: &key, number, cost };
+                    let answer = answered.await;
+                    // Nobody is counted any more, or will be once this one has said that it waited too long.
+                    std::mem::forget(waiting);
+                    match answer {
+                        Answer::Told => told += 1,
+                        Answer::Abandoned => {}
+                        Answer::Late => unanswered = Some(number),
+                        Answer::Failed(error) => return Err(error.share()),
+                    }
+                }
                 // Another one asks by now, and nobody has answered yet.
                 Next::Alone if !may_wait && told < TOLD_MAX => {
                     let why = "no batch that others asked for was answered within twice call_wait_max";
@@ -503,14 +533,20 @@ impl<S: Store, C: Clock> Leased<S, C> {
                 asking.tell(
                     Ok(()),
                     batch,
-                    |lease, batch| lease.granted(now_us, hold_us, (taken, cost), batch, &decision, wait_us),
+                    |lease, batch| lease.granted(now_us, hold_us, (tokens, taken, cost), batch, &decision, wait_us),
                     |lease, batch| lease.keep_late(batch, taken - cost),
                 );
-                Ok(decision)
+                // The rest of the batch is there for the next ones.
+                Ok(decision.untaken(taken - cost))
             }
             Ok((_, _, decision)) => {
                 asking.tell(Ok(()), (), |lease, ()| lease.refused(now_us, hold_us, cost, &decision), |_, ()| ());
                 Ok(decision)
+            }
+            // It had little time left, which says nothing of the store: one of those who wait asks.
+            Err(error) if error.kind() == ErrorKind::Timeout && wait_max < self.config.call_wait_max => {
+                drop(asking);
+                Err(error)
             }
             Err(error) => {
                 asking.tell(Err(Arc::new(error.share())), (), |lease, ()| lease.gave_up(), |_, ()| ());
@@ -537,9 +573,10 @@ impl<S: Store, C: Clock> Kept for Leased<S, C> {
             !lease.is_idle(now_us, this.hold_us)
         });
         this.ended_at.turn(&mut rests);
-        let give = |(key, rest)| Giving { leased: Arc::clone(this), key, rest: Some(rest) }.give();
-        let gives: Vec<_> = rests.into_iter().map(give).collect();
-        let mut gives = stream::iter(gives).buffer_unordered(GIVES_MAX);
+        // Those that are not sent go back to their leases. A call is made when it is its turn: it is larger.
+        let giving = |(key, rest)| Giving { leased: Arc::clone(this), key, rest: Some(rest) };
+        let givings: Vec<_> = rests.into_iter().map(giving).collect();
+        let mut gives = stream::iter(givings.into_iter().map(Giving::give)).buffer_unordered(GIVES_MAX);
         while let Some(given) = gives.next().await {
             if let Err(key) = given {
                 // Those that were not sent wait for the next round: a store that hangs would hold this one for ever.
