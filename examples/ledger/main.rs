@@ -106,6 +106,8 @@ async fn keep<S: Store>(
 
 async fn run(arguments: Arguments) -> Result<(), String> {
     let Arguments { command, store, name, may_forget, json, journal } = arguments;
+    // A table or a keyspace, where the store needs one.
+    sysd::storage::prepare(&store).await.map_err(text)?;
     let opened = sysd::storage::open(&store).await.map_err(text)?;
     // Nobody expects memory to remember.
     let may_forget = may_forget || store.starts_with("memory:");
