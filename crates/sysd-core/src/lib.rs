@@ -14,6 +14,7 @@ pub mod key;
 pub mod lease;
 pub mod limits;
 pub mod machine;
+pub mod pace;
 pub mod procedure;
 pub mod queue;
 pub mod record;
@@ -34,6 +35,7 @@ pub use id::{Snowflake, SnowflakeError, random_base62};
 pub use key::{Key, KeyBuf};
 pub use limits::{ClockAuthority, Durability, Limits};
 pub use machine::{DecodeError, Followed, Replicated, StateMachine};
+pub use pace::Pace;
 pub use procedure::{
     ArgumentBytes, ErasedProcedure, OutputBytes, Procedure, Script, StateBytes, StateChange, Step, Undecodable,
 };

@@ -146,15 +146,13 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     /// Those of [`Replicated::submit`]: with an effect of `None` nothing was changed; with `Unknown` ask again with the same command,
     /// which is answered as the first time if it was recorded. Those of reading the journal, for an id that was recorded before.
     /// [`Throttled`](ErrorKind::Throttled), without effect, while the store takes old ids slower than new ones come.
+    /// [`Invalid`](ErrorKind::Invalid) for what only the ledger itself says: [`Command::Wrote`], [`Command::Forget`],
+    /// [`Command::Looked`].
     ///
     /// # Cost
     /// One conditional write for all that is asked while the last one was on its way. While more than 32 MiB of the journal wait for
     /// the store, a transaction waits too, up to [`JournalConfig::call_wait_max`]; when 64 MiB do it is rejected. A read or two of
     /// the store for an id that was recorded before, or that may have been so long ago that it has left memory.
-    ///
-    /// # Errors
-    /// Those of the log and of the store. [`Invalid`](ErrorKind::Invalid) for what only the ledger itself says: [`Command::Wrote`],
-    /// [`Command::Forget`], [`Command::Looked`].
     ///
     /// # Cancel safety
     /// It may be recorded all the same.

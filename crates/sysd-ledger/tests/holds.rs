@@ -161,14 +161,20 @@ fn holds_wait_for_the_journal_too() {
     assert!(matches!(books.apply(at(60), &fat(id)), Reply::Recorded(_)));
 }
 
-#[tokio::test]
-async fn a_ledger_lets_them_end_and_then_answers() {
+/// Books in a log on a store, by a clock that stands still, and what a ledger of them is made with.
+async fn replicated() -> (Arc<ManualClock>, Memory, Replica<Books>, JournalConfig) {
     let clock = Arc::new(ManualClock::new(at(0)));
     let store = Memory::new();
     let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
     let (replica, driver) = Replica::<Books>::open(store.clone(), "books", replica_config).await.unwrap();
     tokio::spawn(driver);
     let config = JournalConfig { clock: Arc::clone(&clock) as Arc<_>, ..JournalConfig::default() };
+    (clock, store, replica, config)
+}
+
+#[tokio::test]
+async fn a_ledger_lets_them_end_and_then_answers() {
+    let (clock, store, replica, config) = replicated().await;
     let (ledger, _writer) = Ledger::that_may_forget(replica, store, "books", config).unwrap();
     for command in held() {
         ledger.ask(command).await.unwrap();
@@ -220,12 +226,7 @@ impl Replicated<Books> for Ending {
 #[tokio::test]
 async fn an_audit_during_which_holds_end_proves_what_was_there_before() {
     for is_written in [false, true] {
-        let clock = Arc::new(ManualClock::new(at(0)));
-        let store = Memory::new();
-        let replica_config = ReplicaConfig { clock: Arc::clone(&clock) as Arc<_>, ..ReplicaConfig::default() };
-        let (replica, driver) = Replica::<Books>::open(store.clone(), "books", replica_config).await.unwrap();
-        tokio::spawn(driver);
-        let config = JournalConfig { clock: Arc::clone(&clock) as Arc<_>, ..JournalConfig::default() };
+        let (clock, store, replica, config) = replicated().await;
         let (others, _) = Ledger::that_may_forget(replica.clone(), store.clone(), "books", config.clone()).unwrap();
         let is_next = Arc::new(AtomicBool::new(false));
         let log = Ending { replica, others: others.clone(), clock, is_next: Arc::clone(&is_next) };

@@ -1,11 +1,10 @@
 //! Calls of the store: each with a deadline, and tried again where that is safe, which it always is here.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sysd_core::{
-    Effect, Error, ErrorKind, Expect, Idempotence, Key, Outcome, Page, Record, Result, RetryBudget, Scan, Store, Write,
-    retry, timeout,
+    Effect, Error, ErrorKind, Expect, Idempotence, Key, Outcome, Pace, Page, Record, Result, RetryBudget, Scan, Store,
+    Write, retry, timeout,
 };
 
 use super::JournalConfig;
@@ -13,40 +12,6 @@ use crate::schema::journal::Place;
 
 /// So many records are read or written at once.
 const RECORDS_AT_ONCE: usize = 256;
-
-/// How many records are in one call: a quarter of them after one that had no answer in time, one more after an answer. So a store that
-/// answers each in time is never asked for more than it answers in time.
-#[derive(Debug)]
-struct Pace {
-    now: AtomicUsize,
-    max: usize,
-}
-
-impl Pace {
-    const fn new(max: usize) -> Self {
-        Self { now: AtomicUsize::new(max), max }
-    }
-
-    fn of<'a, T>(&self, rest: &'a [T]) -> &'a [T] {
-        rest.get(..self.now.load(Ordering::Relaxed)).unwrap_or(rest)
-    }
-
-    fn answered(&self) {
-        let now = self.now.load(Ordering::Relaxed);
-        if now < self.max {
-            self.now.store(now + 1, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether fewer can be asked for; then they are, at once, and that counts as no attempt.
-    fn slows_down(&self, asked: usize, error: &Error) -> bool {
-        let is_slow = error.kind() == ErrorKind::Timeout && asked > 1;
-        if is_slow {
-            self.now.store((asked / 4).max(1), Ordering::Relaxed);
-        }
-        is_slow
-    }
-}
 
 /// Storage calls.
 #[derive(Debug)]
@@ -62,7 +27,7 @@ pub(super) struct Calls<S> {
 impl<S: Store> Calls<S> {
     pub(super) fn new(store: S, config: JournalConfig, may_forget: bool) -> Self {
         let at_once = store.limits().batch_records_max.clamp(1, RECORDS_AT_ONCE);
-        let (reads, writes) = (Pace::new(at_once), Pace::new(at_once));
+        let (reads, writes) = (Pace::new(at_once, 4), Pace::new(at_once, 4));
         Self { store, config, budget: RetryBudget::default(), may_forget, reads, writes }
     }
 
@@ -91,7 +56,7 @@ impl<S: Store> Calls<S> {
             let asked = self.reads.of(&keys[records.len()..]);
             let all = async { Ok(self.store.get_many(asked).await) };
             let answers = match self.within(Effect::None, all).await {
-                Err(error) if self.reads.slows_down(asked.len(), &error) => continue,
+                Err(error) if self.reads.slow_down(asked.len(), &error) => continue,
                 Err(error) => vec![Err(error)],
                 Ok(answers) if answers.len() != asked.len() => return Err(miscounted(Effect::None)),
                 Ok(answers) => {
@@ -128,7 +93,7 @@ impl<S: Store> Calls<S> {
                 some.iter().map(|(place, value)| Write::put(place.key(), value.clone()).expect(expect)).collect();
             let all = async { Ok(self.store.write_many(&writes).await) };
             let outcomes = match self.within(Effect::Unknown, all).await {
-                Err(error) if self.writes.slows_down(some.len(), &error) => continue,
+                Err(error) if self.writes.slow_down(some.len(), &error) => continue,
                 Err(error) => vec![Err(error)],
                 Ok(outcomes) if outcomes.len() != some.len() => return Err(miscounted(Effect::Unknown)),
                 Ok(outcomes) => {

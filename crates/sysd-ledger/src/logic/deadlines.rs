@@ -1,8 +1,8 @@
 //! Holds whose deadline has come.
 //!
 //! The rule: no command is decided while a hold is there whose deadline has come. Before each command such holds end, but no more than
-//! [`ENDS_MAX`] of them, and none after [`LEGS_MAX`] postings were freed, so that no command takes long, however many holds have one deadline. If more are due, a command that
-//! depends on what is held is answered [`Reply::HoldsDue`] and does nothing else; whoever asked lets time pass and asks again.
+//! [`ENDS_MAX`] of them, and none after [`LEGS_MAX`] postings were freed, so that no command takes long, however many holds have one
+//! deadline. If more are due, a command that depends on what is held is answered [`Reply::HoldsDue`] and does nothing else; whoever asked lets time pass and asks again.
 
 use sysd_core::Timestamp;
 

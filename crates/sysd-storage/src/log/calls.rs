@@ -1,13 +1,12 @@
 //! Storage calls of a log: each with a deadline, and tried again where that is safe.
 
 use std::ops::Bound;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sysd_core::{
-    Clock as _, Effect, Error, ErrorKind, Idempotence, Outcome, Page, Record, Result, Scan, Store, Timestamp, Write,
-    timeout,
+    Clock as _, Effect, Error, ErrorKind, Idempotence, Outcome, Pace, Page, Record, Result, Scan, Store, Timestamp,
+    Write, timeout,
 };
 
 use super::config::ReplicaConfig;
@@ -19,40 +18,6 @@ use crate::attempts::{Attempts, timed_out};
 const PAGE_ENTRIES: usize = 64;
 /// How many records are read by their keys at once.
 const RECORDS_AT_ONCE: usize = 16;
-
-/// How much is asked for in one call: half as much after one that had no answer in time, one more after an answer. So what
-/// was written over a slow link, one record a call, can be read over it.
-#[derive(Debug)]
-struct Pace {
-    now: AtomicUsize,
-    max: usize,
-}
-
-impl Pace {
-    const fn new(max: usize) -> Self {
-        Self { now: AtomicUsize::new(max), max }
-    }
-
-    fn now(&self) -> usize {
-        self.now.load(Ordering::Relaxed)
-    }
-
-    fn answered(&self) {
-        let now = self.now();
-        if now < self.max {
-            self.now.store(now + 1, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether less can be asked for; then it is, at once, and that counts as no attempt.
-    fn slow_down(&self, asked: usize, error: &Error) -> bool {
-        let is_slow = error.kind() == ErrorKind::Timeout && asked > 1;
-        if is_slow {
-            self.now.store(asked / 2, Ordering::Relaxed);
-        }
-        is_slow
-    }
-}
 
 /// A log's store, and how it is called.
 #[derive(Debug)]
@@ -66,7 +31,7 @@ pub(super) struct Calls<S> {
 
 impl<S: Store> Calls<S> {
     pub(super) const fn new(store: S, schema: Schema, config: ReplicaConfig) -> Self {
-        Self { store, schema, config, page: Pace::new(PAGE_ENTRIES), records: Pace::new(RECORDS_AT_ONCE) }
+        Self { store, schema, config, page: Pace::new(PAGE_ENTRIES, 2), records: Pace::new(RECORDS_AT_ONCE, 2) }
     }
 
     /// For deadlines, and for how long something took.
