@@ -21,6 +21,7 @@ use sysd_storage::{
 mod support;
 
 use support::kafka::Private as PrivateKafka;
+use support::proxy::{Mode, Proxy};
 use support::server::Private as PrivateRedis;
 use support::{config, server_url, variable};
 
@@ -210,6 +211,32 @@ async fn redis_stopped_for_longer_than_the_timeout_is_a_timeout_of_unknown_effec
     })
     .await;
     assert!(record.errors.lock().contains(&(ErrorKind::Timeout, Effect::Unknown)), "{:?}", record.errors.lock());
+}
+
+// A read gives up what is assigned to somebody else by now; what it is cut off in is still a read.
+#[tokio::test]
+async fn a_read_that_is_cut_off_while_it_gives_partitions_up_has_no_effect() {
+    let server = PrivateRedis::start(&[]);
+    let proxy = Proxy::start(server.port);
+    let log = on_redis(&server.url(), Duration::from_secs(20)).await;
+    let mut member = join(&on_redis(&proxy.url(), Duration::from_secs(20)).await).await;
+    let mut other = join(&log).await;
+    assert_eq!(member.read(1, Duration::ZERO).await.unwrap(), Batch::default());
+    assert_eq!(other.read(1, Duration::ZERO).await.unwrap(), Batch::default());
+    // real-time: a member asks again who is there after a third of its session.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    proxy.set(Mode::CutSecond);
+    let error = member.read(1, Duration::ZERO).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
+    // It goes on, and so does the other when the session ends that holds what was not given up.
+    let start = Instant::now();
+    log.append_many(&(0..KEYS).map(|key| Event::mint(&SystemEntropy, &key.to_be_bytes(), "a")).collect::<Vec<_>>()).await;
+    let mut read = 0;
+    while read < KEYS as usize {
+        read += member.read(8, Duration::from_millis(50)).await.unwrap().events.len();
+        read += other.read(8, Duration::from_millis(50)).await.unwrap().events.len();
+        assert!(start.elapsed() < Duration::from_secs(20), "{read} of {KEYS} events were read");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,8 @@ pub(crate) enum Mode {
     CutAnswers,
     /// The same for the answer that comes next; then all pass again, also what is sent anew.
     CutOnce,
+    /// The answer that comes next passes; then as [`CutOnce`](Self::CutOnce).
+    CutSecond,
     /// Requests get through; a bit of each answer is flipped.
     DamageAnswers,
     /// Whatever is said is swallowed, also on connections made meanwhile. They stay mute for ever.
@@ -34,10 +36,9 @@ struct Shared {
 }
 
 impl Shared {
-    /// Lets all pass from now on, if the mode was this one.
-    fn pass_if(&self, mode: Mode) -> bool {
-        let pass = Mode::Pass as u8;
-        self.mode.compare_exchange(mode as u8, pass, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    /// Goes on to the next mode, if it was this one.
+    fn advance(&self, from: Mode, to: Mode) -> bool {
+        self.mode.compare_exchange(from as u8, to as u8, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
 
@@ -97,7 +98,10 @@ fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, is_mute: &Atomi
         if is_answer && mode == Mode::DamageAnswers as u8 {
             buffer[length - 1] ^= 1;
         }
-        let is_last = is_answer && shared.pass_if(Mode::CutOnce);
+        let is_last = is_answer && shared.advance(Mode::CutOnce, Mode::Pass);
+        if is_answer && !is_last {
+            shared.advance(Mode::CutSecond, Mode::CutOnce);
+        }
         let is_cut = is_last || is_answer && mode == Mode::CutAnswers as u8;
         if is_cut || to.write_all(&buffer[..length]).is_err() {
             break;

@@ -87,11 +87,12 @@ impl RedisMember {
         members.sort_unstable();
         self.assigned = (0..config.partitions).filter(|&at| is_assigned(at, &members, &self.id)).collect();
         self.enrolled_at = Some(now);
-        self.release().await
+        // Part of a read, which has no effect on what anybody is handed: one that fails is free when its session ends.
+        self.release(Access::Read).await
     }
 
     /// Gives up what is assigned to others.
-    async fn release(&mut self) -> Result<()> {
+    async fn release(&mut self, access: Access) -> Result<()> {
         let stray = |at: &u32| self.assigned.binary_search(at).is_err();
         let released: Vec<u32> = self.owned.keys().copied().filter(stray).collect();
         let shared = Arc::clone(&self.shared);
@@ -104,8 +105,7 @@ impl RedisMember {
         if calls.is_empty() {
             return Ok(());
         }
-        // One that fails is free when its lease ends.
-        shared.ask_many(calls, Access::Write).await.into_iter().collect::<Result<Vec<_>>>().map(drop)
+        shared.ask_many(calls, access).await.into_iter().collect::<Result<Vec<_>>>().map(drop)
     }
 
     /// Forgets a partition, and what of it was not handed out.
@@ -255,7 +255,7 @@ impl GroupMember for RedisMember {
 
     async fn leave(mut self) -> Result<()> {
         self.assigned.clear();
-        let released = self.release().await;
+        let released = self.release(Access::Write).await;
         self.shared.ask(&self.shared.wire.retire(&self.group, &self.id), Access::Write).await?;
         released
     }
