@@ -2,6 +2,7 @@
 
 mod interrupt;
 mod process;
+mod programs;
 mod servers;
 mod steps;
 mod tidy;

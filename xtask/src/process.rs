@@ -1,5 +1,6 @@
 //! Programs in process groups of their own: whatever ends us, they don't stay behind.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -44,32 +45,78 @@ pub(crate) fn bound(program: &str, signal: &str) -> Command {
 
 /// Runs a program to its end.
 ///
-/// It is the head of a process group, so that a Ctrl-C meets us alone. At the deadline, or when we are interrupted,
-/// the whole group is asked to end and then killed; what is left of the group when its head ends is killed too.
+/// At the deadline, or when we are interrupted, it is asked to end and then killed, with all that it started.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<ExitStatus, String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    forget_own_package(command);
-    let start_failed = |error| format!("{name} did not start: {error}");
-    let mut child = command.process_group(0).stdin(Stdio::null()).spawn().map_err(start_failed)?;
-    let group = Pid::from_child(&child);
-    let ended = wait_until(&format!("{name} ended"), limit, || has_ended(group));
-    if ended.is_err() {
-        signal_group(group, Signal::TERM);
-        let start = Instant::now();
-        while start.elapsed() < GRACE && has_ended(group) == Ok(false) {
-            std::thread::sleep(POLL);
-        }
-    }
-    // Its head is not reaped yet, so no other group can bear its number.
-    signal_group(group, Signal::KILL);
-    let status = reap(&mut child, &name);
+    let mut group = Group::start(command)?;
+    let ended = wait_until(&format!("{} ended", group.name), limit, || group.has_ended());
+    let status = group.end();
     ended.and(status)
 }
 
-/// `cargo run` told us about our own package. A cargo under us must not hear of it: build scripts that look at these
+/// A program that was started, the head of a process group, so that a Ctrl-C meets us alone.
+#[derive(Debug)]
+pub(crate) struct Group {
+    name: String,
+    child: Child,
+    is_reaped: bool,
+}
+
+impl Group {
+    pub(crate) fn start(command: &mut Command) -> Result<Self, String> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        forget_own_package(command);
+        let start_failed = |error| format!("{name} did not start: {error}");
+        let child = command.process_group(0).stdin(Stdio::null()).spawn().map_err(start_failed)?;
+        Ok(Self { name, child, is_reaped: false })
+    }
+
+    pub(crate) fn has_ended(&self) -> Result<bool, String> {
+        has_ended(Pid::from_child(&self.child))
+    }
+
+    /// Asks the whole group to end; does not wait.
+    pub(crate) fn ask_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// What is left of the group is killed. A head that has not ended yet is asked to, and gets its time.
+    pub(crate) fn end(&mut self) -> Result<ExitStatus, String> {
+        if self.has_ended() != Ok(true) {
+            self.ask_to_end();
+            let start = Instant::now();
+            while start.elapsed() < GRACE && self.has_ended() == Ok(false) {
+                std::thread::sleep(POLL);
+            }
+        }
+        self.signal(Signal::KILL);
+        self.is_reaped = true;
+        self.child.wait().map_err(|error| format!("waiting for {}: {error}", self.name))
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Once its head is reaped, another group can bear its number.
+        if !self.is_reaped {
+            // The only failure is that nobody is left.
+            let _ = kill_process_group(Pid::from_child(&self.child), signal);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            self.signal(Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// `cargo run` told us about our own package. A cargo under us must not hear of it (of what the command names itself it does): build scripts that look at these
 /// variables would run anew, with all that depends on them, at each change between `cargo xtask` and cargo by hand.
 fn forget_own_package(command: &mut Command) {
-    for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
+    let ours = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let named: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+    for name in ours.filter(|name| !named.iter().any(|other| other == name.as_str())) {
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
             command.env_remove(name);
         }
@@ -83,15 +130,6 @@ fn has_ended(pid: Pid) -> Result<bool, String> {
         Err(Errno::INTR) => Ok(false),
         Err(error) => Err(format!("waiting for {pid:?}: {error}")),
     }
-}
-
-fn signal_group(group: Pid, signal: Signal) {
-    // The only failure is that nobody is left.
-    let _ = kill_process_group(group, signal);
-}
-
-fn reap(child: &mut Child, name: &str) -> Result<ExitStatus, String> {
-    child.wait().map_err(|error| format!("waiting for {name}: {error}"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::{interrupt, process, servers, tidy, toolchain};
+use crate::{interrupt, process, programs, servers, tidy, toolchain};
 
 /// A step that takes longer hangs.
 const STEP_MAX: Duration = Duration::from_secs(30 * 60);
@@ -19,8 +19,8 @@ enum Action {
     Tidy,
     /// Checks with the oldest compiler that is promised.
     Msrv,
-    /// Runs cargo with servers beside it.
-    Served(&'static [&'static str]),
+    /// Runs the tests, with servers beside them.
+    Tests,
 }
 
 /// One feature set for all, so that nothing is built twice.
@@ -35,7 +35,7 @@ const STEPS: &[(&str, Action)] = &[
     ("msrv", Action::Msrv),
     // By itself, so that a clean clone's compiling does not count as a hanging test.
     ("build", Action::Cargo(&["test", "--workspace", "--all-features", "--no-run"], &[])),
-    ("tests", Action::Served(&["test", "--workspace", "--all-features"])),
+    ("tests", Action::Tests),
 ];
 
 /// The names of all steps.
@@ -56,13 +56,10 @@ pub(crate) fn run(wanted: &[&str]) -> Result<(), String> {
         println!("\n== {name}");
         let start = Instant::now();
         let result = match action {
-            Action::Cargo(arguments, environment) => {
-                let environment = environment.iter().map(|(name, value)| (*name, OsStr::new(value)));
-                cargo(&root, arguments, environment, STEP_MAX)
-            }
+            Action::Cargo(arguments, environment) => cargo(&root, arguments, environment),
             Action::Msrv => toolchain::check_oldest(&root, STEP_MAX),
             Action::Tidy => tidy::check(&root),
-            Action::Served(arguments) => served(&root, arguments),
+            Action::Tests => tests(&root),
         };
         times.push((*name, start.elapsed()));
         if let Err(message) = result {
@@ -87,30 +84,31 @@ pub(crate) fn root() -> Result<PathBuf, String> {
     manifest.parent().map(Path::to_owned).ok_or_else(|| "xtask lies in no workspace".to_owned())
 }
 
-fn served(root: &Path, arguments: &[&str]) -> Result<(), String> {
+fn tests(root: &Path) -> Result<(), String> {
+    servers::ensure_build_tools()?;
     servers::ensure_test_programs()?;
     let running = servers::start_for_tests()?;
     let environment = running.environment().iter().map(|(name, value)| (name.as_str(), OsStr::new(value)));
     // What tests leave behind goes when the servers go.
     let scratch = ("TMPDIR", running.directory().as_os_str());
-    cargo(root, arguments, environment.chain([scratch]), TESTS_MAX)
+    let variables: Vec<_> = environment.chain([scratch]).collect();
+    programs::run(root, &cargo_program(), &variables, running.directory(), TESTS_MAX)
 }
 
-fn cargo<'a>(
-    root: &Path,
-    arguments: &[&str],
-    environment: impl Iterator<Item = (&'a str, &'a OsStr)>,
-    limit: Duration,
-) -> Result<(), String> {
+fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
     let subcommand = arguments.first().copied().unwrap_or_default();
     toolchain::ensure_component(root, subcommand)?;
     if subcommand != "fmt" {
         servers::ensure_build_tools()?;
     }
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut command = process::bound(&cargo, "TERM");
-    let status = process::run(command.args(arguments).envs(environment).current_dir(root), limit)?;
+    let mut command = process::bound(&cargo_program(), "TERM");
+    command.args(arguments).envs(environment.iter().copied()).current_dir(root);
+    let status = process::run(&mut command, STEP_MAX)?;
     if status.success() { Ok(()) } else { Err(format!("cargo {} ended with {status}", arguments.join(" "))) }
+}
+
+fn cargo_program() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
 }
 
 #[cfg(test)]

@@ -10,12 +10,16 @@ use std::path::Path;
 use harness::{Scratch, ended, is_alive, wait_until};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// A `cargo` that starts a process of its own and does not end.
+/// A program that starts a process of its own and does not end.
 const ENDLESS: &str = "sleep 300 & echo $! > \"$SCRATCH/child\"; echo $$ > \"$SCRATCH/step\"; wait";
 
 fn interrupt_a_step(name: &str, step: &str, send: impl Fn(Pid), code: Option<i32>) -> Scratch {
     let scratch = Scratch::new(name);
-    scratch.fake_cargo(ENDLESS);
+    if step == "tests" {
+        scratch.fake_tests(ENDLESS);
+    } else {
+        scratch.fake_cargo(ENDLESS);
+    }
     let mut xtask = scratch.xtask(&["test", step]).process_group(0).spawn().unwrap();
     let pids = [scratch.pid("step"), scratch.pid("child")];
     assert!(pids.iter().all(|&pid| is_alive(pid)));
@@ -56,7 +60,7 @@ fn control_c_reaches_the_whole_group_and_ends_a_step_with_its_servers() {
 fn after_sigkill_the_kernel_ends_the_servers_and_the_next_run_removes_what_is_left() {
     let scratch = interrupt_a_step("kill", "tests", to_us(Signal::KILL), None);
     assert_eq!(scratch.directories().len(), 1);
-    scratch.fake_cargo("exit 0");
+    scratch.fake_tests("exit 0");
     let output = scratch.xtask(&["test", "tests"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("cleaning up"), "{said}");
@@ -66,11 +70,14 @@ fn after_sigkill_the_kernel_ends_the_servers_and_the_next_run_removes_what_is_le
 #[test]
 fn a_failing_step_stops_its_servers() {
     let scratch = Scratch::new("fail");
-    scratch.fake_cargo("echo \"$SYSD_TEST_REDIS_URL\" > \"$SCRATCH/url\"; exit 101");
+    scratch.fake_tests("echo \"$SYSD_TEST_REDIS_URL\" > \"$SCRATCH/url\"; exit 101");
     let output = scratch.xtask(&["test", "tests"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("step tests failed") && said.contains("101"), "{said}");
+    assert!(
+        said.contains("step tests failed: 1 of 2 test programs failed: -p a --test b (exit status: 101)"),
+        "{said}"
+    );
     let url = fs::read_to_string(scratch.path.join("url")).unwrap();
     assert!(url.starts_with("redis://127.0.0.1:"), "{url}");
     assert_eq!((scratch.servers(), scratch.directories()), (vec![], vec![]));
@@ -122,7 +129,7 @@ fn the_kernel_ends_the_java_of_a_killed_run_and_the_next_run_removes_what_is_lef
     assert_eq!(ended(&mut xtask).code(), None);
     wait_until("the servers end", || scratch.servers().is_empty());
     assert_eq!(scratch.directories().len(), 1);
-    scratch.fake_cargo("exit 0");
+    scratch.fake_tests("exit 0");
     scratch.says(&["test", "tests"]);
     assert_eq!(scratch.directories(), [""; 0]);
 }

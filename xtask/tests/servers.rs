@@ -21,7 +21,7 @@ fn servers_by_hand_stay_until_they_are_stopped() {
     assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("run already"));
 
     // A run of the tests cleans up after killed runs; these are not left behind.
-    scratch.fake_cargo("exit 0");
+    scratch.fake_tests("exit 0");
     scratch.says(&["test", "tests"]);
     assert_eq!(scratch.servers().len(), 1);
 
@@ -82,7 +82,7 @@ fn a_missing_maven_is_named() {
 #[test]
 fn tests_get_what_the_environment_does_not_name() {
     let scratch = Scratch::new("variables");
-    scratch.fake_cargo("env | grep ^SYSD_TEST_ | sort; cat \"$SYSD_TEST_REDIS_TLS_CA\"; echo $TMPDIR");
+    scratch.fake_tests("env | grep ^SYSD_TEST_ | sort; cat \"$SYSD_TEST_REDIS_TLS_CA\"; echo $TMPDIR");
     let mut xtask = scratch.xtask(&["test", "tests"]);
     let output =
         xtask.env_remove("SYSD_TEST_REDIS_CLUSTER_URL").env_remove("SYSD_TEST_REDIS_TLS_URL").output().unwrap();
@@ -146,7 +146,7 @@ fn a_missing_server_is_installed_and_no_service_of_the_package_goes_on() {
     scratch.fake_programs();
     scratch.fake("apt-get", APT_GET);
     scratch.fake("systemctl", "echo \"systemctl $*\" >> \"$SCRATCH/asked\"");
-    scratch.fake_cargo("exit 0");
+    scratch.fake_tests("exit 0");
     let output = scratch.xtask(&["test", "tests"]).env("PATH", &scratch.path).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let asked = fs::read_to_string(scratch.path.join("asked")).unwrap();

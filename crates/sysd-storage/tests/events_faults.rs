@@ -230,7 +230,8 @@ async fn a_read_that_is_cut_off_while_it_gives_partitions_up_has_no_effect() {
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
     // It goes on, and so does the other when the session ends that holds what was not given up.
     let start = Instant::now();
-    log.append_many(&(0..KEYS).map(|key| Event::mint(&SystemEntropy, &key.to_be_bytes(), "a")).collect::<Vec<_>>()).await;
+    log.append_many(&(0..KEYS).map(|key| Event::mint(&SystemEntropy, &key.to_be_bytes(), "a")).collect::<Vec<_>>())
+        .await;
     let mut read = 0;
     while read < KEYS as usize {
         read += member.read(8, Duration::from_millis(50)).await.unwrap().events.len();

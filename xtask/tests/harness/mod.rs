@@ -27,6 +27,16 @@ impl Scratch {
         self.fake("cargo", script);
     }
 
+    /// A `cargo` whose one test program is this script, and that knows no doc tests.
+    pub(crate) fn fake_tests(&self, script: &str) {
+        self.fake("program", script);
+        let artifact = format!(
+            r#"{{"reason":"compiler-artifact","package_id":"path+file:///w#a@0.1.0","manifest_path":"/Cargo.toml","target":{{"kind":["test"],"name":"b"}},"profile":{{"test":true}},"executable":"{}"}}"#,
+            self.path.join("program").display(),
+        );
+        self.fake_cargo(&format!("case \"$*\" in *--no-run*) echo '{artifact}';; esac"));
+    }
+
     pub(crate) fn fake(&self, program: &str, script: &str) {
         // Renamed into place: a file that is still open for writing cannot be run.
         let new = self.path.join(format!("{program}.new"));

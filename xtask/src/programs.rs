@@ -1,0 +1,345 @@
+//! The programs of the step `tests`: several run at a time, those that wait beside those that compute.
+//!
+//! cargo runs them one after the other, and a good part of them wait for servers. cargo-nextest runs each single test in a
+//! process of its own: tests of one file could not share a server any more, and it has to be compiled first.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::interrupt;
+use crate::process::{self, Group};
+
+/// What a program is run with, beside what we have from our own environment.
+pub(crate) type Variables<'a> = [(&'a str, &'a OsStr)];
+
+const POLL: Duration = Duration::from_millis(20);
+/// A program that takes longer hangs.
+const PROGRAM_MAX: Duration = Duration::from_secs(20 * 60);
+
+/// Those that wait most of their time: for servers that they kill, for clocks, for disks. The longest comes first.
+const WAITING: &[&str] = &[
+    "-p sysd-storage --test scylla_faults",
+    "-p sysd-storage --test conformance",
+    "-p sysd-storage --test events_faults",
+    "-p sysd-storage --test kafka_member",
+    "-p sysd-storage --test local_faults",
+    "-p sysd-storage --test redis_cluster",
+    "-p sysd-storage --test scylla",
+    "-p sysd-storage --test dynamodb_faults",
+    "-p sysd-storage --test bus_faults",
+    "-p sysd-storage --test redis_cluster_faults",
+    "-p sysd-storage --test local",
+    "-p sysd-storage --test local_power",
+    "-p sysd-storage --test dynamodb",
+    "-p sysd-storage --test redis_refusals",
+];
+
+/// Those that compute for long, the longest first.
+const COMPUTING: &[&str] = &[
+    "-p sysd-ledger --test simulation",
+    "-p sysd-ledger --lib",
+    "-p sysd-storage --test events",
+    "-p sysd-testkit --test replica",
+    "-p sysd-ledger --test interchange",
+    "-p sysd-ratelimit --lib",
+    "-p sysd-testkit --test queue",
+    "-p sysd --test replay",
+    "-p sysd-ratelimit --test lua_twin_holds",
+    "-p sysd-ledger --test shards_sim",
+    "--doc",
+    "-p sysd-ratelimit --test fleet",
+    "-p sysd-ratelimit --test lua_twin_rules",
+    "-p sysd-testkit --test outbox",
+    "-p sysd-ratelimit --test fleet_clocks",
+    "-p sysd-ratelimit --test lua_twin_windows",
+    "-p sysd-testkit --test lease",
+    "-p sysd-testkit --test mutants",
+];
+
+/// Something to run, known by what makes `cargo test` run it alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Program {
+    name: String,
+    path: PathBuf,
+    arguments: Vec<&'static str>,
+    /// Where cargo runs it: the directory of its package.
+    directory: PathBuf,
+}
+
+/// Runs all tests of the workspace to their end; then those that failed are an error. What a program says is printed when it
+/// ends.
+///
+/// At the limit, or when we are interrupted, the programs that run are ended with all that they started.
+pub(crate) fn run(
+    root: &Path,
+    cargo: &str,
+    variables: &Variables<'_>,
+    scratch: &Path,
+    limit: Duration,
+) -> Result<(), String> {
+    let start = Instant::now();
+    let mut programs = list(root, cargo, scratch, limit)?;
+    programs.push(doc_tests(root, cargo));
+    let count = programs.len();
+    let mut lanes: Vec<Option<Running>> = (0..lanes()).map(|_| None).collect();
+    let mut queue = in_order(programs);
+    let (mut started, mut failed) = (0, Vec::new());
+    loop {
+        let over = interrupt::check().and_then(|()| within(start, limit));
+        if let Err(message) = over {
+            return Err(format!("{message}; {}", stop(lanes)));
+        }
+        for (at, lane) in lanes.iter_mut().enumerate() {
+            if let Some(running) = lane.take() {
+                if running.is_over()? {
+                    failed.extend(running.finish()?);
+                } else {
+                    *lane = Some(running);
+                }
+            }
+            if lane.is_none()
+                && let Some(program) = if at % 2 == 0 { queue.pop_front() } else { queue.pop_back() }
+            {
+                started += 1;
+                *lane = Some(Running::start(program, variables, scratch.join(format!("said-{started}")))?);
+            }
+        }
+        if lanes.iter().all(Option::is_none) {
+            break;
+        }
+        std::thread::sleep(POLL);
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    failed.sort();
+    Err(format!("{} of {count} test programs failed: {}", failed.len(), failed.join(", ")))
+}
+
+/// Programs have threads of their own, and share servers: few are enough.
+fn lanes() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
+}
+
+fn within(start: Instant, limit: Duration) -> Result<(), String> {
+    let is_over = start.elapsed() > limit;
+    if is_over { Err(format!("the tests did not end within {} s", limit.as_secs())) } else { Ok(()) }
+}
+
+/// Half of the lanes take from the front, where those that wait are, and half from the back, where those that compute are.
+fn in_order(programs: Vec<Program>) -> VecDeque<Program> {
+    let middle = WAITING.len();
+    let place = |program: &Program| {
+        let at = |names: &[&str]| names.iter().position(|name| *name == program.name);
+        at(WAITING).or_else(|| at(COMPUTING).map(|at| middle + COMPUTING.len() - at)).unwrap_or(middle)
+    };
+    let mut programs = programs;
+    programs.sort_by_key(place);
+    programs.into()
+}
+
+/// The examples of the documentation, of all packages: they are compiled and run in one go by cargo.
+fn doc_tests(root: &Path, cargo: &str) -> Program {
+    Program {
+        name: "--doc".to_owned(),
+        path: cargo.into(),
+        arguments: vec!["test", "--workspace", "--all-features", "--no-fail-fast", "--doc"],
+        directory: root.to_owned(),
+    }
+}
+
+/// Has cargo build the test programs, where the step before has not, and name them.
+fn list(root: &Path, cargo: &str, scratch: &Path, limit: Duration) -> Result<Vec<Program>, String> {
+    let path = scratch.join("programs");
+    let mut command = process::bound(cargo, "TERM");
+    command.args(["test", "--workspace", "--all-features", "--no-run", "--message-format=json-render-diagnostics"]);
+    let status = process::run(command.current_dir(root).stdout(create(&path)?), limit)?;
+    if !status.success() {
+        return Err(format!("cargo test --no-run ended with {status}"));
+    }
+    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let programs = named(&text)?;
+    if programs.is_empty() { Err("cargo named no test program".to_owned()) } else { Ok(programs) }
+}
+
+/// The test programs in what cargo says of what it built.
+fn named(messages: &str) -> Result<Vec<Program>, String> {
+    let mut programs = Vec::new();
+    // Cargo's own lines are objects; build scripts and tools may print others between them.
+    for line in messages.lines().filter(|line| line.starts_with('{')) {
+        let message: Value = serde_json::from_str(line).map_err(|error| format!("cargo said {line:?}: {error}"))?;
+        if message["reason"] == "compiler-artifact" && message["profile"]["test"] == true {
+            let program = program(&message).ok_or_else(|| format!("no test program in cargo's {line}"))?;
+            programs.push(program);
+        }
+    }
+    Ok(programs)
+}
+
+fn program(message: &Value) -> Option<Program> {
+    let (source, version) = message["package_id"].as_str()?.rsplit_once('#')?;
+    let package = version.split_once('@').map_or_else(|| source.rsplit('/').next(), |(name, _)| Some(name))?;
+    let target = &message["target"];
+    let what = match target["kind"][0].as_str()? {
+        kind @ ("bin" | "bench" | "example" | "test") => format!("--{kind} {}", target["name"].as_str()?),
+        _ => "--lib".to_owned(),
+    };
+    Some(Program {
+        name: format!("-p {package} {what}"),
+        path: message["executable"].as_str()?.into(),
+        arguments: Vec::new(),
+        directory: Path::new(message["manifest_path"].as_str()?).parent()?.to_owned(),
+    })
+}
+
+fn create(path: &Path) -> Result<File, String> {
+    File::create(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// A program under way.
+struct Running {
+    program: Program,
+    group: Group,
+    since: Instant,
+    said: PathBuf,
+}
+
+impl Running {
+    fn start(program: Program, variables: &Variables<'_>, said: PathBuf) -> Result<Self, String> {
+        let path = program.path.to_str().ok_or("the path of a test program is not UTF-8")?;
+        let output = create(&said)?;
+        let errors = output.try_clone().map_err(|error| format!("{}: {error}", said.display()))?;
+        let mut command: Command = process::bound(path, "TERM");
+        command.args(&program.arguments).envs(variables.iter().copied()).current_dir(&program.directory);
+        command.env("CARGO_MANIFEST_DIR", &program.directory);
+        let group = Group::start(command.stdout(output).stderr(errors))?;
+        Ok(Self { program, group, since: Instant::now(), said })
+    }
+
+    fn is_over(&self) -> Result<bool, String> {
+        Ok(self.group.has_ended()? || self.since.elapsed() > PROGRAM_MAX)
+    }
+
+    /// Prints what it said; gives its name and how it ended, unless it ended well.
+    fn finish(mut self) -> Result<Option<String>, String> {
+        let hangs = !self.group.has_ended()?;
+        let status = self.group.end()?;
+        self.print(if hangs { "did not end" } else { "took" })?;
+        let name = &self.program.name;
+        Ok(match (hangs, status.success()) {
+            (true, _) => Some(format!("{name} (did not end within {} s)", PROGRAM_MAX.as_secs())),
+            (false, true) => None,
+            (false, false) => Some(format!("{name} ({status})")),
+        })
+    }
+
+    /// Prints all that it said; it is in nobody's way any more.
+    fn print(&self, how: &str) -> Result<(), String> {
+        let failed = |error: io::Error| format!("{}: {error}", self.said.display());
+        let mut said = File::open(&self.said).map_err(failed)?;
+        let mut out = io::stdout().lock();
+        writeln!(out, "\n-- {} {how} ({:.1} s)", self.program.name, self.since.elapsed().as_secs_f64())
+            .map_err(failed)?;
+        io::copy(&mut said, &mut out).and_then(|_| out.flush()).map_err(failed)?;
+        fs::remove_file(&self.said).map_err(failed)
+    }
+}
+
+/// Ends what runs, and prints what it said so far; gives the names.
+fn stop(lanes: Vec<Option<Running>>) -> String {
+    let mut running: Vec<Running> = lanes.into_iter().flatten().collect();
+    for program in &running {
+        program.group.ask_to_end();
+    }
+    for program in &mut running {
+        let _ = program.group.end();
+        if let Err(message) = program.print("was ended") {
+            eprintln!("{message}");
+        }
+    }
+    let names: Vec<&str> = running.iter().map(|program| program.program.name.as_str()).collect();
+    format!("still under way: {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(id: &str, kind: &str, name: &str, profile: &str) -> String {
+        format!(
+            r#"{{"reason":"compiler-artifact","package_id":"path+file:///w/{id}","manifest_path":"/w/p/Cargo.toml",
+            "target":{{"kind":["{kind}"],"name":"{name}"}},"profile":{{"test":{profile}}},"executable":"/w/t/{name}-1"}}"#
+        )
+        .replace('\n', "")
+    }
+
+    fn names(programs: &[Program]) -> Vec<&str> {
+        programs.iter().map(|program| program.name.as_str()).collect()
+    }
+
+    #[test]
+    fn what_is_built_to_be_tested_is_known_by_what_runs_it_alone() {
+        let said = [
+            message("crates/a#0.1.0", "lib", "a", "true"),
+            message("crates/a#0.1.0", "test", "faults", "true"),
+            message("crates/a#0.1.0", "example", "e", "false"),
+            r#"{"reason":"build-finished","success":true}"#.to_owned(),
+            "a build script's own line".to_owned(),
+            message("#root@0.1.0", "bin", "tool", "true"),
+        ]
+        .join("\n");
+        let programs = named(&said).unwrap_or_default();
+        assert_eq!(names(&programs), ["-p a --lib", "-p a --test faults", "-p root --bin tool"]);
+        assert_eq!(programs[1].path, Path::new("/w/t/faults-1"));
+        assert_eq!(programs[1].directory, Path::new("/w/p"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        assert!(named("{\"reason\":").is_err_and(|message| message.contains("cargo said")));
+        let nowhere =
+            message("a#0.1.0", "test", "b", "true").replace("\"executable\":\"/w/t/b-1\"", "\"executable\":null");
+        assert!(named(&nowhere).is_err_and(|message| message.contains("no test program in")));
+    }
+
+    #[test]
+    fn those_that_wait_are_at_the_front_and_those_that_compute_at_the_back() {
+        let named = |name: &str| Program {
+            name: name.to_owned(),
+            path: PathBuf::new(),
+            arguments: Vec::new(),
+            directory: PathBuf::new(),
+        };
+        let wanted = [WAITING[0], WAITING[1], "-p a --lib", "-p b --lib", COMPUTING[1], COMPUTING[0]];
+        let given = [COMPUTING[0], "-p a --lib", WAITING[1], COMPUTING[1], "-p b --lib", WAITING[0]];
+        let queue = in_order(given.into_iter().map(named).collect());
+        assert_eq!(queue.iter().map(|program| program.name.as_str()).collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn the_order_names_programs_that_there_are() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for name in WAITING.iter().chain(COMPUTING) {
+            let is_there = match name.split(' ').collect::<Vec<_>>()[..] {
+                ["-p", package, ref what @ ..] => {
+                    let package = if package == "sysd" { root.clone() } else { root.join("crates").join(package) };
+                    match what {
+                        ["--test", test] => ["", "/main"]
+                            .iter()
+                            .any(|end| package.join("tests").join(format!("{test}{end}.rs")).exists()),
+                        _ => package.join("src/lib.rs").exists(),
+                    }
+                }
+                ref other => *other == ["--doc"],
+            };
+            assert!(is_there, "{name}");
+        }
+    }
+}

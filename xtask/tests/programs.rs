@@ -1,0 +1,46 @@
+//! The step `tests`: one that fails stops no other, and all that failed are named.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod harness;
+
+use harness::Scratch;
+
+#[test]
+fn all_programs_run_and_those_that_failed_are_named() {
+    let scratch = Scratch::new("programs");
+    scratch.fake_tests("echo one said; echo two said >&2; pwd; echo $CARGO_MANIFEST_DIR; exit 3");
+    let names = scratch.xtask(&["test", "tests"]).output().unwrap();
+    let (said, complained) = (String::from_utf8_lossy(&names.stdout), String::from_utf8_lossy(&names.stderr));
+    assert_eq!(names.status.code(), Some(1));
+    // Both streams in the order they came, under what runs it alone, in the directory of its package.
+    let block = said.split("-- -p a --test b took ").nth(1).unwrap();
+    assert!(block.contains("one said\ntwo said\n/\n/\n"), "{said}");
+    assert!(said.contains("-- --doc took "), "what comes after a failure runs: {said}");
+    assert!(complained.contains("1 of 2 test programs failed: -p a --test b (exit status: 3)"), "{complained}");
+}
+
+#[test]
+fn doc_tests_that_fail_are_a_failure() {
+    let scratch = Scratch::new("doc");
+    scratch.fake_tests("exit 0");
+    let script = std::fs::read_to_string(scratch.path.join("cargo")).unwrap();
+    scratch.fake_cargo(&script.replace("esac", "*--doc*) echo a doc test; exit 101;; esac"));
+    let output = scratch.xtask(&["test", "tests"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("a doc test"));
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(complained.contains("1 of 2 test programs failed: --doc (exit status: 101)"), "{complained}");
+}
+
+#[test]
+fn a_cargo_that_names_no_test_program_or_cannot_build_them_fails_the_step() {
+    let scratch = Scratch::new("none");
+    for (script, message) in
+        [("exit 0", "cargo named no test program"), ("exit 101", "--no-run ended with exit status: 101")]
+    {
+        scratch.fake_cargo(script);
+        let output = scratch.xtask(&["test", "tests"]).output().unwrap();
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && complained.contains(message), "{complained}");
+    }
+}
