@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::executor::block_on;
-use sysd_core::{Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store};
+use sysd_core::{Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store};
 use sysd_ratelimit::{Decision, LeaseConfig, LeasedLimiter, Rule, RuleLimiter, RuleSet, TokenBucket};
 use sysd_storage::Memory;
 use sysd_testkit::{Overridden, Overrides};
@@ -80,6 +80,20 @@ impl<S: Store> Overrides<S> for Gate {
 
 type Limiter = LeasedLimiter<Overridden<Memory<ManualClock>, Gate>, ManualClock>;
 
+/// So long a call takes to the store, and its answer back.
+#[derive(Clone)]
+struct Slow(ManualClock, Duration, Duration);
+
+impl<S: Store> Overrides<S> for Slow {
+    async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        let Self(clock, there, back) = self;
+        clock.sleep_until(clock.now().saturating_add(*there)).await;
+        let answer = store.update(key, procedure).await;
+        clock.sleep_until(clock.now().saturating_add(*back)).await;
+        answer
+    }
+}
+
 /// A limiter whose keeper does not run.
 fn limiter(rate: &str, burst: u32, batch_max: u32) -> (ManualClock, Gate, Limiter) {
     let (clock, gate) = (clock(), Gate::default());
@@ -94,7 +108,7 @@ fn limiter(rate: &str, burst: u32, batch_max: u32) -> (ManualClock, Gate, Limite
 struct Crowd(Vec<Pin<Box<dyn Future<Output = Result<Decision>>>>>);
 
 impl Crowd {
-    fn of(limiter: &Limiter, count: usize) -> Self {
+    fn of<S: Store + 'static>(limiter: &LeasedLimiter<S, ManualClock>, count: usize) -> Self {
         let ask = |_| {
             let limiter = limiter.clone();
             Box::pin(async move { limiter.check("ann", 1).await }) as Pin<Box<dyn Future<Output = Result<Decision>>>>
@@ -335,4 +349,34 @@ fn a_busy_key_asks_about_once_in_the_time_for_which_a_batch_is_held() {
     }
     assert!(calls[2..].iter().all(|calls| *calls <= 2), "{calls:?}");
     assert!(calls[2..].iter().sum::<usize>() <= 38 + 8, "{calls:?}");
+}
+
+/// One process has a bucket for itself, of a thousand a second, and is asked for twice as much.
+fn share_of_the_rate(burst: u32, there: u64, back: u64) -> f64 {
+    let (clock, millisecond) = (clock(), Duration::from_millis(1));
+    let slow = Slow(clock.clone(), Duration::from_millis(there), Duration::from_millis(back));
+    let store = Overridden(Memory::with_clock(clock.clone()), slow);
+    let rule = Rule::new("all", TokenBucket::new("1000/s".parse().unwrap(), burst).unwrap()).unwrap();
+    let (limiter, _keeper) =
+        LeasedLimiter::with_clock(store, "api", rule, LeaseConfig::new(burst), clock.clone()).unwrap();
+    let mut crowd = Crowd(Vec::new());
+    let mut admitted = 0;
+    // Batches grow in the first one and a half seconds, in which the burst is used up.
+    for at in 0..3_500 {
+        crowd.0.extend(Crowd::of(&limiter, 2).0);
+        let answers = crowd.poll();
+        admitted += if at < 1_500 { 0 } else { allowed(&answers) };
+        clock.advance(millisecond);
+    }
+    f64::from(u32::try_from(admitted).unwrap()) / 2_000.0
+}
+
+/// A round trip of 100 ms, in which as much comes back as the bucket holds, or some part of it.
+#[test]
+fn of_a_slow_store_the_rate_is_used() {
+    for (burst, there, back) in [(100, 50, 50), (100, 10, 90), (120, 90, 10), (300, 50, 50)] {
+        let share = share_of_the_rate(burst, there, back);
+        println!("a burst of {burst}, {there} ms there and {back} ms back: {share:.3} of the rate");
+        assert!((0.9..1.001).contains(&share), "{burst}, {there}, {back}: {share}");
+    }
 }

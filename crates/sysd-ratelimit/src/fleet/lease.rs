@@ -48,8 +48,10 @@ struct Seen {
 struct Denied {
     /// Zero: none is.
     cost: u32,
-    /// From then on there is enough, if nobody else takes any.
+    /// From then on there is enough, if nobody else takes any: so long it waited if the store decided right before its answer came.
     enough_at_us: u64,
+    /// From then on there may be enough, and the store is asked: it may have decided right after it was asked, and the next call takes as long.
+    maybe_at_us: u64,
     /// Until then it is remembered: others may give back before there is enough by itself.
     until_us: u64,
     /// Until then what the store said counts.
@@ -57,11 +59,22 @@ struct Denied {
 }
 
 impl Denied {
-    /// By what the store says now.
-    fn new(now_us: u64, hold_us: u64, cost: u32, wait_us: u64) -> Self {
-        let (enough_at_us, known_until_us) = (now_us.saturating_add(wait_us), now_us.saturating_add(hold_us));
-        Self { cost, enough_at_us, until_us: enough_at_us.min(known_until_us), known_until_us }
+    /// By what the store said.
+    fn new(said: Said, cost: u32, wait_us: u64) -> Self {
+        let known_until_us = said.at_us.saturating_add(said.hold_us);
+        let maybe_at_us = said.asked_at_us.saturating_add(wait_us);
+        let enough_at_us = said.at_us.saturating_add(wait_us);
+        Self { cost, enough_at_us, maybe_at_us, until_us: maybe_at_us.min(known_until_us), known_until_us }
     }
+}
+
+/// When the store was asked and had answered, and for how long that counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Said {
+    /// The call was sent then.
+    pub(super) asked_at_us: u64,
+    pub(super) at_us: u64,
+    pub(super) hold_us: u64,
 }
 
 // In this order: what most requests look at lies together, behind the key.
@@ -138,16 +151,16 @@ impl Lease {
         if denied.cost == 0 || cost < denied.cost {
             return None;
         }
-        let (enough_at_us, until_us) = if self.spoken_us == 0 {
-            (denied.enough_at_us, denied.until_us)
+        let until_us = if self.spoken_us == 0 {
+            denied.until_us
         } else {
-            let enough_at_us = denied.enough_at_us.saturating_add(self.spoken_us);
-            (enough_at_us, enough_at_us.min(denied.known_until_us))
+            denied.maybe_at_us.saturating_add(self.spoken_us).min(denied.known_until_us)
         };
         if now_us >= until_us {
             return None;
         }
         let longer_us = if cost == denied.cost { None } else { price_us(cost - denied.cost) };
+        let enough_at_us = denied.enough_at_us.saturating_add(self.spoken_us);
         let wait_us = (enough_at_us - now_us).saturating_add(longer_us.unwrap_or(0));
         let retry_after = std::time::Duration::from_micros(wait_us);
         Some(self.decision(Outcome::Denied { retry_after }, now_us))
@@ -177,10 +190,10 @@ impl Lease {
         // A batch that can't be there would be asked for in vain.
         let is_there = |tokens: u32| {
             let longer_us = tokens.checked_sub(self.denied.cost).and_then(&price_us);
-            longer_us.is_none_or(|longer_us| now_us >= self.denied.enough_at_us.saturating_add(longer_us))
+            longer_us.is_none_or(|longer_us| now_us >= self.denied.maybe_at_us.saturating_add(longer_us))
         };
-        while is_known && wanted > cost && !is_there(wanted) {
-            wanted /= 2;
+        if is_known && wanted > cost && !is_there(wanted) {
+            wanted = most(cost, wanted, is_there);
         }
         Step::Lead { tokens: wanted.max(cost) }
     }
@@ -222,21 +235,22 @@ impl Lease {
         std::mem::take(&mut self.waiting)
     }
 
-    /// So many were asked for, and a batch of so many was taken, `cost` of them for the request that asked. `wait_us` says of a bucket in what time so much more is there,
-    /// zero if it is now; of another limit it is not known.
+    /// So many were asked for, and a batch of so many was taken, `cost` of them for the request that asked. `wait_us` says of a bucket in what time so much more is there;
+    /// of another limit it is not known.
     pub(super) fn granted(
         &mut self,
-        now_us: u64,
-        hold_us: u64,
+        said: Said,
         (asked, tokens, cost): (u32, u32, u32),
         batch: Box<Batch>,
         decision: &Decision,
         wait_us: impl Fn(&JointVerdict, u32) -> Option<u64>,
     ) {
-        let waiting = self.end_asking();
-        let next_us = wait_us(&batch.verdict, 1).filter(|us| *us > 0);
-        // Less than was asked for: a crowd that finds nothing waits, instead of asking each for itself.
-        self.was_denied = next_us.is_some() || tokens < asked;
+        let (waiting, now_us) = (self.end_asking(), said.at_us);
+        // Of a bucket it is known what it lacks, and for how long. What a window had before says nothing now.
+        let lacking = decision.remaining().saturating_add(1);
+        let lacks_us = wait_us(&batch.verdict, lacking);
+        // Less than was asked for, or all: a crowd that finds nothing waits, instead of asking each for itself.
+        self.was_denied = tokens < asked || (lacks_us.is_some() && lacking == 1);
         self.see(now_us, decision);
         // What was in hand goes first: it was less than the cost. If its time has run out meanwhile, it is given back.
         let before = if now_us < self.until_us {
@@ -248,24 +262,14 @@ impl Lease {
         self.tokens = (tokens - cost) + before;
         self.unmet = waiting.saturating_sub(self.tokens);
         self.size = tokens;
-        self.until_us = now_us.saturating_add(hold_us);
-        if let Some(next_us) = next_us {
-            self.denied = Denied::new(now_us, hold_us, 1, next_us);
-        } else if tokens >= self.denied.cost {
-            // There was as much, so others have given back.
-            self.denied = Denied::default();
-        } else if let Some(us) = wait_us(&batch.verdict, self.denied.cost) {
-            // What the batch took it waits for too.
-            self.denied = if us == 0 { Denied::default() } else { Denied::new(now_us, hold_us, self.denied.cost, us) };
-        } else {
-            // So it does here, but how long is not known.
-            self.denied = Denied::default();
-        }
+        self.until_us = now_us.saturating_add(said.hold_us);
+        self.denied = lacks_us.map_or_else(Denied::default, |us| Denied::new(said, lacking, us));
         self.batch = Some(batch);
     }
 
     /// Not even the request's own cost was there.
-    pub(super) fn refused(&mut self, now_us: u64, hold_us: u64, cost: u32, decision: &Decision) {
+    pub(super) fn refused(&mut self, said: Said, cost: u32, decision: &Decision) {
+        let now_us = said.at_us;
         self.end_asking();
         self.was_denied = true;
         self.see(now_us, decision);
@@ -275,7 +279,7 @@ impl Lease {
         // A smaller cost that is denied says more.
         let is_news = cost <= self.denied.cost || self.denied.until_us <= now_us;
         if let Some(retry_after) = decision.retry_after().filter(|_| is_news) {
-            self.denied = Denied::new(now_us, hold_us, cost, super::micros(retry_after));
+            self.denied = Denied::new(said, cost, super::micros(retry_after));
         }
     }
 
@@ -353,6 +357,15 @@ impl Lease {
         let remaining = remaining.saturating_add(self.in_hand(now_us)).min(limit);
         Decision::new(outcome, limit, remaining, reset_at_us.saturating_sub(now_us))
     }
+}
+
+/// The most tokens, from `least` on and below `too_many`, that are there; `least` if none are. Where some are, fewer are too.
+fn most(mut least: u32, mut too_many: u32, is_there: impl Fn(u32) -> bool) -> u32 {
+    while too_many - least > 1 {
+        let middle = least + (too_many - least) / 2;
+        *(if is_there(middle) { &mut least } else { &mut too_many }) = middle;
+    }
+    least
 }
 
 const _: () = assert!(size_of::<Batch>() + size_of::<Lease>() < 900, "the docs say a kilobyte a key");

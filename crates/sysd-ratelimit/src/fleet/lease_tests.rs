@@ -65,6 +65,11 @@ fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
     (1..80_u32, proptest::collection::vec(op, 1..120))
 }
 
+/// The store answered at once.
+fn said(at_us: u64, hold_us: u64) -> Said {
+    Said { asked_at_us: at_us, at_us, hold_us }
+}
+
 /// A rule on a store of its own; nothing comes back by time.
 struct Store {
     rule: Rule,
@@ -145,7 +150,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 if has_run_out && bug == Bug::LosesWhatRanOut {
                     lease.tokens = 0;
                 }
-                lease.granted(now_us, HOLD_US, (tokens, tokens, cost), batch, &decision, |_, _| None);
+                lease.granted(said(now_us, HOLD_US), (tokens, tokens, cost), batch, &decision, |_, _| None);
                 if bug == Bug::RemembersInVain {
                     lease.denied = denied;
                 }
@@ -156,7 +161,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 let half = (decision.remaining() / 2).max(cost);
                 asks.push(Ask { answered_after: 0, cost, tokens: if half < tokens { half } else { cost } });
             } else {
-                lease.refused(now_us, HOLD_US, cost, &decision);
+                lease.refused(said(now_us, HOLD_US), cost, &decision);
                 if bug == Bug::RemembersForLong {
                     lease.denied.until_us = lease.denied.enough_at_us;
                 }
@@ -291,7 +296,7 @@ fn batches_follow_the_demand() {
     let mut take = |lease: &mut Lease, now_us| {
         if let Step::Lead { tokens } = lease.take(now_us, 1, 100, true, |_| None) {
             let (batch, decision) = store.take(tokens);
-            lease.granted(now_us, HOLD_US, (tokens, tokens, 1), batch, &decision, |_, _| None);
+            lease.granted(said(now_us, HOLD_US), (tokens, tokens, 1), batch, &decision, |_, _| None);
             sizes.push(tokens);
         }
     };
@@ -325,22 +330,22 @@ fn the_least_cost_that_is_denied_is_remembered_for_a_while_and_greater_ones_are_
         None
     };
     let wait = |us| Some(Outcome::Denied { retry_after: std::time::Duration::from_micros(us) });
-    lease.refused(1_000, HOLD_US, 4, &denied(40));
+    lease.refused(said(1_000, HOLD_US), 4, &denied(40));
     assert_eq!(outcome(&mut lease, 1_010, 4), wait(30));
     assert_eq!(outcome(&mut lease, 1_010, 6), wait(50));
     assert_eq!(outcome(&mut lease, 1_010, 3), None, "a smaller one may pass");
     // A smaller one takes its place, a greater one does not.
-    lease.refused(1_010, HOLD_US, 2, &denied(20));
-    lease.refused(1_010, HOLD_US, 9, &denied(90));
+    lease.refused(said(1_010, HOLD_US), 2, &denied(20));
+    lease.refused(said(1_010, HOLD_US), 9, &denied(90));
     assert_eq!(outcome(&mut lease, 1_011, 2), wait(19));
     assert_eq!(outcome(&mut lease, 1_011, 4), wait(39));
     // Its time is over: another one counts again.
     assert_eq!(outcome(&mut lease, 1_030, 9), None);
-    lease.refused(1_030, HOLD_US, 9, &denied(70));
+    lease.refused(said(1_030, HOLD_US), 9, &denied(70));
     assert_eq!(outcome(&mut lease, 1_031, 9), wait(69));
     assert_eq!(outcome(&mut lease, 1_031, 8), None);
     // There is enough in 900: it is remembered for as long as a batch would be held, and then asked for again.
-    lease.refused(2_000, HOLD_US, 3, &denied(900));
+    lease.refused(said(2_000, HOLD_US), 3, &denied(900));
     assert_eq!(outcome(&mut lease, 2_099, 3), wait(801));
     assert_eq!(outcome(&mut lease, 2_100, 3), None);
 }
@@ -357,7 +362,7 @@ fn what_those_who_wait_did_not_find_the_next_batch_has() {
     }
     assert!(matches!(take(&mut lease, 1), Step::Alone), "no batch has so much");
     let (batch, decision) = store.take(1);
-    lease.granted(1_000, HOLD_US, (1, 1, 1), batch, &decision, |_, _| None);
+    lease.granted(said(1_000, HOLD_US), (1, 1, 1), batch, &decision, |_, _| None);
     assert!(matches!(take(&mut lease, 5), Step::Lead { tokens: 100 }));
     assert!(matches!(take(&mut lease, 1), Step::Wait));
 }
@@ -376,17 +381,36 @@ enum Wrong {
     ForgetsWhatItTook,
     /// The others are denied no longer than if nobody asked, but told to wait so.
     Forgets,
+    /// Who is denied waits from when the store was asked on.
+    CountsFromTheCall,
+    /// It asks for more than a bucket has by then.
+    AsksInVain,
 }
 
-/// A step: time passes, and a request of this cost comes; one that asks is answered so many steps later, or fails.
-type BucketStep = (u64, u32, usize, bool);
+/// A step: time passes, and a request of this cost comes; one that asks is answered so many steps later, so many of them after the store has
+/// decided, or fails.
+type BucketStep = (u64, u32, usize, usize, bool);
 
 const BUCKET_HOLD_US: u64 = 2_000;
+
+struct BucketAsk {
+    sent_us: u64,
+    cost: u32,
+    tokens: u32,
+    answered_after: usize,
+    /// So many steps before the answer the store decides.
+    back: usize,
+    fails: bool,
+    /// What the bucket has was known.
+    is_known: bool,
+    decided: Option<(u64, u32, Box<Batch>, Decision)>,
+}
 
 fn buckets() -> impl Strategy<Value = (u32, u64, u32, Vec<BucketStep>)> {
     let step = (
         prop_oneof![40 => 0..10_u64, 10 => 0..60_u64, 1 => 0..1_000_u64],
         prop_oneof![3 => Just(1_u32), 1 => 1..6_u32],
+        0..6_usize,
         0..6_usize,
         any::<bool>(),
     );
@@ -414,46 +438,69 @@ fn of_a_bucket(
         (Box::new(Batch { take, verdict: step.output }), decision)
     };
     let price_us = |tokens| Some(bucket.price(tokens)?.ceil_us());
+    let wait_us = |verdict: &JointVerdict, tokens| {
+        let debt = verdict.first().unwrap().debt();
+        let owed = debt.plus(bucket.price(tokens)?, bucket.denominator());
+        let wait_us = owed.minus(bucket.capacity(), bucket.denominator()).ceil_us();
+        Some(if wrong == Wrong::NextIsLate { wait_us + 20 } else { wait_us })
+    };
     let (mut lease, mut now_us, mut own) = (Lease::default(), 0_u64, 0);
-    let mut ask: Option<(Ask, bool)> = None;
-    for (pause_us, cost, later, fails) in steps {
+    let mut ask: Option<BucketAsk> = None;
+    // Between a call and the store's decision, and between that and its answer, at most.
+    let (mut there_us, mut back_us) = (0, 0);
+    let mut for_others: Option<Option<Vec<u8>>> = None;
+    for (pause_us, cost, later, back, fails) in steps {
         now_us += pause_us;
-        if let Some((Ask { cost, tokens, .. }, fails)) = ask.take_if(|(ask, _)| ask.answered_after == 0) {
-            let spoken_us = lease.spoken_us;
-            if fails {
-                lease.gave_up();
-                lease.spoken_us = if wrong == Wrong::SpeaksOn { spoken_us } else { lease.spoken_us };
-            } else {
-                let (mut batch, mut decision) = take_at(&mut state, now_us, tokens);
-                let mut taken = tokens;
-                if !decision.is_allowed() && tokens > cost {
-                    taken = cost;
-                    (batch, decision) = take_at(&mut state, now_us, cost);
-                }
+        if let Some(ask) = &mut ask
+            && ask.answered_after <= ask.back
+            && ask.decided.is_none()
+            && !ask.fails
+        {
+            // What it takes beyond its own cost is there for the others, in hand.
+            let mut others = state.clone();
+            take_at(&mut others, now_us, ask.cost);
+            for_others = Some(others);
+            let (mut batch, mut decision) = take_at(&mut state, now_us, ask.tokens);
+            // A call that is quicker than the last one may come before what that one told.
+            let is_in_vain =
+                now_us - ask.sent_us >= there_us && ask.is_known && !decision.is_allowed() && ask.tokens > ask.cost;
+            prop_assert!(!is_in_vain, "{} are asked for in vain", ask.tokens);
+            let mut taken = ask.tokens;
+            if !decision.is_allowed() && ask.tokens > ask.cost {
+                taken = ask.cost;
+                (batch, decision) = take_at(&mut state, now_us, taken);
+            }
+            ask.decided = Some((now_us, taken, batch, decision));
+        }
+        if let Some(BucketAsk { sent_us, cost, tokens, decided, .. }) = ask.take_if(|ask| ask.answered_after == 0) {
+            let (spoken_us, denied) = (lease.spoken_us, lease.denied);
+            for_others = None;
+            let said = Said { asked_at_us: sent_us, at_us: now_us, hold_us: BUCKET_HOLD_US };
+            if let Some((decided_us, taken, batch, decision)) = decided {
                 if decision.is_allowed() {
-                    let denied = lease.denied;
-                    let wait_us = |verdict: &JointVerdict, tokens| {
-                        let debt = verdict.first().unwrap().debt();
-                        let owed = debt.plus(bucket.price(tokens).unwrap(), bucket.denominator());
-                        let wait_us = owed.minus(bucket.capacity(), bucket.denominator()).ceil_us();
-                        let is_late = wait_us > 0 && wrong == Wrong::NextIsLate;
-                        Some(if is_late { wait_us + 20 } else { wait_us })
-                    };
-                    lease.granted(now_us, BUCKET_HOLD_US, (tokens, taken, cost), batch, &decision, wait_us);
-                    if wrong == Wrong::ForgetsWhatItTook && lease.denied.cost == denied.cost {
+                    lease.granted(said, (tokens, taken, cost), batch, &decision, wait_us);
+                    if wrong == Wrong::ForgetsWhatItTook && denied.until_us > now_us {
                         lease.denied = denied;
                     }
                 } else {
-                    lease.refused(now_us, BUCKET_HOLD_US, cost, &decision);
+                    lease.refused(said, cost, &decision);
                 }
+                (there_us, back_us) = (there_us.max(decided_us - sent_us), back_us.max(now_us - decided_us));
+            } else {
+                lease.gave_up();
+                lease.spoken_us = if wrong == Wrong::SpeaksOn { spoken_us } else { lease.spoken_us };
+            }
+            if wrong == Wrong::CountsFromTheCall {
+                lease.denied.enough_at_us = lease.denied.maybe_at_us;
             }
         }
-        if let Some((ask, _)) = &mut ask {
+        if let Some(ask) = &mut ask {
             ask.answered_after -= 1;
         }
         // What there is for others than the one that asks.
-        let spoken = ask.as_ref().map_or(0, |(ask, _)| ask.cost);
-        let is_there = |at_us| take_at(&mut state.clone(), at_us, (cost + spoken).min(burst)).1.is_allowed();
+        let spoken = ask.as_ref().filter(|ask| ask.decided.is_none()).map_or(0, |ask| ask.cost);
+        let others = for_others.as_ref().unwrap_or(&state);
+        let is_there = |at_us| take_at(&mut others.clone(), at_us, (cost + spoken).min(burst)).1.is_allowed();
         match lease.take(now_us, cost, 16, true, price_us) {
             Step::Decided(decision) if decision.is_allowed() => {}
             Step::Decided(decision) => {
@@ -463,14 +510,17 @@ fn of_a_bucket(
                 let is_enough = cost + spoken > burst || is_there(now_us + wait_us);
                 prop_assert!(is_enough, "not there after {} at {}", wait_us, now_us);
                 // What one waits for is rounded up, and so is what the one that asks wants: by a microsecond each.
-                let is_late = cost + spoken <= burst && is_there((now_us + wait_us).saturating_sub(3));
+                let is_late = cost + spoken <= burst && is_there((now_us + wait_us).saturating_sub(3 + back_us));
                 prop_assert!(!is_late, "there before {} at {}", wait_us, now_us);
             }
             Step::Lead { tokens } => {
                 if wrong == Wrong::SpeaksForTwice {
                     lease.spoken_us *= 2;
                 }
-                ask = Some((Ask { answered_after: later, cost, tokens }, fails));
+                let is_known = lease.denied.cost > 0 && now_us < lease.denied.known_until_us;
+                let tokens = if wrong == Wrong::AsksInVain { tokens * 2 } else { tokens };
+                let (sent_us, decided) = (now_us, None);
+                ask = Some(BucketAsk { sent_us, cost, tokens, answered_after: later, back, fails, is_known, decided });
             }
             Step::Alone => drop(take_at(&mut state, now_us, cost)),
             // It comes again, or not.
@@ -497,7 +547,8 @@ fn what_it_denies_by_itself_a_bucket_does_not_have() {
     let own = of_buckets(Wrong::No).unwrap();
     assert!(own > 10_000, "{own}");
     let others = [Wrong::NextIsLate, Wrong::ForgetsWhatItTook, Wrong::Forgets];
-    for wrong in [Wrong::SpeaksForTwice, Wrong::SpeaksOn].into_iter().chain(others) {
+    let of_time = [Wrong::CountsFromTheCall, Wrong::AsksInVain];
+    for wrong in [Wrong::SpeaksForTwice, Wrong::SpeaksOn].into_iter().chain(others).chain(of_time) {
         assert!(of_buckets(wrong).is_err(), "{wrong:?}");
     }
 }

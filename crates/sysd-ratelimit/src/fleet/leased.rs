@@ -14,7 +14,7 @@ use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Clock, Effect, Error, ErrorKind, FastClock, Key, Result, Store, StoreExt as _};
 
 use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share};
-use super::lease::{Batch, Lease, Rest, Step};
+use super::lease::{Batch, Lease, Rest, Said, Step};
 use super::table::Table;
 use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
 use crate::algorithm::{Algorithm as _, Limit};
@@ -205,6 +205,14 @@ impl Room {
         };
         Self { answer, answered: (Box::pin(answered) as Pin<Box<dyn Future<Output = Answer> + Send>>).shared() }
     }
+}
+
+/// What the store gave, if that was allowed.
+struct Taken {
+    tokens: u32,
+    batch: Box<Batch>,
+    decision: Decision,
+    asked_at_us: u64,
 }
 
 /// What becomes of a request.
@@ -500,20 +508,24 @@ impl<S: Store, C: Clock> Leased<S, C> {
         Ok((Box::new(Batch { take, verdict }), decision))
     }
 
-    /// A batch of so many, half of what is there where the store has less, at last the request's own cost: what was taken, if anything.
-    async fn take_some(&self, partition: &KeyBytes, cost: u32, tokens: u32) -> Result<(u32, Box<Batch>, Decision)> {
+    /// A batch of so many, half of what is there where the store has less, at last the request's own cost: what was taken, if anything, and when
+    /// that was asked for.
+    async fn take_some(&self, partition: &KeyBytes, cost: u32, tokens: u32) -> Result<Taken> {
+        let mut asked_at_us = steady_us(&self.clock);
         let (mut batch, mut decision) = self.take(partition, tokens).await?;
         let mut taken = tokens;
         if !decision.is_allowed() && tokens > cost {
             // Others find some too.
             taken = (decision.remaining() / 2).clamp(cost, tokens - 1);
+            asked_at_us = steady_us(&self.clock);
             (batch, decision) = self.take(partition, taken).await?;
             if !decision.is_allowed() && taken > cost {
                 taken = cost;
+                asked_at_us = steady_us(&self.clock);
                 (batch, decision) = self.take(partition, cost).await?;
             }
         }
-        Ok((taken, batch, decision))
+        Ok(Taken { tokens: taken, batch, decision, asked_at_us })
     }
 
     /// Asks for a batch, and tells the lease and those who wait.
@@ -526,21 +538,23 @@ impl<S: Store, C: Clock> Leased<S, C> {
         asking: Asking<'_>,
     ) -> Result<Decision> {
         let answer = within(&self.clock, wait_max, self.take_some(partition, cost, tokens)).await;
-        let (now_us, hold_us) = (steady_us(&self.clock), self.hold_us);
+        let (at_us, hold_us) = (steady_us(&self.clock), self.hold_us);
         match answer {
-            Ok((taken, batch, decision)) if decision.is_allowed() => {
+            Ok(Taken { tokens: taken, batch, decision, asked_at_us }) if decision.is_allowed() => {
+                let said = Said { asked_at_us, at_us, hold_us };
                 let wait_us = |verdict: &JointVerdict, tokens| self.wait_us(verdict, tokens);
                 asking.tell(
                     Ok(()),
                     batch,
-                    |lease, batch| lease.granted(now_us, hold_us, (tokens, taken, cost), batch, &decision, wait_us),
+                    |lease, batch| lease.granted(said, (tokens, taken, cost), batch, &decision, wait_us),
                     |lease, batch| lease.keep_late(batch, taken - cost),
                 );
                 // The rest of the batch is there for the next ones.
                 Ok(decision.untaken(taken - cost))
             }
-            Ok((_, _, decision)) => {
-                asking.tell(Ok(()), (), |lease, ()| lease.refused(now_us, hold_us, cost, &decision), |_, ()| ());
+            Ok(Taken { decision, asked_at_us, .. }) => {
+                let said = Said { asked_at_us, at_us, hold_us };
+                asking.tell(Ok(()), (), |lease, ()| lease.refused(said, cost, &decision), |_, ()| ());
                 Ok(decision)
             }
             // It had little time left, which says nothing of the store: one of those who wait asks.
