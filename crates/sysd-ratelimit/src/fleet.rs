@@ -9,8 +9,8 @@
 //! | [`LocalFirstLimiter`] | every `flush_every`, after the fact | `n * (burst + 2 * rate * lag)` for `n` processes, in any stretch of time |
 //!
 //! Who asks the store waits no longer than a deadline, a second unless the mode is told otherwise: `call_wait_max`, and
-//! [`with_deadline`](ShardedLimiter::with_deadline) of the sharded one. Who waits for another request's batch of the leased one
-//! waits for that twice as long before. The central ones wait as the store does; a policy's limiter has a deadline of its own.
+//! [`with_deadline`](ShardedLimiter::with_deadline) of the sharded one;
+//! who waits for other requests' batches of the leased one ends after three times that at most. The central ones wait as the store does; a policy's limiter has a deadline of its own.
 //!
 //! By clocks that differ, and where processes or the store are started again: `docs/ratelimit.md`, "In a fleet".
 //!
@@ -22,6 +22,7 @@ mod keeper;
 mod lease;
 mod leased;
 mod local_first;
+mod seat;
 mod sharded;
 mod table;
 mod view;

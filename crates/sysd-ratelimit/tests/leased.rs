@@ -104,6 +104,50 @@ fn limiter(rate: &str, burst: u32, batch_max: u32) -> (ManualClock, Gate, Limite
     (clock, gate, limiter)
 }
 
+/// Calls are counted that are under way, and what a call takes is a millisecond.
+#[derive(Clone)]
+struct UnderWay(ManualClock, Arc<Mutex<Calls>>);
+
+#[derive(Default)]
+struct Calls {
+    all: usize,
+    now: usize,
+    most: usize,
+    hang: bool,
+}
+
+impl<S: Store> Overrides<S> for UnderWay {
+    async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        let Self(clock, calls) = self;
+        let hangs = {
+            let mut calls = calls.lock().unwrap();
+            (calls.all, calls.now) = (calls.all + 1, calls.now + 1);
+            calls.most = calls.most.max(calls.now);
+            calls.hang
+        };
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        clock.sleep_until(clock.now().saturating_add(MILLISECOND)).await;
+        calls.lock().unwrap().now -= 1;
+        store.update(key, procedure).await
+    }
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+fn under_way(
+    burst: u32,
+    batch_max: u32,
+) -> (ManualClock, Arc<Mutex<Calls>>, LeasedLimiter<Overridden<Memory<ManualClock>, UnderWay>, ManualClock>) {
+    let (clock, calls) = (clock(), Arc::new(Mutex::new(Calls::default())));
+    let store = Overridden(Memory::with_clock(clock.clone()), UnderWay(clock.clone(), Arc::clone(&calls)));
+    let rule = Rule::new("all", TokenBucket::new("1/h".parse().unwrap(), burst).unwrap()).unwrap();
+    let (limiter, _) =
+        LeasedLimiter::with_clock(store, "api", rule, LeaseConfig::new(batch_max), clock.clone()).unwrap();
+    (clock, calls, limiter)
+}
+
 /// Requests of one token each; those that were answered are gone.
 struct Crowd(Vec<Pin<Box<dyn Future<Output = Result<Decision>>>>>);
 
@@ -167,15 +211,6 @@ fn a_denial_is_told_to_all_who_wait() {
 }
 
 #[test]
-fn no_more_wait_for_a_batch_than_it_may_have_tokens_for() {
-    let (_, gate, limiter) = limiter("1/h", 1_000, 8);
-    gate.shut();
-    let mut crowd = Crowd::of(&limiter, 20);
-    assert!(crowd.poll().is_empty());
-    assert_eq!(gate.calls(), 1 + (20 - 1 - 8));
-}
-
-#[test]
 fn a_failure_is_told_to_all_who_wait() {
     for (kind, effect) in [(ErrorKind::Unavailable, Effect::None), (ErrorKind::Timeout, Effect::Unknown)] {
         let (_, gate, limiter) = limiter("1/h", 1_000, 100);
@@ -216,7 +251,7 @@ fn of_those_who_wait_for_one_that_is_not_polled_one_asks_for_all() {
     assert!(crowd.poll().is_empty());
     let mut kept = Crowd(vec![crowd.0.remove(0)]);
     gate.open();
-    clock.advance(LeaseConfig::new(100).call_wait_max);
+    clock.advance(LeaseConfig::new(100).call_wait_max * 5 / 4);
     assert_eq!((allowed(&crowd.poll()), gate.calls()), (9, 1 + 1));
     // The others go on by what they have; that one ends as its own time says.
     assert!(kept.poll().iter().all(Result::is_err));
@@ -244,7 +279,7 @@ fn what_comes_late_is_given_back() {
     // The time of those who wait begins when the first of them comes, and the keeper has nothing to give.
     gate.release();
     gate.open();
-    clock.advance(config.call_wait_max);
+    clock.advance(config.call_wait_max * 5 / 4);
     assert_eq!(allowed(&crowd.poll()), 1);
     assert_eq!(allowed(&kept.poll()), 1);
     for _ in 0..2 {
@@ -271,31 +306,32 @@ fn however_many_are_dropped_one_asks_at_a_time() {
     assert_eq!((allowed(&crowd.poll()), gate.calls()), (2, 1));
 }
 
-/// Two batches that are waited for, and a call of its own, each as long as can be.
+/// The one that asks is gone, again and again.
 #[test]
 fn no_caller_waits_longer_than_three_times_call_wait_max() {
-    let (clock, gate, limiter) = limiter("1/h", 1_000, 100);
     let wait_max = LeaseConfig::new(100).call_wait_max;
-    let millisecond = Duration::from_millis(1);
-    let nearly = wait_max.checked_sub(millisecond).unwrap();
-    gate.shut();
-    let mut crowd = Crowd::of(&limiter, 10);
-    for _ in 0..3 {
-        assert!(crowd.poll().is_empty());
-        assert_eq!(gate.calls(), 1);
-        // The one that asks is gone.
-        drop(crowd.0.remove(0));
-        clock.advance(nearly);
+    for every in [10, 99, 249, 251, 499, 500, 749, 874, 876, 999] {
+        let (clock, gate, limiter) = limiter("1/h", 1_000, 100);
+        let (mut crowd, mut waited, mut answers) = (Crowd::of(&limiter, 400), Duration::ZERO, Vec::new());
+        gate.shut();
+        while waited < 3 * wait_max && !crowd.0.is_empty() {
+            answers.extend(crowd.poll());
+            assert!(gate.calls() <= 1, "{every}");
+            if !crowd.0.is_empty() {
+                drop(crowd.0.remove(0));
+            }
+            let step = Duration::from_millis(every).min(3 * wait_max - waited);
+            clock.advance(step);
+            waited += step;
+        }
+        answers.extend(crowd.poll());
+        assert!(crowd.0.is_empty(), "{every}: {} still wait", crowd.0.len());
+        let kinds = answers.iter().map(|answer| answer.as_ref().unwrap_err().kind());
+        assert!(kinds.into_iter().all(|kind| kind == ErrorKind::Timeout), "{every}");
+        // Those that asked nobody have had no effect.
+        let asked = answers.iter().filter(|answer| answer.as_ref().is_err_and(|error| error.effect() != Effect::None));
+        assert!(asked.count() <= 1, "{every}");
     }
-    // One asks for what is left of its time; for the others there is no time to wait for it.
-    let ends = |answers: &[Result<Decision>]| {
-        let end = |answer: &Result<Decision>| answer.as_ref().err().map(|error| (error.kind(), error.effect()));
-        answers.iter().map(end).collect::<Vec<_>>()
-    };
-    assert_eq!(ends(&crowd.poll()), [Some((ErrorKind::Timeout, Effect::None)); 6]);
-    assert_eq!(gate.calls(), 1);
-    clock.advance(3 * millisecond);
-    assert_eq!(ends(&crowd.poll()), [Some((ErrorKind::Timeout, Effect::Unknown))]);
 }
 
 /// What the bucket can't have nobody waits for.
@@ -353,7 +389,7 @@ fn a_busy_key_asks_about_once_in_the_time_for_which_a_batch_is_held() {
 
 /// One process has a bucket for itself, of a thousand a second, and is asked for twice as much.
 fn share_of_the_rate(burst: u32, there: u64, back: u64) -> f64 {
-    let (clock, millisecond) = (clock(), Duration::from_millis(1));
+    let clock = clock();
     let slow = Slow(clock.clone(), Duration::from_millis(there), Duration::from_millis(back));
     let store = Overridden(Memory::with_clock(clock.clone()), slow);
     let rule = Rule::new("all", TokenBucket::new("1000/s".parse().unwrap(), burst).unwrap()).unwrap();
@@ -362,11 +398,11 @@ fn share_of_the_rate(burst: u32, there: u64, back: u64) -> f64 {
     let mut crowd = Crowd(Vec::new());
     let mut admitted = 0;
     // Batches grow in the first one and a half seconds, in which the burst is used up.
-    for at in 0..3_500 {
-        crowd.0.extend(Crowd::of(&limiter, 2).0);
+    for at in 0..700 {
+        crowd.0.extend(Crowd::of(&limiter, 10).0);
         let answers = crowd.poll();
-        admitted += if at < 1_500 { 0 } else { allowed(&answers) };
-        clock.advance(millisecond);
+        admitted += if at < 300 { 0 } else { allowed(&answers) };
+        clock.advance(5 * MILLISECOND);
     }
     f64::from(u32::try_from(admitted).unwrap()) / 2_000.0
 }
@@ -379,4 +415,127 @@ fn of_a_slow_store_the_rate_is_used() {
         println!("a burst of {burst}, {there} ms there and {back} ms back: {share:.3} of the rate");
         assert!((0.9..1.001).contains(&share), "{burst}, {there}, {back}: {share}");
     }
+}
+
+#[test]
+fn a_crowd_of_ten_thousand_goes_through_one_call_after_the_other() {
+    for (burst, some) in [(100_000, 10_000), (2_550, 2_550)] {
+        let (clock, calls, limiter) = under_way(burst, 100);
+        let mut crowd = Crowd::of(&limiter, 10_000);
+        let mut admitted = 0;
+        while !crowd.0.is_empty() {
+            admitted += allowed(&crowd.poll());
+            clock.advance(MILLISECOND);
+        }
+        let calls = calls.lock().unwrap();
+        assert_eq!((admitted, calls.most), (some, 1));
+        // The first is of one token, and the last may be asked for too much.
+        assert!(calls.all <= some / 100 + 5, "{} calls", calls.all);
+    }
+}
+
+#[test]
+fn a_crowd_at_a_store_that_hangs_makes_one_call_whose_failure_is_everybodys() {
+    let (clock, calls, limiter) = under_way(100_000, 100);
+    calls.lock().unwrap().hang = true;
+    let mut crowd = Crowd::of(&limiter, 10_000);
+    assert!(crowd.poll().is_empty());
+    clock.advance(LeaseConfig::new(100).call_wait_max);
+    // Those in line are polled first.
+    crowd.0.reverse();
+    let mut answers = crowd.poll();
+    answers.extend(crowd.poll());
+    let late = |error: &Error| (error.kind(), error.effect()) == (ErrorKind::Timeout, Effect::Unknown);
+    assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(late)));
+    assert_eq!((answers.len(), calls.lock().unwrap().all), (10_000, 1));
+}
+
+/// Who is served and comes again at once is behind those who wait.
+#[test]
+fn of_a_crowd_that_comes_again_and_again_nobody_is_left_behind() {
+    let (clock, calls, limiter) = under_way(100_000, 10);
+    let counts: Arc<Mutex<Vec<u32>>> = Arc::new(Mutex::new(vec![0; 100]));
+    let ask = |at: usize| {
+        let (limiter, counts) = (limiter.clone(), Arc::clone(&counts));
+        Box::pin(async move {
+            loop {
+                let decision = limiter.check("ann", 1).await?;
+                if !decision.is_allowed() {
+                    return Ok(decision);
+                }
+                counts.lock().unwrap()[at] += 1;
+            }
+        }) as Pin<Box<dyn Future<Output = Result<Decision>>>>
+    };
+    let mut crowd = Crowd((0..100).map(ask).collect());
+    for _ in 0..1_000 {
+        assert!(crowd.poll().is_empty());
+        clock.advance(MILLISECOND);
+    }
+    let counts = counts.lock().unwrap();
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(*least > 50 && most - least <= 2, "{least} to {most}");
+    assert_eq!(calls.lock().unwrap().most, 1);
+}
+
+/// What was taken for those in line is in hand if they are gone before they see it; if one of them was to ask, the next does.
+#[test]
+fn who_has_its_turn_and_is_gone_gives_it_back() {
+    let (_, gate, limiter) = limiter("1/h", 1_000, 100);
+    assert_eq!(allowed(&Crowd::of(&limiter, 7).poll()), 7);
+    gate.shut();
+    let mut crowd = Crowd::of(&limiter, 8);
+    assert!(crowd.poll().is_empty());
+    let mut first = Crowd(vec![crowd.0.remove(0)]);
+    gate.release();
+    assert_eq!((allowed(&first.poll()), limiter.in_hand("ann")), (1, 0));
+    drop(crowd.0.drain(..5));
+    assert_eq!((limiter.in_hand("ann"), allowed(&crowd.poll())), (5, 2));
+    assert_eq!((allowed(&Crowd::of(&limiter, 5).poll()), gate.calls()), (5, 4));
+    // Of these the first asks for 16; when it is answered 15 are told, and the next is to ask.
+    let mut crowd = Crowd::of(&limiter, 50);
+    assert!(crowd.poll().is_empty());
+    let mut first = Crowd(vec![crowd.0.remove(0)]);
+    gate.release();
+    assert_eq!(allowed(&first.poll()), 1);
+    drop(crowd.0.drain(..30));
+    let told = allowed(&crowd.poll());
+    gate.release();
+    assert_eq!((told + allowed(&crowd.poll()), crowd.0.len(), gate.calls()), (19, 0, 2));
+}
+
+/// Who leaves the line is not asked for.
+#[test]
+fn a_batch_is_for_those_who_still_wait() {
+    let (_, gate, limiter) = limiter("1/h", 1_000, 100);
+    gate.shut();
+    let mut crowd = Crowd::of(&limiter, 50);
+    assert!(crowd.poll().is_empty());
+    drop(crowd.0.drain(10..));
+    // The first has a batch of one, and the next one asks for itself and eight others.
+    gate.release();
+    assert_eq!(allowed(&crowd.poll()), 1);
+    gate.release();
+    assert_eq!((allowed(&crowd.poll()), limiter.in_hand("ann")), (9, 0));
+}
+
+/// The one that asks is told what remains with what is left of its batch.
+#[test]
+fn what_remains_is_what_the_process_may_still_admit() {
+    let (_, _, limiter) = limiter("1/h", 1_000, 100);
+    for at in 1..=300 {
+        assert_eq!(block_on(limiter.check("ann", 1)).unwrap().remaining(), 1_000 - at);
+    }
+}
+
+/// A batch may have taken too long because of its size.
+#[test]
+fn after_a_call_that_failed_a_small_batch_is_asked_for() {
+    let (_, gate, limiter) = limiter("1/h", 1_000, 100);
+    // Batches of 1, 2, 4, 8 and 16.
+    assert_eq!(allowed(&Crowd::of(&limiter, 31).poll()), 31);
+    gate.fail(Some((ErrorKind::Timeout, Effect::Unknown)));
+    assert!(block_on(limiter.check("ann", 1)).is_err());
+    gate.fail(None);
+    assert_eq!((allowed(&Crowd::of(&limiter, 1).poll()), limiter.in_hand("ann")), (1, 0));
 }

@@ -3,19 +3,16 @@
 //! | state | a request of `cost` |
 //! |---|---|
 //! | in hand: `tokens`, until a time | enough: is allowed. Else the store is asked, by this request for the next batch |
-//! | denied, or a bucket that was emptied, for at most as long as a batch is held | of the cost that is known not to be there, or a greater one: is denied. A smaller cost asks the store |
-//! | asking: a batch is under way | enough in hand: is allowed. Of a bucket that can't have more than the one who asks wants: is denied. Else it waits for the batch, if that may have enough for all who wait or last told a denial; else it asks the store for its own cost alone |
+//! | denied, or a bucket of which it is known what it lacks, for at most as long as a batch is held | of the cost that is known not to be there, or a greater one: is denied. A smaller cost asks the store |
+//! | asking: a batch is under way | enough in hand: is allowed. Of a bucket that can't have more than the one who asks wants: is denied. Else it waits in line |
 //! | fresh, or the time is over | asks for a batch; what is left of the one before the keeper gives back |
 //!
 //! A batch that was used up before its time is followed by one of twice the size, one that was not by one of what was used
 //! of it: so a key that is seldom asked for is decided by the store, exactly, and a busy one asks it about once in the time
-//! for which a batch is held. Those who wait for a batch that is too small for them are told to the next one.
+//! for which a batch is held. Who asks asks for those in line too, as far as a batch has as much.
 
-use crate::model::{Decision, Outcome};
+use crate::model::{Decision, Outcome, TokenBucket};
 use crate::procedure::{JointVerdict, TakeAll};
-
-/// So many requests wait for one answer at most; more ask the store themselves.
-const WAITERS_MAX: u32 = 4_096;
 
 /// So many rests of a key wait for the keeper; should it be that late, the oldest is lost.
 const RESTS_MAX: usize = 4;
@@ -93,15 +90,12 @@ pub(super) struct Lease {
     /// What the one that asks wants comes before all others: so much longer they wait for enough. Zero while nobody asks, or where it is not known.
     spoken_us: u64,
     batch: Option<Box<Batch>>,
-    /// Whether the last answer was that there was not even one request's own cost, or is none any more.
-    pub(super) was_denied: bool,
+    /// The number of the request that took `batch`.
+    batch_number: u64,
     /// Somebody asks for the next batch.
     is_asking: bool,
-    /// So many wait for it, and ask for so much together.
-    waiters: u32,
-    waiting: u32,
-    /// What those who waited did not find in the last one.
-    unmet: u32,
+    /// Those in line want so much together.
+    waiting: u64,
     /// To be given back, the oldest first.
     rests: Vec<Rest>,
 }
@@ -112,7 +106,7 @@ pub(super) enum Step {
     Decided(Decision),
     /// The store is asked for the request's own cost, and nothing is told to the lease.
     Alone,
-    /// It steps again once the batch that is under way was answered.
+    /// It is counted as one in line, until [`Lease::left`] says that it has its turn, or waits no longer.
     Wait,
     /// The store is asked for so many, and for less where it has less; the lease is told what came of it.
     Lead {
@@ -120,26 +114,47 @@ pub(super) enum Step {
     },
 }
 
+/// By what a request is decided.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms<'a> {
+    pub(super) now_us: u64,
+    /// The most tokens of a batch.
+    pub(super) batch_max: u32,
+    /// Of another limit it is not known when how much is there.
+    pub(super) bucket: Option<&'a TokenBucket>,
+}
+
+impl Terms<'_> {
+    /// In what time so many tokens come back.
+    fn price_us(&self, tokens: u32) -> Option<u64> {
+        Some(self.bucket?.price(tokens)?.ceil_us())
+    }
+}
+
+/// A batch that was taken.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) tokens: u32,
+    /// That of the request that asked, which is of them.
+    pub(super) cost: u32,
+    pub(super) batch: Box<Batch>,
+    /// Of the request that asked.
+    pub(super) number: u64,
+}
+
 impl Lease {
-    /// What becomes of a request; the cost is no more than the limit. `price_us` says of a bucket in what time so many tokens come back; of
-    /// another limit it is not known.
-    pub(super) fn take(
-        &mut self,
-        now_us: u64,
-        cost: u32,
-        batch_max: u32,
-        may_wait: bool,
-        price_us: impl Fn(u32) -> Option<u64>,
-    ) -> Step {
-        if let Some(decision) = self.decide(now_us, cost, &price_us) {
+    /// What becomes of a request; the cost is no more than the limit.
+    pub(super) fn take(&mut self, terms: &Terms<'_>, cost: u32) -> Step {
+        if let Some(decision) = self.decide(terms, cost) {
             return Step::Decided(decision);
         }
-        if cost == 0 { Step::Alone } else { self.ask(now_us, cost, batch_max, may_wait, price_us) }
+        if cost == 0 { Step::Alone } else { self.ask(terms, cost) }
     }
 
     /// Decides by what is known, if that is enough; the cost is no more than the limit.
     #[inline]
-    pub(super) fn decide(&mut self, now_us: u64, cost: u32, price_us: impl Fn(u32) -> Option<u64>) -> Option<Decision> {
+    pub(super) fn decide(&mut self, terms: &Terms<'_>, cost: u32) -> Option<Decision> {
+        let now_us = terms.now_us;
         if cost == 0 {
             return None;
         }
@@ -159,7 +174,7 @@ impl Lease {
         if now_us >= until_us {
             return None;
         }
-        let longer_us = if cost == denied.cost { None } else { price_us(cost - denied.cost) };
+        let longer_us = if cost == denied.cost { None } else { terms.price_us(cost - denied.cost) };
         let enough_at_us = denied.enough_at_us.saturating_add(self.spoken_us);
         let wait_us = (enough_at_us - now_us).saturating_add(longer_us.unwrap_or(0));
         let retry_after = std::time::Duration::from_micros(wait_us);
@@ -167,29 +182,25 @@ impl Lease {
     }
 
     /// The store is to be asked, if nobody does.
-    fn ask(
-        &mut self,
-        now_us: u64,
-        cost: u32,
-        batch_max: u32,
-        may_wait: bool,
-        price_us: impl Fn(u32) -> Option<u64>,
-    ) -> Step {
+    fn ask(&mut self, terms: &Terms<'_>, cost: u32) -> Step {
         if self.is_asking {
-            return if may_wait && self.waits(cost, batch_max) { Step::Wait } else { Step::Alone };
+            self.waiting += u64::from(cost);
+            return Step::Wait;
         }
+        let now_us = terms.now_us;
         self.is_asking = true;
         let is_known = self.denied.cost > 0 && now_us < self.denied.known_until_us;
-        self.spoken_us = if is_known { price_us(cost).unwrap_or(0) } else { 0 };
+        self.spoken_us = if is_known { terms.price_us(cost).unwrap_or(0) } else { 0 };
         let is_held = now_us < self.until_us;
-        let wanted = if is_held { self.size.saturating_mul(2) } else { self.size - self.tokens };
-        let mut wanted = wanted.max(std::mem::take(&mut self.unmet)).min(batch_max);
+        let wanted = if is_held { self.size.saturating_mul(2) } else { self.size.saturating_sub(self.tokens) };
+        let of_line = u32::try_from(self.waiting).unwrap_or(u32::MAX).saturating_add(cost);
+        let mut wanted = wanted.max(of_line).min(terms.batch_max);
         if !is_held {
             self.put_away();
         }
         // A batch that can't be there would be asked for in vain.
         let is_there = |tokens: u32| {
-            let longer_us = tokens.checked_sub(self.denied.cost).and_then(&price_us);
+            let longer_us = tokens.checked_sub(self.denied.cost).and_then(|tokens| terms.price_us(tokens));
             longer_us.is_none_or(|longer_us| now_us >= self.denied.maybe_at_us.saturating_add(longer_us))
         };
         if is_known && wanted > cost && !is_there(wanted) {
@@ -219,49 +230,31 @@ impl Lease {
         self.rests.push(rest);
     }
 
-    /// Whether one more waits, which is then counted. A denial answers all; a batch no more than it may have tokens for.
-    fn waits(&mut self, cost: u32, batch_max: u32) -> bool {
-        let waiting = self.waiting.saturating_add(cost);
-        let waits = self.waiters < WAITERS_MAX && (waiting <= batch_max || self.was_denied);
-        if waits {
-            (self.waiters, self.waiting) = (self.waiters + 1, waiting);
-        }
-        waits
+    /// Nobody asks any more.
+    fn end_asking(&mut self) {
+        (self.is_asking, self.spoken_us) = (false, 0);
     }
 
-    /// Nobody asks any more, and nobody waits: for how much was waited.
-    fn end_asking(&mut self) -> u32 {
-        (self.is_asking, self.waiters, self.spoken_us) = (false, 0, 0);
-        std::mem::take(&mut self.waiting)
-    }
-
-    /// So many were asked for, and a batch of so many was taken, `cost` of them for the request that asked. `wait_us` says of a bucket in what time so much more is there;
-    /// of another limit it is not known.
+    /// A batch was taken. `wait_us` says of a bucket in what time so much more is there; of another limit it is not known.
     pub(super) fn granted(
         &mut self,
         said: Said,
-        (asked, tokens, cost): (u32, u32, u32),
-        batch: Box<Batch>,
+        Grant { tokens, cost, batch, number }: Grant,
         decision: &Decision,
         wait_us: impl Fn(&JointVerdict, u32) -> Option<u64>,
     ) {
-        let (waiting, now_us) = (self.end_asking(), said.at_us);
+        let now_us = said.at_us;
+        self.end_asking();
         // Of a bucket it is known what it lacks, and for how long. What a window had before says nothing now.
         let lacking = decision.remaining().saturating_add(1);
         let lacks_us = wait_us(&batch.verdict, lacking);
-        // Less than was asked for, or all: a crowd that finds nothing waits, instead of asking each for itself.
-        self.was_denied = tokens < asked || (lacks_us.is_some() && lacking == 1);
         self.see(now_us, decision);
-        // What was in hand goes first: it was less than the cost. If its time has run out meanwhile, it is given back.
-        let before = if now_us < self.until_us {
-            self.tokens.min(cost)
-        } else {
-            self.put_away();
-            0
-        };
+        // What was in hand goes first. What is left of it, or of which the time has run out meanwhile, is given back.
+        let before = if now_us < self.until_us { self.tokens.min(cost) } else { 0 };
+        self.tokens -= before;
+        self.put_away();
         self.tokens = (tokens - cost) + before;
-        self.unmet = waiting.saturating_sub(self.tokens);
-        self.size = tokens;
+        (self.size, self.batch_number) = (tokens, number);
         self.until_us = now_us.saturating_add(said.hold_us);
         self.denied = lacks_us.map_or_else(Denied::default, |us| Denied::new(said, lacking, us));
         self.batch = Some(batch);
@@ -271,7 +264,6 @@ impl Lease {
     pub(super) fn refused(&mut self, said: Said, cost: u32, decision: &Decision) {
         let now_us = said.at_us;
         self.end_asking();
-        self.was_denied = true;
         self.see(now_us, decision);
         // What is in hand counts as all there is: a batch was too much.
         self.size = self.tokens;
@@ -290,9 +282,21 @@ impl Lease {
         self.size = self.tokens;
     }
 
-    /// One who waited for `cost` does no longer.
+    /// One in line has its turn, or does not wait any longer.
     pub(super) fn left(&mut self, cost: u32) {
-        (self.waiters, self.waiting) = (self.waiters.saturating_sub(1), self.waiting.saturating_sub(cost));
+        self.waiting = self.waiting.saturating_sub(u64::from(cost));
+    }
+
+    /// The number of the request that took what is in hand.
+    pub(super) fn batch_number(&self) -> u64 {
+        self.batch_number
+    }
+
+    /// So much was taken from a batch for one that was gone: it is in hand again, if the batch is.
+    pub(super) fn untaken(&mut self, batch_number: u64, cost: u32) {
+        if self.batch_number == batch_number && self.batch.is_some() {
+            self.tokens += cost;
+        }
     }
 
     /// So many tokens were given back: what was denied may be there.
@@ -302,9 +306,9 @@ impl Lease {
         }
     }
 
-    /// Nobody asks any more, for the future was dropped, or nobody waits for it any longer: the next of those who wait asks for all of them.
+    /// Nobody asks any more, for the future was dropped, or is late: one of those in line asks.
     pub(super) fn abandoned(&mut self) {
-        self.unmet = self.end_asking();
+        self.end_asking();
     }
 
     /// What is to be given back: what is in hand though its time is over, or though it `ends`, and what was left before.
@@ -312,9 +316,9 @@ impl Lease {
         let mut rests = std::mem::take(&mut self.rests);
         if !self.is_asking && (now_us >= self.until_us || ends) {
             // The next batch is of what was used of this one.
-            let used = self.size - self.tokens;
+            let used = self.size.saturating_sub(self.tokens);
             rests.extend(self.rest());
-            (self.size, self.until_us, self.unmet) = (used, self.until_us.min(now_us), 0);
+            (self.size, self.until_us) = (used, self.until_us.min(now_us));
         }
         rests
     }

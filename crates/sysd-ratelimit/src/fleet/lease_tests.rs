@@ -20,6 +20,10 @@ enum Op {
     Dropped(u32),
     /// Nobody waits any longer for the one that asks; it is answered later all the same.
     Overtake,
+    /// One in line waits no longer.
+    Leave,
+    /// One that is told that it is allowed is gone by then; the keeper may have come round meanwhile.
+    Gone(u32, bool),
     /// The keeper comes round.
     Keep,
     /// It does, and the store does not answer.
@@ -45,8 +49,12 @@ enum Bug {
     RemembersInVain,
     /// A request waits though no batch is under way.
     WaitsForNobody,
-    /// Requests wait for more than a batch can have.
-    WaitsForTooMuch,
+    /// Who leaves the line is counted on.
+    CountsWhoLeft,
+    /// Who asks does not ask for those in line.
+    ForgetsTheLine,
+    /// What one did not take any more is in hand though its batch is not.
+    GivesToAnother,
     /// What is in hand is forgotten if its time runs out while a batch is asked for.
     LosesWhatRanOut,
     /// What a batch that comes late has more than its request's cost is forgotten.
@@ -59,6 +67,8 @@ fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
         8 => (0..6_u32, 0..10_usize).prop_map(|(cost, later)| Op::Take(cost, later)),
         1 => (1..6_u32).prop_map(Op::Dropped),
         1 => Just(Op::Overtake),
+        1 => Just(Op::Leave),
+        1 => (1..6_u32, any::<bool>()).prop_map(|(cost, is_late)| Op::Gone(cost, is_late)),
         2 => Just(Op::Keep),
         1 => Just(Op::KeepInVain),
     ];
@@ -68,6 +78,10 @@ fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
 /// The store answered at once.
 fn said(at_us: u64, hold_us: u64) -> Said {
     Said { asked_at_us: at_us, at_us, hold_us }
+}
+
+fn terms(now_us: u64) -> Terms<'static> {
+    Terms { now_us, batch_max: BATCH_MAX, bucket: None }
 }
 
 /// A rule on a store of its own; nothing comes back by time.
@@ -114,9 +128,9 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
     let (mut admitted, mut given, mut taken, mut lost) = (0_u32, 0_u32, 0_u32, 0_u32);
     let mut asks: Vec<Ask> = Vec::new();
     let mut late: Vec<Ask> = Vec::new();
-    // Costs of those who wait for a batch.
+    // Costs of those in line.
     let mut waiters: Vec<u32> = Vec::new();
-    let mut held_since_us = 0;
+    let (mut held_since_us, mut number) = (0, 0);
     // Costs that were denied, and until when they may be remembered.
     let mut denials: Vec<(u32, u64)> = Vec::new();
     let sum = |rests: &[Rest]| rests.iter().map(|rest| rest.tokens).sum::<u32>();
@@ -124,7 +138,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
         for ask in asks.iter_mut().chain(&mut late) {
             ask.answered_after = ask.answered_after.saturating_sub(1);
         }
-        // What requests step, with after how many operations one that asks is answered, and whether it may wait.
+        // What requests step, with after how many operations one that asks is answered, and whether it was in line.
         let mut steps: Vec<(u32, Option<usize>, bool)> = Vec::new();
         while let Some(at) = late.iter().position(|ask| ask.answered_after == 0) {
             let Ask { cost, tokens, .. } = late.remove(at);
@@ -150,7 +164,9 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 if has_run_out && bug == Bug::LosesWhatRanOut {
                     lease.tokens = 0;
                 }
-                lease.granted(said(now_us, HOLD_US), (tokens, tokens, cost), batch, &decision, |_, _| None);
+                number += 1;
+                let grant = Grant { tokens, cost, batch, number };
+                lease.granted(said(now_us, HOLD_US), grant, &decision, |_, _| None);
                 if bug == Bug::RemembersInVain {
                     lease.denied = denied;
                 }
@@ -168,7 +184,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 denials.push((cost, now_us + HOLD_US));
             }
             if asks.is_empty() {
-                steps.extend(waiters.drain(..).map(|cost| (cost, Some(0), false)));
+                steps.extend(waiters.drain(..).map(|cost| (cost, Some(0), true)));
             }
         }
         match op {
@@ -190,7 +206,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 rests.into_iter().rev().for_each(|rest| lease.put_back(rest));
                 lost += before - sum(&lease.rests);
             }
-            Op::Take(cost, later) => steps.push((cost, Some(later), true)),
+            Op::Take(cost, later) => steps.push((cost, Some(later), false)),
             Op::Overtake => {
                 if let Some(ask) = asks.pop() {
                     lease.abandoned();
@@ -198,9 +214,41 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     steps.extend(waiters.drain(..).map(|cost| (cost, Some(5), true)));
                 }
             }
-            Op::Dropped(cost) => steps.push((cost, None, true)),
+            Op::Dropped(cost) => steps.push((cost, None, false)),
+            Op::Leave => {
+                if let Some(cost) = waiters.pop()
+                    && bug != Bug::CountsWhoLeft
+                {
+                    lease.left(cost);
+                }
+            }
+            Op::Gone(cost, is_late) => {
+                if let Some(Outcome::Allowed) = lease.decide(&terms(now_us), cost).map(|decision| decision.outcome()) {
+                    let of = lease.batch_number();
+                    if is_late {
+                        let rests = lease.expire(now_us, true);
+                        rests.iter().for_each(|rest| store.give(rest));
+                        given += sum(&rests);
+                    }
+                    if lease.batch.is_none() {
+                        lost += cost;
+                    }
+                    if bug == Bug::GivesToAnother {
+                        lease.tokens += cost;
+                    } else {
+                        lease.untaken(of, cost);
+                    }
+                }
+            }
         }
-        for (cost, later, may_wait) in steps {
+        for (cost, later, was_in_line) in steps {
+            if was_in_line && !asks.is_empty() {
+                waiters.push(cost);
+                continue;
+            }
+            if was_in_line {
+                lease.left(cost);
+            }
             if bug == Bug::NeverExpires && lease.tokens > 0 {
                 lease.until_us = u64::MAX;
             }
@@ -208,12 +256,13 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 Bug::AsksTwice => lease.is_asking = false,
                 Bug::DeniesAll => lease.denied.cost = 1,
                 Bug::WaitsForNobody => lease.is_asking = true,
-                Bug::WaitsForTooMuch => lease.waiting = 0,
+                Bug::ForgetsTheLine => lease.waiting = 0,
                 _ => {}
             }
             let (before, oldest) = (lease.tokens, lease.rests.first().map_or(0, |rest| rest.tokens));
             let rests = lease.rests.len();
-            match lease.take(now_us, cost, BATCH_MAX, may_wait, |_| None) {
+            let waiting: u32 = waiters.iter().sum();
+            match lease.take(&terms(now_us), cost) {
                 Step::Decided(decision) if decision.is_allowed() => {
                     admitted += cost;
                     prop_assert!(now_us < held_since_us + HOLD_US, "used when its time was over");
@@ -223,17 +272,10 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     let is_known = denials.iter().any(|&(denied, until_us)| denied <= cost && now_us < until_us);
                     prop_assert!(is_known, "denied by what is not known any more");
                 }
-                Step::Alone => {
-                    let (_, decision) = store.take(cost);
-                    taken += if decision.is_allowed() { cost } else { 0 };
-                    admitted += if decision.is_allowed() { cost } else { 0 };
-                }
+                Step::Alone => prop_assert!(cost == 0, "it asks alone"),
                 Step::Wait => {
-                    prop_assert!(may_wait && !asks.is_empty(), "it waits for nobody");
-                    // A future that is dropped counts until the batch was answered.
+                    prop_assert!(!asks.is_empty(), "it waits for nobody");
                     waiters.push(cost);
-                    let waiting = waiters.iter().sum::<u32>();
-                    prop_assert!(waiting <= BATCH_MAX || lease.was_denied, "they wait for {}", waiting);
                 }
                 Step::Lead { tokens } => {
                     let is_full = rests == RESTS_MAX && before > 0 && lease.tokens == 0;
@@ -243,14 +285,18 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     }
                     prop_assert!(asks.is_empty(), "two batches are asked for at once");
                     prop_assert!(tokens >= cost && tokens <= BATCH_MAX.max(cost), "a batch of {}", tokens);
+                    prop_assert!(tokens >= BATCH_MAX.min(cost + waiting), "{} of {} in line", tokens, cost + waiting);
                     if let Some(later) = later {
                         asks.push(Ask { answered_after: later, cost, tokens });
                     } else {
                         lease.abandoned();
+                        // The first in line asks; here it is dropped too.
+                        waiters.drain(..).for_each(|cost| lease.left(cost));
                     }
                 }
             }
         }
+        prop_assert_eq!(lease.waiting, u64::from(waiters.iter().sum::<u32>()), "who is in line is counted");
         prop_assert!(lease.rests.len() <= RESTS_MAX, "{} rests wait", lease.rests.len());
         let held = lease.tokens + sum(&lease.rests);
         prop_assert_eq!(admitted + given + lost + held, taken, "what is taken is used, given, lost or held");
@@ -280,7 +326,9 @@ fn broken_leases_are_found() {
         Bug::RemembersForLong,
         Bug::RemembersInVain,
         Bug::WaitsForNobody,
-        Bug::WaitsForTooMuch,
+        Bug::CountsWhoLeft,
+        Bug::ForgetsTheLine,
+        Bug::GivesToAnother,
         Bug::LosesWhatRanOut,
         Bug::LosesWhatIsLate,
     ]) {
@@ -294,9 +342,10 @@ fn batches_follow_the_demand() {
     let mut store = Store { rule, state: None, left: 1_000_000 };
     let (mut lease, mut sizes) = (Lease::default(), Vec::new());
     let mut take = |lease: &mut Lease, now_us| {
-        if let Step::Lead { tokens } = lease.take(now_us, 1, 100, true, |_| None) {
+        if let Step::Lead { tokens } = lease.take(&Terms { batch_max: 100, ..terms(now_us) }, 1) {
             let (batch, decision) = store.take(tokens);
-            lease.granted(said(now_us, HOLD_US), (tokens, tokens, 1), batch, &decision, |_, _| None);
+            let grant = Grant { tokens, cost: 1, batch, number: 1 };
+            lease.granted(said(now_us, HOLD_US), grant, &decision, |_, _| None);
             sizes.push(tokens);
         }
     };
@@ -320,9 +369,10 @@ fn batches_follow_the_demand() {
 #[test]
 fn the_least_cost_that_is_denied_is_remembered_for_a_while_and_greater_ones_are_denied_with_it() {
     let denied = |us| Decision::new(Outcome::Denied { retry_after: std::time::Duration::from_micros(us) }, 10, 1, 90);
+    let bucket = crate::TokenBucket::new("100000/s".parse().unwrap(), 10).unwrap();
     let mut lease = Lease::default();
     let outcome = |lease: &mut Lease, now_us, cost| {
-        let step = lease.take(now_us, cost, 8, true, |tokens| Some(u64::from(tokens) * 10));
+        let step = lease.take(&Terms { bucket: Some(&bucket), ..terms(now_us) }, cost);
         if let Step::Decided(decision) = step {
             return Some(decision.outcome());
         }
@@ -355,16 +405,19 @@ fn what_those_who_wait_did_not_find_the_next_batch_has() {
     let rule = Rule::new("all", FixedWindow::new("1000000/d".parse().unwrap())).unwrap();
     let mut store = Store { rule, state: None, left: 1_000_000 };
     let mut lease = Lease::default();
-    let take = |lease: &mut Lease, cost| lease.take(1_000, cost, 100, true, |_| None);
+    let take = |lease: &mut Lease, cost| lease.take(&Terms { batch_max: 100, ..terms(1_000) }, cost);
     assert!(matches!(take(&mut lease, 1), Step::Lead { tokens: 1 }));
     for _ in 0..20 {
         assert!(matches!(take(&mut lease, 5), Step::Wait));
     }
-    assert!(matches!(take(&mut lease, 1), Step::Alone), "no batch has so much");
     let (batch, decision) = store.take(1);
-    lease.granted(said(1_000, HOLD_US), (1, 1, 1), batch, &decision, |_, _| None);
+    let grant = Grant { tokens: 1, cost: 1, batch, number: 1 };
+    lease.granted(said(1_000, HOLD_US), grant, &decision, |_, _| None);
+    // The first has its turn; what a batch has not the next one has.
+    lease.left(5);
     assert!(matches!(take(&mut lease, 5), Step::Lead { tokens: 100 }));
     assert!(matches!(take(&mut lease, 1), Step::Wait));
+    assert_eq!(lease.waiting, 19 * 5 + 1);
 }
 
 /// How a lease may go wrong about a bucket.
@@ -437,7 +490,6 @@ fn of_a_bucket(
         let decision = *take.decision(&step.output).decision();
         (Box::new(Batch { take, verdict: step.output }), decision)
     };
-    let price_us = |tokens| Some(bucket.price(tokens)?.ceil_us());
     let wait_us = |verdict: &JointVerdict, tokens| {
         let debt = verdict.first().unwrap().debt();
         let owed = debt.plus(bucket.price(tokens)?, bucket.denominator());
@@ -472,13 +524,13 @@ fn of_a_bucket(
             }
             ask.decided = Some((now_us, taken, batch, decision));
         }
-        if let Some(BucketAsk { sent_us, cost, tokens, decided, .. }) = ask.take_if(|ask| ask.answered_after == 0) {
+        if let Some(BucketAsk { sent_us, cost, decided, .. }) = ask.take_if(|ask| ask.answered_after == 0) {
             let (spoken_us, denied) = (lease.spoken_us, lease.denied);
             for_others = None;
             let said = Said { asked_at_us: sent_us, at_us: now_us, hold_us: BUCKET_HOLD_US };
             if let Some((decided_us, taken, batch, decision)) = decided {
                 if decision.is_allowed() {
-                    lease.granted(said, (tokens, taken, cost), batch, &decision, wait_us);
+                    lease.granted(said, Grant { tokens: taken, cost, batch, number: 1 }, &decision, wait_us);
                     if wrong == Wrong::ForgetsWhatItTook && denied.until_us > now_us {
                         lease.denied = denied;
                     }
@@ -499,9 +551,12 @@ fn of_a_bucket(
         }
         // What there is for others than the one that asks.
         let spoken = ask.as_ref().filter(|ask| ask.decided.is_none()).map_or(0, |ask| ask.cost);
+        // The one that asks came too early: who waits for what it wanted waits too long.
+        let decided = ask.as_ref().and_then(|ask| ask.decided.as_ref());
+        let is_refused = decided.is_some_and(|(.., decision)| !decision.is_allowed());
         let others = for_others.as_ref().unwrap_or(&state);
         let is_there = |at_us| take_at(&mut others.clone(), at_us, (cost + spoken).min(burst)).1.is_allowed();
-        match lease.take(now_us, cost, 16, true, price_us) {
+        match lease.take(&Terms { now_us, batch_max: 16, bucket: Some(&bucket) }, cost) {
             Step::Decided(decision) if decision.is_allowed() => {}
             Step::Decided(decision) => {
                 own += 1;
@@ -510,7 +565,8 @@ fn of_a_bucket(
                 let is_enough = cost + spoken > burst || is_there(now_us + wait_us);
                 prop_assert!(is_enough, "not there after {} at {}", wait_us, now_us);
                 // What one waits for is rounded up, and so is what the one that asks wants: by a microsecond each.
-                let is_late = cost + spoken <= burst && is_there((now_us + wait_us).saturating_sub(3 + back_us));
+                let is_late =
+                    !is_refused && cost + spoken <= burst && is_there((now_us + wait_us).saturating_sub(3 + back_us));
                 prop_assert!(!is_late, "there before {} at {}", wait_us, now_us);
             }
             Step::Lead { tokens } => {
@@ -522,9 +578,9 @@ fn of_a_bucket(
                 let (sent_us, decided) = (now_us, None);
                 ask = Some(BucketAsk { sent_us, cost, tokens, answered_after: later, back, fails, is_known, decided });
             }
-            Step::Alone => drop(take_at(&mut state, now_us, cost)),
-            // It comes again, or not.
-            Step::Wait => {}
+            Step::Alone => prop_assert!(false, "it asks alone"),
+            // It waits no longer, and comes again or not.
+            Step::Wait => lease.left(cost),
         }
     }
     Ok(own)

@@ -1,20 +1,20 @@
 //! Leased: a process takes tokens in batches.
 
-use std::fmt;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::channel::oneshot;
-use futures::future::{Either, Shared as Waited, select};
+use futures::future::{Either, select};
 use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Clock, Effect, Error, ErrorKind, FastClock, Key, Result, Store, StoreExt as _};
 
 use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share};
-use super::lease::{Batch, Lease, Rest, Said, Step};
+use super::lease::{Batch, Grant, Lease, Rest, Said, Terms};
+use super::seat::{Called, Late, Lead, Next, Numbers, Overdue, Place, Seat, Told, Turn};
 use super::table::Table;
 use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
 use crate::algorithm::{Algorithm as _, Limit};
@@ -28,9 +28,6 @@ use crate::service::partition;
 /// So many rests are given back at once.
 const GIVES_MAX: usize = 32;
 
-/// So many batches that others asked for a request waits for and finds too small, before it asks the store itself.
-const TOLD_MAX: usize = 2;
-
 /// How a [`LeasedLimiter`] takes its batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseConfig {
@@ -41,8 +38,8 @@ pub struct LeaseConfig {
     /// The most keys of which a process holds anything, exactly; more are decided by the store. About a kilobyte each, and as much again
     /// for each of up to four batches whose rests wait for the keeper.
     pub keys_max: usize,
-    /// How long a request asks the store, all its calls together; then its effect counts as unknown. For batches that others ask for it waits
-    /// twice as long: in all three times at most.
+    /// How long a request asks the store, all its calls together; then its effect counts as unknown. With what it waits for batches that others
+    /// ask for it is three times that at most.
     pub call_wait_max: Duration,
 }
 
@@ -57,7 +54,7 @@ impl LeaseConfig {
 ///
 /// The first requests of a key are decided by the store. While a key uses up its batches within
 /// [`hold_for`](LeaseConfig::hold_for), they double, up to [`batch_max`](LeaseConfig::batch_max); what is not used in that
-/// time is given back. Requests that come while one asks for a batch wait for it, as many as it may have tokens for, instead of asking
+/// time is given back. Requests that come while one asks for a batch wait for it in line, instead of asking
 /// the store each. The least cost that was denied is remembered while that lasts, but no longer than `hold_for`, and greater ones are
 /// denied with it, so a flood that is over the limit asks the store about once in that time. Of a token bucket it is known when the next token
 /// comes: then one request asks for it, and the others are denied at once; so a flood over the limit asks once for each token that comes, one
@@ -110,8 +107,7 @@ struct Leased<S, C> {
     config: LeaseConfig,
     hold_us: u64,
     leases: Table<Seat>,
-    /// How many requests have asked for a batch.
-    asks: AtomicU64,
+    numbers: Numbers,
     ended_at: EndedAt,
     errors: Errors,
 }
@@ -153,60 +149,6 @@ impl<S: Store, C: Clock> Drop for Giving<S, C> {
     }
 }
 
-/// What became of a batch that is waited for.
-#[derive(Debug, Clone)]
-enum Answer {
-    /// The lease knows.
-    Told,
-    /// The call failed, and that is everybody's answer: were each to ask for itself, a store that fails would be asked by all at once.
-    Failed(Arc<Error>),
-    /// The future that asked was dropped.
-    Abandoned,
-    /// It is not polled, or its store not quick enough.
-    Late,
-}
-
-/// Ready when the batch was answered, or never is, or not in time.
-type Answered = Waited<Pin<Box<dyn Future<Output = Answer> + Send>>>;
-
-/// A lease, and where those wait who want of the batch that is under way.
-#[derive(Default)]
-struct Seat {
-    lease: Lease,
-    /// The number of the request that asks; zero if nobody does.
-    asking: u64,
-    room: Option<Box<Room>>,
-}
-
-struct Room {
-    /// Is dropped where nobody answers.
-    answer: oneshot::Sender<std::result::Result<(), Arc<Error>>>,
-    answered: Answered,
-}
-
-impl fmt::Debug for Seat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.lease.fmt(f)
-    }
-}
-
-impl Room {
-    /// One timer for all who wait.
-    fn new(clock: &impl Clock, wait: Duration) -> Self {
-        let (answer, answered) = oneshot::channel();
-        let late = clock.sleep_until(clock.now().saturating_add(wait));
-        let answered = async move {
-            match select(answered, late).await {
-                Either::Left((Ok(Ok(())), _)) => Answer::Told,
-                Either::Left((Ok(Err(error)), _)) => Answer::Failed(error),
-                Either::Left((Err(_), _)) => Answer::Abandoned,
-                Either::Right(_) => Answer::Late,
-            }
-        };
-        Self { answer, answered: (Box::pin(answered) as Pin<Box<dyn Future<Output = Answer> + Send>>).shared() }
-    }
-}
-
 /// What the store gave, if that was allowed.
 struct Taken {
     tokens: u32,
@@ -215,79 +157,60 @@ struct Taken {
     asked_at_us: u64,
 }
 
-/// What becomes of a request.
-enum Next {
-    Decided(Decision),
-    Alone,
-    /// For the request of that number.
-    Wait(Answered, u64),
-    /// By that number.
-    Lead(u32, u64),
+/// A batch is being asked for; if that ends without an answer, the first in line asks.
+struct Asking<'a, S: Store, C: Clock> {
+    leased: &'a Leased<S, C>,
+    key: &'a [u8],
+    /// Zero when it is over.
+    number: u64,
 }
 
-/// A batch is being asked for, by a request of that number; if that ends without an answer, another one asks.
-struct Asking<'a>(Option<(&'a Table<Seat>, &'a [u8], u64)>);
+impl<S: Store, C: Clock> Asking<'_, S, C> {
+    /// Tells the lease, and those in line. If others did not wait for this one any longer and ask themselves, `tell` is told that it is late.
+    fn answered(mut self, tell: impl FnOnce(&mut Lease, bool)) {
+        let number = std::mem::take(&mut self.number);
+        let leased = self.leased;
+        leased.at(self.key, |seat, terms| seat.answered(number, terms, &leased.numbers, tell));
+    }
 
-impl Asking<'_> {
-    /// Tells the lease, by `tell`, or, if others did not wait for this one any longer and ask themselves, by `tell_late`.
-    fn tell<T>(
-        mut self,
-        answer: std::result::Result<(), Arc<Error>>,
-        told: T,
-        tell: impl FnOnce(&mut Lease, T),
-        tell_late: impl FnOnce(&mut Lease, T),
-    ) {
-        // Those who wait are woken when the table is free.
-        if let Some(room) = self.end(told, tell, tell_late) {
-            // Somebody may have waited in vain.
-            let _ = room.answer.send(answer);
+    fn failed(mut self, error: &Error) {
+        let (number, error) = (std::mem::take(&mut self.number), Arc::new(error.share()));
+        self.leased.at(self.key, |seat, _| ((), seat.failed(number, &error)));
+    }
+}
+
+impl<S: Store, C: Clock> Drop for Asking<'_, S, C> {
+    fn drop(&mut self) {
+        if self.number != 0 {
+            let Self { leased, key, number } = self;
+            leased.at(key, |seat, terms| ((), seat.abandoned(*number, terms, &leased.numbers)));
         }
     }
-
-    fn end<T>(
-        &mut self,
-        told: T,
-        tell: impl FnOnce(&mut Lease, T),
-        tell_late: impl FnOnce(&mut Lease, T),
-    ) -> Option<Box<Room>> {
-        let (leases, key, number) = self.0.take()?;
-        let tell = |seat: &mut Seat| {
-            if seat.asking == number {
-                tell(&mut seat.lease, told);
-                seat.asking = 0;
-                seat.room.take()
-            } else {
-                tell_late(&mut seat.lease, told);
-                None
-            }
-        };
-        leases.with(key, tell).flatten()
-    }
 }
 
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        drop(self.end((), |lease, ()| lease.abandoned(), |_, ()| ()));
-    }
-}
-
-/// A request that waits for what another one asks for, and that is not counted any more when it stops waiting.
-struct Waiting<'a> {
-    leases: &'a Table<Seat>,
+/// A request in line. When it is dropped it leaves the line, and gives back what it was told and has not seen.
+struct Waiting<'a, S: Store, C: Clock> {
+    leased: &'a Leased<S, C>,
     key: &'a [u8],
-    /// Of the one that asks.
-    number: u64,
     cost: u32,
+    /// Zero when it has its turn.
+    ticket: u64,
+    turn: oneshot::Receiver<Told>,
 }
 
-impl Drop for Waiting<'_> {
+impl<S: Store, C: Clock> Drop for Waiting<'_, S, C> {
     fn drop(&mut self) {
-        let left = |seat: &mut Seat| {
-            if seat.asking == self.number {
-                seat.lease.left(self.cost);
-            }
-        };
-        self.leases.with_known(self.key, left);
+        if self.ticket == 0 {
+            return;
+        }
+        self.turn.close();
+        let is_left = self.leased.leases.with_known(self.key, |seat| seat.leave(self.ticket));
+        if is_left != Some(true)
+            && let Ok(Some((turn, batch))) = self.turn.try_recv()
+        {
+            let called = self.leased.take_back(self.key, self.cost, batch, turn);
+            self.leased.tell(self.key, called);
+        }
     }
 }
 
@@ -341,7 +264,7 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
             config,
             hold_us,
             leases,
-            asks: AtomicU64::new(0),
+            numbers: Numbers::default(),
             ended_at: EndedAt::default(),
             errors,
         });
@@ -363,7 +286,7 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     /// # Errors
     /// As [`RateLimiter::check`](crate::RateLimiter::check), where the store is asked; [`Timeout`](sysd_core::ErrorKind::Timeout)
     /// after [`call_wait_max`](LeaseConfig::call_wait_max). Who waits for a batch for which the call fails ends in that call's error, of its kind
-    /// and effect, and asks nobody; who waited twice that long for batches of which none was answered ends in `Timeout`, without effect.
+    /// and effect, and asks nobody; who is still in line after one and three quarters of that time to three times it ends in `Timeout`, without effect.
     ///
     /// # Cost
     /// None of the store's while there are tokens in hand or the denial lasts, or where another request asks for a batch, for which it
@@ -371,8 +294,9 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     /// longer than three times that. No request gives back: the keeper does.
     ///
     /// # Cancel safety
-    /// A future that is dropped may have taken a batch, which is then lost; it never gives. Of those who wait for that batch one then asks for
-    /// the next, and so one does after `call_wait_max` if it is kept and not polled; what it still gets beyond its own cost the keeper gives back.
+    /// A future that is dropped may have taken a batch, which is then lost; it never gives. The first in line then asks for
+    /// the next, and so one does after one and a quarter of `call_wait_max` if it is kept and not polled; what it still gets beyond its own cost the keeper
+    /// gives back. What is taken for one in line that is dropped before it sees it is in hand again.
     pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
         let shared = &*self.shared;
         if let Some(decision) = shared.decide(key.as_ref(), cost) {
@@ -408,8 +332,8 @@ impl<S: Store, C: Clock> Leased<S, C> {
             return None;
         }
         // Before the lock, which is held the shorter.
-        let now_us = steady_us(&self.clock);
-        self.leases.with_known(key, |seat| seat.lease.decide(now_us, cost, |tokens| self.price_us(tokens))).flatten()
+        let terms = self.terms();
+        self.leases.with_known(key, |seat| seat.lease.decide(&terms, cost)).flatten()
     }
 
     async fn check(&self, key: KeyBytes, cost: u32) -> Result<Decision> {
@@ -418,79 +342,119 @@ impl<S: Store, C: Clock> Leased<S, C> {
         if cost > self.limit {
             return Ok(Decision::new(Outcome::NeverAllowed, self.limit, 0, 0));
         }
-        let (begun_us, wait_max_us) = (steady_us(&self.clock), micros(self.config.call_wait_max));
-        let (mut told, mut unanswered) = (0, None);
-        loop {
-            let waited_us = steady_us(&self.clock).saturating_sub(begun_us);
-            let may_wait = waited_us < wait_max_us.saturating_mul(2);
-            // What it waited for so far is of the time that it has.
-            let left_us = wait_max_us.saturating_mul(3).saturating_sub(waited_us).min(wait_max_us);
-            let left = Duration::from_micros(left_us);
-            match self.step(&key, cost, may_wait && told < TOLD_MAX, unanswered.take()) {
-                Next::Decided(decision) => return Ok(decision),
-                Next::Lead(tokens, number) => {
-                    let asking = Asking(Some((&self.leases, &key, number)));
-                    return self.lead(&partition, cost, tokens, left, asking).await;
+        let begun_us = steady_us(&self.clock);
+        let step =
+            |seat: &mut Seat, terms: &Terms<'_>| (seat.step(terms, cost, &self.numbers, || self.late()), Vec::new());
+        let turn = match self.at(&key, step).unwrap_or(Next::Alone) {
+            Next::Decided(decision) => return Ok(decision),
+            Next::Alone => {
+                let call = self.take(&partition, cost);
+                return Ok(within(&self.clock, self.config.call_wait_max, call).await?.1);
+            }
+            Next::Lead(lead) => Turn::Lead(lead),
+            Next::Wait(place) => self.wait(&key, cost, place, begun_us).await?,
+        };
+        match turn {
+            Turn::Decided(decision) => Ok(decision),
+            Turn::Lead(Lead { tokens, number }) => {
+                let asking = Asking { leased: self, key: &key, number };
+                // What it waited for so far is of the time that it has.
+                let wait_max_us = micros(self.config.call_wait_max);
+                let left_us = wait_max_us.saturating_mul(3).saturating_sub(self.since_us(begun_us)).min(wait_max_us);
+                if left_us == 0 {
+                    return Err(too_late());
                 }
-                Next::Wait(answered, number) => {
-                    let waiting = Waiting { leases: &self.leases, key: &key, number, cost };
-                    let answer = answered.await;
-                    // Nobody is counted any more, or will be once this one has said that it waited too long.
-                    std::mem::forget(waiting);
-                    match answer {
-                        Answer::Told => told += 1,
-                        Answer::Abandoned => {}
-                        Answer::Late => unanswered = Some(number),
-                        Answer::Failed(error) => return Err(error.share()),
-                    }
+                self.lead(&partition, cost, tokens, Duration::from_micros(left_us), asking).await
+            }
+            Turn::Failed(error) => Err(error.share()),
+        }
+    }
+
+    /// In line, until it has its turn.
+    async fn wait(&self, key: &[u8], cost: u32, place: Place, begun_us: u64) -> Result<Turn> {
+        let Place { ticket, turn, mut late, mut asking } = place;
+        let mut waiting = Waiting { leased: self, key, cost, ticket, turn };
+        let told = loop {
+            if let Either::Left((told, _)) = select(&mut waiting.turn, &mut late).await {
+                break told;
+            }
+            // Another wait would be longer than three times `call_wait_max` in all.
+            let is_over = self.since_us(begun_us) >= micros(self.config.call_wait_max).saturating_mul(7) / 4;
+            let overdue = |seat: &mut Seat, terms: &Terms<'_>| {
+                seat.overdue((ticket, cost, asking), is_over, terms, &self.numbers, || self.late())
+            };
+            match self.at(key, overdue) {
+                Some(Overdue::Wait(next, number)) => (late, asking) = (next, number),
+                Some(Overdue::Turn(turn)) => {
+                    waiting.ticket = 0;
+                    return Ok(turn);
                 }
-                // Another one asks by now, and nobody has answered yet.
-                Next::Alone if !may_wait && told < TOLD_MAX => {
-                    let why = "no batch that others asked for was answered within twice call_wait_max";
-                    return Err(Error::new(ErrorKind::Timeout, Effect::None, why));
+                Some(Overdue::Over) => {
+                    waiting.ticket = 0;
+                    return Err(too_late());
                 }
-                Next::Alone => return Ok(within(&self.clock, left, self.take(&partition, cost)).await?.1),
+                Some(Overdue::Called) | None => break (&mut waiting.turn).await,
+            }
+        };
+        waiting.ticket = 0;
+        let gone = |_| Error::new(ErrorKind::Unavailable, Effect::None, "who asked for a batch ended without a word");
+        told.map(|(turn, _)| turn).map_err(gone)
+    }
+
+    fn since_us(&self, begun_us: u64) -> u64 {
+        steady_us(&self.clock).saturating_sub(begun_us)
+    }
+
+    /// A timer for all who wait for the one that asks. It is longer than that one's own: a store that does not answer is that one's error first, and
+    /// everybody's.
+    fn late(&self) -> Late {
+        let wait = self.config.call_wait_max.saturating_mul(5) / 4;
+        (Box::pin(self.clock.sleep_until(self.clock.now().saturating_add(wait)))
+            as Pin<Box<dyn Future<Output = ()> + Send>>)
+            .shared()
+    }
+
+    fn terms(&self) -> Terms<'_> {
+        // Before the lock, which is held the shorter.
+        let now_us = steady_us(&self.clock);
+        Terms { now_us, batch_max: self.config.batch_max.min(self.limit), bucket: self.bucket() }
+    }
+
+    /// Looks at the seat of a key; who has its turn by that is told when the table is free. `None` if there is no room for the key.
+    fn at<T>(&self, key: &[u8], look: impl FnOnce(&mut Seat, &Terms<'_>) -> (T, Vec<Called>)) -> Option<T> {
+        let terms = self.terms();
+        let (told, called) = self.leases.with(key, |seat| look(seat, &terms))?;
+        self.tell(key, called);
+        Some(told)
+    }
+
+    fn tell(&self, key: &[u8], called: Vec<Called>) {
+        let mut called = VecDeque::from(called);
+        while let Some(Called { call, cost, batch, turn }) = called.pop_front() {
+            if let Err((turn, batch)) = call.send((turn, batch)) {
+                called.extend(self.take_back(key, cost, batch, turn));
             }
         }
     }
 
-    /// `unanswered` is the number of a request for which this one waited too long: if it still asks, others ask in its stead.
-    fn step(&self, key: &[u8], cost: u32, may_wait: bool, unanswered: Option<u64>) -> Next {
-        let now_us = steady_us(&self.clock);
-        let price_us = |tokens| self.price_us(tokens);
-        let batch_max = self.config.batch_max.min(self.limit);
-        let step = |seat: &mut Seat| {
-            let mut overtaken = None;
-            if seat.asking != 0 && unanswered == Some(seat.asking) {
-                seat.lease.abandoned();
-                (seat.asking, overtaken) = (0, seat.room.take());
+    /// Who was told so is gone: its tokens are in hand again, and the next in line asks.
+    fn take_back(&self, key: &[u8], cost: u32, batch: u64, turn: Turn) -> Vec<Called> {
+        match turn {
+            Turn::Decided(decision) if decision.is_allowed() => {
+                self.leases.with_known(key, |seat| seat.lease.untaken(batch, cost));
+                Vec::new()
             }
-            let next = match seat.lease.take(now_us, cost, batch_max, may_wait, price_us) {
-                Step::Decided(decision) => Next::Decided(decision),
-                Step::Lead { tokens } => {
-                    seat.asking = 1 + self.asks.fetch_add(1, Ordering::Relaxed);
-                    Next::Lead(tokens, seat.asking)
-                }
-                Step::Alone => Next::Alone,
-                Step::Wait => {
-                    let room = || Box::new(Room::new(&self.clock, self.config.call_wait_max));
-                    Next::Wait(seat.room.get_or_insert_with(room).answered.clone(), seat.asking)
-                }
-            };
-            (next, overtaken)
-        };
-        // Whose room is left is woken when the table is free.
-        self.leases.with(key, step).map_or(Next::Alone, |(next, _overtaken)| next)
+            Turn::Decided(_) | Turn::Failed(_) => Vec::new(),
+            Turn::Lead(Lead { number, .. }) => {
+                let terms = self.terms();
+                let abandoned = |seat: &mut Seat| seat.abandoned(number, &terms, &self.numbers);
+                self.leases.with_known(key, abandoned).unwrap_or_default()
+            }
+        }
     }
 
     fn bucket(&self) -> Option<&TokenBucket> {
         if let RuleLimit::Limit(Limit::TokenBucket(bucket)) = self.rule.by() { Some(bucket) } else { None }
-    }
-
-    /// In what time so many tokens of a bucket come back. A window of the clock has all of its tokens at its end; of the others it is not
-    /// known.
-    fn price_us(&self, tokens: u32) -> Option<u64> {
-        Some(self.bucket()?.price(tokens)?.ceil_us())
     }
 
     /// In what time a bucket has so many tokens more than such a verdict took; zero if it has them now.
@@ -535,7 +499,7 @@ impl<S: Store, C: Clock> Leased<S, C> {
         cost: u32,
         tokens: u32,
         wait_max: Duration,
-        asking: Asking<'_>,
+        asking: Asking<'_, S, C>,
     ) -> Result<Decision> {
         let answer = within(&self.clock, wait_max, self.take_some(partition, cost, tokens)).await;
         let (at_us, hold_us) = (steady_us(&self.clock), self.hold_us);
@@ -543,31 +507,41 @@ impl<S: Store, C: Clock> Leased<S, C> {
             Ok(Taken { tokens: taken, batch, decision, asked_at_us }) if decision.is_allowed() => {
                 let said = Said { asked_at_us, at_us, hold_us };
                 let wait_us = |verdict: &JointVerdict, tokens| self.wait_us(verdict, tokens);
-                asking.tell(
-                    Ok(()),
-                    batch,
-                    |lease, batch| lease.granted(said, (tokens, taken, cost), batch, &decision, wait_us),
-                    |lease, batch| lease.keep_late(batch, taken - cost),
-                );
+                let number = asking.number;
+                asking.answered(|lease, is_late| {
+                    if is_late {
+                        lease.keep_late(batch, taken - cost);
+                    } else {
+                        lease.granted(said, Grant { tokens: taken, cost, batch, number }, &decision, wait_us);
+                    }
+                });
                 // The rest of the batch is there for the next ones.
                 Ok(decision.untaken(taken - cost))
             }
             Ok(Taken { decision, asked_at_us, .. }) => {
                 let said = Said { asked_at_us, at_us, hold_us };
-                asking.tell(Ok(()), (), |lease, ()| lease.refused(said, cost, &decision), |_, ()| ());
+                asking.answered(|lease, is_late| {
+                    if !is_late {
+                        lease.refused(said, cost, &decision);
+                    }
+                });
                 Ok(decision)
             }
-            // It had little time left, which says nothing of the store: one of those who wait asks.
+            // It had little time left, which says nothing of the store: the first in line asks.
             Err(error) if error.kind() == ErrorKind::Timeout && wait_max < self.config.call_wait_max => {
                 drop(asking);
                 Err(error)
             }
             Err(error) => {
-                asking.tell(Err(Arc::new(error.share())), (), |lease, ()| lease.gave_up(), |_, ()| ());
+                asking.failed(&error);
                 Err(error)
             }
         }
     }
+}
+
+fn too_late() -> Error {
+    Error::new(ErrorKind::Timeout, Effect::None, "the batches that others asked for had nothing for it in time")
 }
 
 impl<S: Store, C: Clock> Kept for Leased<S, C> {
