@@ -10,7 +10,10 @@ use std::time::Duration;
 use futures::channel::oneshot;
 use futures::executor::block_on;
 use sysd_core::{Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store};
-use sysd_ratelimit::{Decision, LeaseConfig, LeasedLimiter, Rule, RuleLimiter, RuleSet, TokenBucket};
+use sysd_ratelimit::{
+    Decision, FixedWindow, LeaseConfig, LeasedLimiter, Rule, RuleLimiter, RuleSet, SlidingLog, SlidingWindow,
+    TokenBucket,
+};
 use sysd_storage::Memory;
 use sysd_testkit::{Overridden, Overrides};
 
@@ -538,4 +541,99 @@ fn after_a_call_that_failed_a_small_batch_is_asked_for() {
     assert!(block_on(limiter.check("ann", 1)).is_err());
     gate.fail(None);
     assert_eq!((allowed(&Crowd::of(&limiter, 1).poll()), limiter.in_hand("ann")), (1, 0));
+}
+
+/// The store is asked for what a cost has more than what is in hand.
+#[test]
+fn what_is_in_hand_counts_for_a_greater_cost() {
+    let (_, gate, limiter) = limiter("1/h", 20, 20);
+    // Of batches of 1, 2, 4 and 8 seven are in hand, and five are left.
+    assert_eq!(allowed(&Crowd::of(&limiter, 8).poll()), 8);
+    assert_eq!(limiter.in_hand("ann"), 7);
+    gate.calls();
+    assert!(!block_on(limiter.check("ann", 13)).unwrap().is_allowed());
+    assert_eq!((limiter.in_hand("ann"), gate.calls()), (7, 0));
+    let decision = block_on(limiter.check("ann", 12)).unwrap();
+    assert_eq!((decision.is_allowed(), decision.remaining(), limiter.in_hand("ann")), (true, 0, 0));
+    assert_eq!(gate.calls(), 1);
+}
+
+/// While one asks for what it lacks, what it lacks not is nobody else's; if it is dropped it is in hand again.
+#[test]
+fn what_is_put_aside_comes_back() {
+    let (_, gate, limiter) = limiter("1/h", 100, 20);
+    assert_eq!(allowed(&Crowd::of(&limiter, 8).poll()), 8);
+    gate.shut();
+    let mut asks = Box::pin(limiter.check("ann", 20));
+    assert!(asks.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let mut crowd = Crowd::of(&limiter, 1);
+    assert!(crowd.poll().is_empty());
+    drop(asks);
+    assert_eq!((allowed(&crowd.poll()), limiter.in_hand("ann")), (1, 6));
+}
+
+/// By every rule, whatever was denied before, with and without something in hand.
+#[test]
+fn who_waits_as_long_as_it_is_told_is_admitted() {
+    let rate = || "10/s".parse().unwrap();
+    let rules = [
+        Rule::new("bucket", TokenBucket::new(rate(), 10).unwrap()).unwrap(),
+        Rule::new("fixed", FixedWindow::new(rate())).unwrap(),
+        Rule::new("sliding", SlidingWindow::new(rate())).unwrap(),
+        Rule::new("log", SlidingLog::new(rate()).unwrap()).unwrap(),
+    ];
+    let (mut denied, mut without_a_call, mut in_hand) = (0, 0, 0);
+    for rule in &rules {
+        for (used, pause_us) in (1..=12).flat_map(|used| [(used, 7_000), (used, 40_000), (used, 83_000)]) {
+            for (first, then) in (1..=9).flat_map(|first| (first..=10).map(move |then| (first, then))) {
+                let (clock, gate) = (clock(), Gate::default());
+                let store = Overridden(Memory::with_clock(clock.clone()), gate.clone());
+                let config = LeaseConfig { hold_for: Duration::from_millis(200), ..LeaseConfig::new(8) };
+                let (limiter, _) =
+                    LeasedLimiter::with_clock(store, "api", rule.clone(), config, clock.clone()).unwrap();
+                let check = |cost| block_on(limiter.check("ann", cost)).unwrap();
+                for _ in 0..used {
+                    check(1);
+                    clock.advance(Duration::from_micros(pause_us));
+                }
+                check(first);
+                in_hand += u32::from(limiter.in_hand("ann") > 0);
+                gate.calls();
+                let Some(wait) = check(then).retry_after() else { continue };
+                denied += 1;
+                without_a_call += u32::from(gate.calls() == 0);
+                clock.advance(wait);
+                let again = check(then);
+                let case = format!("{} {used} {pause_us} {first} {then}", rule.name());
+                assert!(again.is_allowed(), "{case}: after {wait:?} it waits {:?}", again.retry_after());
+            }
+        }
+    }
+    println!("{denied} denied, {without_a_call} of them without a call, {in_hand} times with something in hand");
+    assert!(denied > 1_000 && without_a_call > 500 && in_hand > 500);
+}
+
+/// A flood of greater costs asks about the greatest once.
+#[test]
+fn a_log_is_asked_once_for_a_greater_cost_than_one_that_is_denied() {
+    let (clock, gate) = (clock(), Gate::default());
+    let store = Overridden(Memory::with_clock(clock.clone()), gate.clone());
+    let rule = Rule::new("log", SlidingLog::new("10/h".parse().unwrap()).unwrap()).unwrap();
+    let (limiter, _) = LeasedLimiter::with_clock(store, "api", rule, LeaseConfig::new(8), clock.clone()).unwrap();
+    let wait = |cost| block_on(limiter.check("ann", cost)).unwrap().retry_after();
+    let hour = Duration::from_secs(3_600);
+    for at in 0..10 {
+        assert_eq!(wait(1), None, "{at}");
+        clock.advance(Duration::from_secs(1));
+    }
+    gate.calls();
+    assert_eq!((wait(1), gate.calls()), (Some(hour - Duration::from_secs(10)), 1));
+    assert_eq!((wait(5), gate.calls()), (Some(hour - Duration::from_secs(6)), 1));
+    for _ in 0..10 {
+        assert_eq!(wait(1), Some(hour - Duration::from_secs(10)));
+        assert_eq!(wait(5), Some(hour - Duration::from_secs(6)));
+        // At least so long.
+        assert_eq!(wait(3), Some(hour - Duration::from_secs(6)));
+    }
+    assert_eq!(gate.calls(), 0);
 }

@@ -2,8 +2,8 @@
 //!
 //! | state | a request of `cost` |
 //! |---|---|
-//! | in hand: `tokens`, until a time | enough: is allowed. Else the store is asked, by this request for the next batch |
-//! | denied, or a bucket of which it is known what it lacks, for at most as long as a batch is held | of the cost that is known not to be there, or a greater one: is denied. A smaller cost asks the store |
+//! | in hand: `tokens`, until a time | enough: is allowed. Else the store is asked, by this request for the next batch: at least for what it lacks beside what is in hand, which is put aside for it |
+//! | denied, or a bucket of which it is known what it lacks, for at most as long as a batch is held | where what it lacks is known not to be there: is denied. Else it asks the store |
 //! | asking: a batch is under way | enough in hand: is allowed. Of a bucket that can't have more than the one who asks wants: is denied. Else it waits in line |
 //! | fresh, or the time is over | asks for a batch; what is left of the one before the keeper gives back |
 //!
@@ -80,15 +80,21 @@ pub(super) struct Said {
 pub(super) struct Lease {
     /// In hand, of `batch`.
     tokens: u32,
+    /// Of it too, put aside for the one that asks.
+    aside: u32,
     /// The tokens of `batch`.
     size: u32,
     /// From then on nothing is in hand.
     until_us: u64,
     seen: Seen,
-    /// Requests of this cost and of greater ones are denied.
+    /// Requests that lack so much and more are denied.
     denied: Denied,
+    /// The greatest that was denied meanwhile, where it is not known how much longer a greater one waits.
+    greatest: Denied,
     /// What the one that asks wants comes before all others: so much longer they wait for enough. Zero while nobody asks, or where it is not known.
     spoken_us: u64,
+    /// It wants so much.
+    spoken: u32,
     batch: Option<Box<Batch>>,
     /// The number of the request that took `batch`.
     batch_number: u64,
@@ -108,9 +114,11 @@ pub(super) enum Step {
     Alone,
     /// It is counted as one in line, until [`Lease::left`] says that it has its turn, or waits no longer.
     Wait,
-    /// The store is asked for so many, and for less where it has less; the lease is told what came of it.
+    /// The store is asked for so many, and for less where it has less, but for no less than `least`, what the request lacks; the lease is told what came
+    /// of it.
     Lead {
         tokens: u32,
+        least: u32,
     },
 }
 
@@ -120,14 +128,27 @@ pub(super) struct Terms<'a> {
     pub(super) now_us: u64,
     /// The most tokens of a batch.
     pub(super) batch_max: u32,
-    /// Of another limit it is not known when how much is there.
-    pub(super) bucket: Option<&'a TokenBucket>,
+    pub(super) refill: Refill<'a>,
+}
+
+/// How what was taken comes back.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Refill<'a> {
+    Evenly(&'a TokenBucket),
+    /// All of it, at the end of a window of the clock.
+    AtOnce,
+    /// Bit by bit, as only the store knows.
+    Unknown,
 }
 
 impl Terms<'_> {
     /// In what time so many tokens come back.
     fn price_us(&self, tokens: u32) -> Option<u64> {
-        Some(self.bucket?.price(tokens)?.ceil_us())
+        match self.refill {
+            Refill::Evenly(bucket) => Some(bucket.price(tokens)?.ceil_us()),
+            Refill::AtOnce => Some(0),
+            Refill::Unknown => None,
+        }
     }
 }
 
@@ -162,23 +183,46 @@ impl Lease {
             self.tokens -= cost;
             return Some(self.decision(Outcome::Allowed, now_us));
         }
-        let denied = &self.denied;
-        if denied.cost == 0 || cost < denied.cost {
+        let (denied, lacks) = (&self.denied, cost - self.in_hand(now_us));
+        if denied.cost == 0 || lacks < denied.cost {
             return None;
         }
         let until_us = if self.spoken_us == 0 {
             denied.until_us
         } else {
+            // A bucket that never holds both may be full before the one that asks has taken: how long the others wait is not known.
+            terms.price_us(self.spoken.saturating_add(lacks))?;
             denied.maybe_at_us.saturating_add(self.spoken_us).min(denied.known_until_us)
         };
         if now_us >= until_us {
             return None;
         }
-        let longer_us = if cost == denied.cost { None } else { terms.price_us(cost - denied.cost) };
-        let enough_at_us = denied.enough_at_us.saturating_add(self.spoken_us);
-        let wait_us = (enough_at_us - now_us).saturating_add(longer_us.unwrap_or(0));
-        let retry_after = std::time::Duration::from_micros(wait_us);
-        Some(self.decision(Outcome::Denied { retry_after }, now_us))
+        let wait_us = self.wait_us(terms, lacks)?;
+        Some(self.denial(terms, cost, wait_us))
+    }
+
+    /// How long until the store has so many, as far as is known: no less than are denied.
+    fn wait_us(&self, terms: &Terms<'_>, tokens: u32) -> Option<u64> {
+        let wait_us = self.denied.enough_at_us.saturating_add(self.spoken_us).saturating_sub(terms.now_us);
+        if tokens == self.denied.cost {
+            return Some(wait_us);
+        }
+        if let Refill::Unknown = terms.refill {
+            // As long as a greater one, if that was asked for.
+            let is_known = self.greatest.cost >= tokens && terms.now_us < self.greatest.until_us;
+            return is_known.then(|| wait_us.max(self.greatest.enough_at_us.saturating_sub(terms.now_us)));
+        }
+        Some(wait_us.saturating_add(terms.price_us(tokens.saturating_sub(self.denied.cost))?))
+    }
+
+    /// Denies a request that has to wait so long for what it lacks; longer if what is in hand is gone by then.
+    fn denial(&self, terms: &Terms<'_>, cost: u32, wait_us: u64) -> Decision {
+        let now_us = terms.now_us;
+        let is_kept = self.in_hand(now_us) == 0 || now_us.saturating_add(wait_us) < self.until_us;
+        // At the latest when all of the limit is there again.
+        let without_us = || self.wait_us(terms, cost).unwrap_or_else(|| self.seen.reset_at_us.saturating_sub(now_us));
+        let wait_us = if is_kept { wait_us } else { wait_us.max(without_us()) };
+        self.decision(Outcome::Denied { retry_after: std::time::Duration::from_micros(wait_us) }, now_us)
     }
 
     /// The store is to be asked, if nobody does.
@@ -190,23 +234,25 @@ impl Lease {
         let now_us = terms.now_us;
         self.is_asking = true;
         let is_known = self.denied.cost > 0 && now_us < self.denied.known_until_us;
-        self.spoken_us = if is_known { terms.price_us(cost).unwrap_or(0) } else { 0 };
         let is_held = now_us < self.until_us;
         let wanted = if is_held { self.size.saturating_mul(2) } else { self.size.saturating_sub(self.tokens) };
-        let of_line = u32::try_from(self.waiting).unwrap_or(u32::MAX).saturating_add(cost);
-        let mut wanted = wanted.max(of_line).min(terms.batch_max);
         if !is_held {
             self.put_away();
         }
+        self.aside = std::mem::take(&mut self.tokens);
+        let least = cost.saturating_sub(self.aside).max(1);
+        self.spoken = least;
+        self.spoken_us = if is_known { terms.price_us(least).unwrap_or(0) } else { 0 };
+        let of_line = u32::try_from(self.waiting).unwrap_or(u32::MAX).saturating_add(least);
+        // What is in hand then is no more than a batch.
+        let wanted = wanted.max(of_line).min(terms.batch_max.saturating_sub(self.aside)).max(least);
         // A batch that can't be there would be asked for in vain.
         let is_there = |tokens: u32| {
             let longer_us = tokens.checked_sub(self.denied.cost).and_then(|tokens| terms.price_us(tokens));
             longer_us.is_none_or(|longer_us| now_us >= self.denied.maybe_at_us.saturating_add(longer_us))
         };
-        if is_known && wanted > cost && !is_there(wanted) {
-            wanted = most(cost, wanted, is_there);
-        }
-        Step::Lead { tokens: wanted.max(cost) }
+        let is_in_vain = is_known && wanted > least && !is_there(wanted);
+        Step::Lead { tokens: if is_in_vain { most(least, wanted, is_there) } else { wanted }, least }
     }
 
     /// What is in hand is the keeper's.
@@ -230,9 +276,10 @@ impl Lease {
         self.rests.push(rest);
     }
 
-    /// Nobody asks any more.
+    /// Nobody asks any more. What was put aside is in hand again.
     fn end_asking(&mut self) {
         (self.is_asking, self.spoken_us) = (false, 0);
+        self.tokens += std::mem::take(&mut self.aside);
     }
 
     /// A batch was taken. `wait_us` says of a bucket in what time so much more is there; of another limit it is not known.
@@ -244,35 +291,50 @@ impl Lease {
         wait_us: impl Fn(&JointVerdict, u32) -> Option<u64>,
     ) {
         let now_us = said.at_us;
+        // What was put aside goes first: it was less than the cost.
+        let aside = std::mem::take(&mut self.aside);
         self.end_asking();
         // Of a bucket it is known what it lacks, and for how long. What a window had before says nothing now.
         let lacking = decision.remaining().saturating_add(1);
         let lacks_us = wait_us(&batch.verdict, lacking);
         self.see(now_us, decision);
-        // What was in hand goes first. What is left of it, or of which the time has run out meanwhile, is given back.
-        let before = if now_us < self.until_us { self.tokens.min(cost) } else { 0 };
-        self.tokens -= before;
+        // What came into hand again meanwhile is of the batch before.
         self.put_away();
-        self.tokens = (tokens - cost) + before;
+        self.tokens = tokens.saturating_add(aside).saturating_sub(cost);
         (self.size, self.batch_number) = (tokens, number);
         self.until_us = now_us.saturating_add(said.hold_us);
         self.denied = lacks_us.map_or_else(Denied::default, |us| Denied::new(said, lacking, us));
+        self.greatest = Denied::default();
         self.batch = Some(batch);
     }
 
-    /// Not even the request's own cost was there.
-    pub(super) fn refused(&mut self, said: Said, cost: u32, decision: &Decision) {
+    /// Not even what the request lacked was there, `least`. What it is told, if that is another wait than the store's.
+    pub(super) fn refused(
+        &mut self,
+        said: Said,
+        terms: &Terms<'_>,
+        (cost, least): (u32, u32),
+        decision: &Decision,
+    ) -> Option<Decision> {
         let now_us = said.at_us;
         self.end_asking();
         self.see(now_us, decision);
         // What is in hand counts as all there is: a batch was too much.
         self.size = self.tokens;
         self.until_us = self.until_us.max(now_us);
+        let wait_us = super::micros(decision.retry_after()?);
+        let (new, lasts) = (Denied::new(said, least, wait_us), |denied: &Denied| now_us < denied.until_us);
+        let is_greatest = |new: &Denied, greatest: &Denied| new.cost > greatest.cost || !lasts(greatest);
         // A smaller cost that is denied says more.
-        let is_news = cost <= self.denied.cost || self.denied.until_us <= now_us;
-        if let Some(retry_after) = decision.retry_after().filter(|_| is_news) {
-            self.denied = Denied::new(said, cost, super::micros(retry_after));
+        let greater = if least <= self.denied.cost || !lasts(&self.denied) {
+            std::mem::replace(&mut self.denied, new)
+        } else {
+            new
+        };
+        if lasts(&greater) && is_greatest(&greater, &self.greatest) {
+            self.greatest = greater;
         }
+        if least == cost { None } else { Some(self.denial(terms, cost, wait_us)) }
     }
 
     /// Nothing is known: the call failed, of which those who wait are told.
@@ -302,7 +364,7 @@ impl Lease {
     /// So many tokens were given back: what was denied may be there.
     pub(super) fn given_back(&mut self, tokens: u32) {
         if tokens >= self.denied.cost {
-            self.denied = Denied::default();
+            (self.denied, self.greatest) = (Denied::default(), Denied::default());
         }
     }
 

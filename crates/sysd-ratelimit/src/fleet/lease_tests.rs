@@ -22,8 +22,8 @@ enum Op {
     Overtake,
     /// One in line waits no longer.
     Leave,
-    /// One that is told that it is allowed is gone by then; the keeper may have come round meanwhile.
-    Gone(u32, bool),
+    /// One that is told that it is allowed is gone by then, which is seen only so many operations later.
+    Gone(u32, usize),
     /// The keeper comes round.
     Keep,
     /// It does, and the store does not answer.
@@ -55,8 +55,10 @@ enum Bug {
     ForgetsTheLine,
     /// What one did not take any more is in hand though its batch is not.
     GivesToAnother,
-    /// What is in hand is forgotten if its time runs out while a batch is asked for.
-    LosesWhatRanOut,
+    /// What comes back into hand while a batch is asked for is forgotten.
+    LosesWhatCameBack,
+    /// What was put aside for the one that asks is forgotten.
+    LosesWhatIsAside,
     /// What a batch that comes late has more than its request's cost is forgotten.
     LosesWhatIsLate,
 }
@@ -68,7 +70,7 @@ fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
         1 => (1..6_u32).prop_map(Op::Dropped),
         1 => Just(Op::Overtake),
         1 => Just(Op::Leave),
-        1 => (1..6_u32, any::<bool>()).prop_map(|(cost, is_late)| Op::Gone(cost, is_late)),
+        1 => (1..6_u32, 0..6_usize).prop_map(|(cost, later)| Op::Gone(cost, later)),
         2 => Just(Op::Keep),
         1 => Just(Op::KeepInVain),
     ];
@@ -81,7 +83,7 @@ fn said(at_us: u64, hold_us: u64) -> Said {
 }
 
 fn terms(now_us: u64) -> Terms<'static> {
-    Terms { now_us, batch_max: BATCH_MAX, bucket: None }
+    Terms { now_us, batch_max: BATCH_MAX, refill: Refill::Unknown }
 }
 
 /// A rule on a store of its own; nothing comes back by time.
@@ -117,6 +119,7 @@ impl Store {
 struct Ask {
     answered_after: usize,
     cost: u32,
+    least: u32,
     tokens: u32,
 }
 
@@ -128,6 +131,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
     let (mut admitted, mut given, mut taken, mut lost) = (0_u32, 0_u32, 0_u32, 0_u32);
     let mut asks: Vec<Ask> = Vec::new();
     let mut late: Vec<Ask> = Vec::new();
+    let mut gone: Vec<(usize, u64, u32)> = Vec::new();
     // Costs of those in line.
     let mut waiters: Vec<u32> = Vec::new();
     let (mut held_since_us, mut number) = (0, 0);
@@ -138,31 +142,47 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
         for ask in asks.iter_mut().chain(&mut late) {
             ask.answered_after = ask.answered_after.saturating_sub(1);
         }
+        while let Some(at) = gone.iter().position(|(later, ..)| *later == 0) {
+            let (_, of, cost) = gone.remove(at);
+            let is_there = of == lease.batch_number() && lease.batch.is_some();
+            lost += if is_there { 0 } else { cost };
+            if bug == Bug::GivesToAnother {
+                lease.tokens += cost;
+            } else {
+                lease.untaken(of, cost);
+            }
+        }
+        gone.iter_mut().for_each(|(later, ..)| *later -= 1);
         // What requests step, with after how many operations one that asks is answered, and whether it was in line.
         let mut steps: Vec<(u32, Option<usize>, bool)> = Vec::new();
         while let Some(at) = late.iter().position(|ask| ask.answered_after == 0) {
             let Ask { cost, tokens, .. } = late.remove(at);
             let (batch, decision) = store.take(tokens);
             if decision.is_allowed() {
-                (taken, admitted) = (taken + tokens, admitted + cost);
-                let is_full = tokens > cost && lease.rests.len() == RESTS_MAX;
+                // What was put aside for it others have: it may not be enough.
+                let used = if tokens >= cost { cost } else { 0 };
+                (taken, admitted) = (taken + tokens, admitted + used);
+                let is_full = tokens > used && lease.rests.len() == RESTS_MAX;
                 lost += if is_full { lease.rests[0].tokens } else { 0 };
-                lease.keep_late(batch, if bug == Bug::LosesWhatIsLate { 0 } else { tokens - cost });
+                lease.keep_late(batch, if bug == Bug::LosesWhatIsLate { 0 } else { tokens - used });
             }
         }
         while let Some(at) = asks.iter().position(|ask| ask.answered_after == 0) {
-            let Ask { cost, tokens, .. } = asks.remove(at);
+            let Ask { cost, least, tokens, .. } = asks.remove(at);
             let (batch, decision) = store.take(tokens);
             if decision.is_allowed() {
                 taken += tokens;
                 let denied = lease.denied;
-                // What is in hand and has run out meanwhile waits for the keeper, if there is room.
-                let has_run_out = now_us >= lease.until_us && lease.tokens > 0;
-                if has_run_out && lease.rests.len() == RESTS_MAX {
+                // What came back meanwhile waits for the keeper, if there is room.
+                let came_back = lease.tokens > 0;
+                if came_back && lease.rests.len() == RESTS_MAX {
                     lost += lease.rests[0].tokens;
                 }
-                if has_run_out && bug == Bug::LosesWhatRanOut {
+                if came_back && bug == Bug::LosesWhatCameBack {
                     lease.tokens = 0;
+                }
+                if bug == Bug::LosesWhatIsAside {
+                    lease.aside = 0;
                 }
                 number += 1;
                 let grant = Grant { tokens, cost, batch, number };
@@ -173,15 +193,15 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 denials.retain(|(cost, _)| *cost > tokens);
                 admitted += cost;
                 held_since_us = now_us;
-            } else if tokens > cost {
-                let half = (decision.remaining() / 2).max(cost);
-                asks.push(Ask { answered_after: 0, cost, tokens: if half < tokens { half } else { cost } });
+            } else if tokens > least {
+                let half = (decision.remaining() / 2).max(least);
+                asks.push(Ask { answered_after: 0, cost, least, tokens: if half < tokens { half } else { least } });
             } else {
-                lease.refused(said(now_us, HOLD_US), cost, &decision);
+                lease.refused(said(now_us, HOLD_US), &terms(now_us), (cost, least), &decision);
                 if bug == Bug::RemembersForLong {
                     lease.denied.until_us = lease.denied.enough_at_us;
                 }
-                denials.push((cost, now_us + HOLD_US));
+                denials.push((least, now_us + HOLD_US));
             }
             if asks.is_empty() {
                 steps.extend(waiters.drain(..).map(|cost| (cost, Some(0), true)));
@@ -222,22 +242,9 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     lease.left(cost);
                 }
             }
-            Op::Gone(cost, is_late) => {
+            Op::Gone(cost, later) => {
                 if let Some(Outcome::Allowed) = lease.decide(&terms(now_us), cost).map(|decision| decision.outcome()) {
-                    let of = lease.batch_number();
-                    if is_late {
-                        let rests = lease.expire(now_us, true);
-                        rests.iter().for_each(|rest| store.give(rest));
-                        given += sum(&rests);
-                    }
-                    if lease.batch.is_none() {
-                        lost += cost;
-                    }
-                    if bug == Bug::GivesToAnother {
-                        lease.tokens += cost;
-                    } else {
-                        lease.untaken(of, cost);
-                    }
+                    gone.push((later, lease.batch_number(), cost));
                 }
             }
         }
@@ -269,7 +276,8 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     prop_assert!(lease.tokens + cost == before, "took another number than its cost");
                 }
                 Step::Decided(_) => {
-                    let is_known = denials.iter().any(|&(denied, until_us)| denied <= cost && now_us < until_us);
+                    let lacks = cost - lease.in_hand(now_us);
+                    let is_known = denials.iter().any(|&(denied, until_us)| denied <= lacks && now_us < until_us);
                     prop_assert!(is_known, "denied by what is not known any more");
                 }
                 Step::Alone => prop_assert!(cost == 0, "it asks alone"),
@@ -277,17 +285,23 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     prop_assert!(!asks.is_empty(), "it waits for nobody");
                     waiters.push(cost);
                 }
-                Step::Lead { tokens } => {
-                    let is_full = rests == RESTS_MAX && before > 0 && lease.tokens == 0;
+                Step::Lead { tokens, least } => {
+                    let is_full = rests == RESTS_MAX && before > 0 && lease.aside == 0;
                     lost += if is_full { oldest } else { 0 };
                     if bug == Bug::ForgetsRests {
                         lease.rests.clear();
                     }
                     prop_assert!(asks.is_empty(), "two batches are asked for at once");
-                    prop_assert!(tokens >= cost && tokens <= BATCH_MAX.max(cost), "a batch of {}", tokens);
-                    prop_assert!(tokens >= BATCH_MAX.min(cost + waiting), "{} of {} in line", tokens, cost + waiting);
+                    prop_assert!(least + lease.aside == cost, "it asks for {} of {}", least, cost);
+                    prop_assert!(
+                        tokens >= least && tokens + lease.aside <= BATCH_MAX.max(cost),
+                        "a batch of {}",
+                        tokens
+                    );
+                    let wanted = (BATCH_MAX - lease.aside.min(BATCH_MAX)).min(least + waiting);
+                    prop_assert!(tokens >= wanted, "{} of {} in line", tokens, wanted);
                     if let Some(later) = later {
-                        asks.push(Ask { answered_after: later, cost, tokens });
+                        asks.push(Ask { answered_after: later, cost, least, tokens });
                     } else {
                         lease.abandoned();
                         // The first in line asks; here it is dropped too.
@@ -298,7 +312,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
         }
         prop_assert_eq!(lease.waiting, u64::from(waiters.iter().sum::<u32>()), "who is in line is counted");
         prop_assert!(lease.rests.len() <= RESTS_MAX, "{} rests wait", lease.rests.len());
-        let held = lease.tokens + sum(&lease.rests);
+        let held = lease.tokens + lease.aside + sum(&lease.rests) + gone.iter().map(|(.., cost)| cost).sum::<u32>();
         prop_assert_eq!(admitted + given + lost + held, taken, "what is taken is used, given, lost or held");
     }
     Ok(())
@@ -329,7 +343,8 @@ fn broken_leases_are_found() {
         Bug::CountsWhoLeft,
         Bug::ForgetsTheLine,
         Bug::GivesToAnother,
-        Bug::LosesWhatRanOut,
+        Bug::LosesWhatCameBack,
+        Bug::LosesWhatIsAside,
         Bug::LosesWhatIsLate,
     ]) {
         assert!(outcome(bug).is_err(), "{bug:?}");
@@ -342,7 +357,7 @@ fn batches_follow_the_demand() {
     let mut store = Store { rule, state: None, left: 1_000_000 };
     let (mut lease, mut sizes) = (Lease::default(), Vec::new());
     let mut take = |lease: &mut Lease, now_us| {
-        if let Step::Lead { tokens } = lease.take(&Terms { batch_max: 100, ..terms(now_us) }, 1) {
+        if let Step::Lead { tokens, .. } = lease.take(&Terms { batch_max: 100, ..terms(now_us) }, 1) {
             let (batch, decision) = store.take(tokens);
             let grant = Grant { tokens, cost: 1, batch, number: 1 };
             lease.granted(said(now_us, HOLD_US), grant, &decision, |_, _| None);
@@ -372,7 +387,7 @@ fn the_least_cost_that_is_denied_is_remembered_for_a_while_and_greater_ones_are_
     let bucket = crate::TokenBucket::new("100000/s".parse().unwrap(), 10).unwrap();
     let mut lease = Lease::default();
     let outcome = |lease: &mut Lease, now_us, cost| {
-        let step = lease.take(&Terms { bucket: Some(&bucket), ..terms(now_us) }, cost);
+        let step = lease.take(&Terms { refill: Refill::Evenly(&bucket), ..terms(now_us) }, cost);
         if let Step::Decided(decision) = step {
             return Some(decision.outcome());
         }
@@ -380,22 +395,22 @@ fn the_least_cost_that_is_denied_is_remembered_for_a_while_and_greater_ones_are_
         None
     };
     let wait = |us| Some(Outcome::Denied { retry_after: std::time::Duration::from_micros(us) });
-    lease.refused(said(1_000, HOLD_US), 4, &denied(40));
+    lease.refused(said(1_000, HOLD_US), &terms(1_000), (4, 4), &denied(40));
     assert_eq!(outcome(&mut lease, 1_010, 4), wait(30));
     assert_eq!(outcome(&mut lease, 1_010, 6), wait(50));
     assert_eq!(outcome(&mut lease, 1_010, 3), None, "a smaller one may pass");
     // A smaller one takes its place, a greater one does not.
-    lease.refused(said(1_010, HOLD_US), 2, &denied(20));
-    lease.refused(said(1_010, HOLD_US), 9, &denied(90));
+    lease.refused(said(1_010, HOLD_US), &terms(1_010), (2, 2), &denied(20));
+    lease.refused(said(1_010, HOLD_US), &terms(1_010), (9, 9), &denied(90));
     assert_eq!(outcome(&mut lease, 1_011, 2), wait(19));
     assert_eq!(outcome(&mut lease, 1_011, 4), wait(39));
     // Its time is over: another one counts again.
     assert_eq!(outcome(&mut lease, 1_030, 9), None);
-    lease.refused(said(1_030, HOLD_US), 9, &denied(70));
+    lease.refused(said(1_030, HOLD_US), &terms(1_030), (9, 9), &denied(70));
     assert_eq!(outcome(&mut lease, 1_031, 9), wait(69));
     assert_eq!(outcome(&mut lease, 1_031, 8), None);
     // There is enough in 900: it is remembered for as long as a batch would be held, and then asked for again.
-    lease.refused(said(2_000, HOLD_US), 3, &denied(900));
+    lease.refused(said(2_000, HOLD_US), &terms(2_000), (3, 3), &denied(900));
     assert_eq!(outcome(&mut lease, 2_099, 3), wait(801));
     assert_eq!(outcome(&mut lease, 2_100, 3), None);
 }
@@ -406,7 +421,7 @@ fn what_those_who_wait_did_not_find_the_next_batch_has() {
     let mut store = Store { rule, state: None, left: 1_000_000 };
     let mut lease = Lease::default();
     let take = |lease: &mut Lease, cost| lease.take(&Terms { batch_max: 100, ..terms(1_000) }, cost);
-    assert!(matches!(take(&mut lease, 1), Step::Lead { tokens: 1 }));
+    assert!(matches!(take(&mut lease, 1), Step::Lead { tokens: 1, .. }));
     for _ in 0..20 {
         assert!(matches!(take(&mut lease, 5), Step::Wait));
     }
@@ -415,7 +430,7 @@ fn what_those_who_wait_did_not_find_the_next_batch_has() {
     lease.granted(said(1_000, HOLD_US), grant, &decision, |_, _| None);
     // The first has its turn; what a batch has not the next one has.
     lease.left(5);
-    assert!(matches!(take(&mut lease, 5), Step::Lead { tokens: 100 }));
+    assert!(matches!(take(&mut lease, 5), Step::Lead { tokens: 100, .. }));
     assert!(matches!(take(&mut lease, 1), Step::Wait));
     assert_eq!(lease.waiting, 19 * 5 + 1);
 }
@@ -438,17 +453,21 @@ enum Wrong {
     CountsFromTheCall,
     /// It asks for more than a bucket has by then.
     AsksInVain,
+    /// Who is denied is told to count on what is in hand though that is gone by then.
+    KeepsTheHand,
 }
 
 /// A step: time passes, and a request of this cost comes; one that asks is answered so many steps later, so many of them after the store has
 /// decided, or fails.
 type BucketStep = (u64, u32, usize, usize, bool);
 
-const BUCKET_HOLD_US: u64 = 2_000;
+const BUCKET_HOLD_US: u64 = 400;
 
 struct BucketAsk {
     sent_us: u64,
     cost: u32,
+    /// What it lacks beside what was in hand.
+    least: u32,
     tokens: u32,
     answered_after: usize,
     /// So many steps before the answer the store decides.
@@ -475,7 +494,7 @@ fn buckets() -> impl Strategy<Value = (u32, u64, u32, Vec<BucketStep>)> {
 fn of_a_bucket(
     (count, period_us, burst, steps): (u32, u64, u32, Vec<BucketStep>),
     wrong: Wrong,
-) -> Result<u32, TestCaseError> {
+) -> Result<(u32, u32), TestCaseError> {
     let rate = crate::Rate::new(count, std::time::Duration::from_micros(period_us)).unwrap();
     let bucket = crate::TokenBucket::new(rate, burst).unwrap();
     let rule = Rule::new("all", bucket).unwrap();
@@ -496,7 +515,7 @@ fn of_a_bucket(
         let wait_us = owed.minus(bucket.capacity(), bucket.denominator()).ceil_us();
         Some(if wrong == Wrong::NextIsLate { wait_us + 20 } else { wait_us })
     };
-    let (mut lease, mut now_us, mut own) = (Lease::default(), 0_u64, 0);
+    let (mut lease, mut now_us, mut own, mut by_hand) = (Lease::default(), 0_u64, 0, 0);
     let mut ask: Option<BucketAsk> = None;
     // Between a call and the store's decision, and between that and its answer, at most.
     let (mut there_us, mut back_us) = (0, 0);
@@ -510,21 +529,21 @@ fn of_a_bucket(
         {
             // What it takes beyond its own cost is there for the others, in hand.
             let mut others = state.clone();
-            take_at(&mut others, now_us, ask.cost);
+            take_at(&mut others, now_us, ask.least);
             for_others = Some(others);
             let (mut batch, mut decision) = take_at(&mut state, now_us, ask.tokens);
             // A call that is quicker than the last one may come before what that one told.
             let is_in_vain =
-                now_us - ask.sent_us >= there_us && ask.is_known && !decision.is_allowed() && ask.tokens > ask.cost;
+                now_us - ask.sent_us >= there_us && ask.is_known && !decision.is_allowed() && ask.tokens > ask.least;
             prop_assert!(!is_in_vain, "{} are asked for in vain", ask.tokens);
             let mut taken = ask.tokens;
-            if !decision.is_allowed() && ask.tokens > ask.cost {
-                taken = ask.cost;
+            if !decision.is_allowed() && ask.tokens > ask.least {
+                taken = ask.least;
                 (batch, decision) = take_at(&mut state, now_us, taken);
             }
             ask.decided = Some((now_us, taken, batch, decision));
         }
-        if let Some(BucketAsk { sent_us, cost, decided, .. }) = ask.take_if(|ask| ask.answered_after == 0) {
+        if let Some(BucketAsk { sent_us, cost, least, decided, .. }) = ask.take_if(|ask| ask.answered_after == 0) {
             let (spoken_us, denied) = (lease.spoken_us, lease.denied);
             for_others = None;
             let said = Said { asked_at_us: sent_us, at_us: now_us, hold_us: BUCKET_HOLD_US };
@@ -535,7 +554,7 @@ fn of_a_bucket(
                         lease.denied = denied;
                     }
                 } else {
-                    lease.refused(said, cost, &decision);
+                    lease.refused(said, &terms(now_us), (cost, least), &decision);
                 }
                 (there_us, back_us) = (there_us.max(decided_us - sent_us), back_us.max(now_us - decided_us));
             } else {
@@ -550,60 +569,80 @@ fn of_a_bucket(
             ask.answered_after -= 1;
         }
         // What there is for others than the one that asks.
-        let spoken = ask.as_ref().filter(|ask| ask.decided.is_none()).map_or(0, |ask| ask.cost);
+        let spoken = ask.as_ref().filter(|ask| ask.decided.is_none()).map_or(0, |ask| ask.least);
         // The one that asks came too early: who waits for what it wanted waits too long.
         let decided = ask.as_ref().and_then(|ask| ask.decided.as_ref());
         let is_refused = decided.is_some_and(|(.., decision)| !decision.is_allowed());
         let others = for_others.as_ref().unwrap_or(&state);
-        let is_there = |at_us| take_at(&mut others.clone(), at_us, (cost + spoken).min(burst)).1.is_allowed();
-        match lease.take(&Terms { now_us, batch_max: 16, bucket: Some(&bucket) }, cost) {
+        let has = |at_us, tokens: u32| take_at(&mut others.clone(), at_us, tokens).1.is_allowed();
+        let (hand, hand_until_us) = (lease.tokens, lease.until_us);
+        if wrong == Wrong::KeepsTheHand {
+            lease.until_us = lease.until_us.saturating_add(BUCKET_HOLD_US);
+        }
+        let step = lease.take(&Terms { now_us, batch_max: burst.min(16), refill: Refill::Evenly(&bucket) }, cost);
+        lease.until_us = hand_until_us;
+        match step {
             Step::Decided(decision) if decision.is_allowed() => {}
             Step::Decided(decision) => {
                 own += 1;
                 let mut wait_us = super::super::micros(decision.retry_after().unwrap());
                 wait_us = if wrong == Wrong::Forgets { wait_us.saturating_sub(lease.spoken_us) } else { wait_us };
-                let is_enough = cost + spoken > burst || is_there(now_us + wait_us);
+                // What is in hand then it does not lack.
+                let lacks = cost - if now_us + wait_us < hand_until_us { hand } else { 0 };
+                let is_enough = has(now_us + wait_us, lacks + spoken);
+                by_hand += u32::from(lacks < cost);
                 prop_assert!(is_enough, "not there after {} at {}", wait_us, now_us);
                 // What one waits for is rounded up, and so is what the one that asks wants: by a microsecond each.
-                let is_late =
-                    !is_refused && cost + spoken <= burst && is_there((now_us + wait_us).saturating_sub(3 + back_us));
+                let early_us = (now_us + wait_us).saturating_sub(3 + back_us);
+                let is_late = !is_refused && has(early_us, lacks + spoken);
                 prop_assert!(!is_late, "there before {} at {}", wait_us, now_us);
             }
-            Step::Lead { tokens } => {
+            Step::Lead { tokens, least } => {
                 if wrong == Wrong::SpeaksForTwice {
                     lease.spoken_us *= 2;
                 }
                 let is_known = lease.denied.cost > 0 && now_us < lease.denied.known_until_us;
                 let tokens = if wrong == Wrong::AsksInVain { tokens * 2 } else { tokens };
                 let (sent_us, decided) = (now_us, None);
-                ask = Some(BucketAsk { sent_us, cost, tokens, answered_after: later, back, fails, is_known, decided });
+                ask = Some(BucketAsk {
+                    sent_us,
+                    cost,
+                    least,
+                    tokens,
+                    answered_after: later,
+                    back,
+                    fails,
+                    is_known,
+                    decided,
+                });
             }
             Step::Alone => prop_assert!(false, "it asks alone"),
             // It waits no longer, and comes again or not.
             Step::Wait => lease.left(cost),
         }
     }
-    Ok(own)
+    Ok((own, by_hand))
 }
 
-fn of_buckets(wrong: Wrong) -> Result<u32, String> {
-    let own = std::cell::Cell::new(0);
+fn of_buckets(wrong: Wrong) -> Result<(u32, u32), String> {
+    let counts = std::cell::Cell::new((0, 0));
     let config = Config { cases: 3_000, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let run = |case| {
-        own.set(own.get() + of_a_bucket(case, wrong)?);
+        let ((own, by_hand), (all, all_by_hand)) = (of_a_bucket(case, wrong)?, counts.get());
+        counts.set((all + own, all_by_hand + by_hand));
         Ok(())
     };
     runner.run(&buckets(), run).map_err(|error| error.to_string())?;
-    Ok(own.into_inner())
+    Ok(counts.into_inner())
 }
 
 #[test]
 fn what_it_denies_by_itself_a_bucket_does_not_have() {
-    let own = of_buckets(Wrong::No).unwrap();
-    assert!(own > 10_000, "{own}");
+    let (own, by_hand) = of_buckets(Wrong::No).unwrap();
+    assert!(own > 10_000 && by_hand > 100, "{own}, of them {by_hand} that lack less than their cost");
     let others = [Wrong::NextIsLate, Wrong::ForgetsWhatItTook, Wrong::Forgets];
-    let of_time = [Wrong::CountsFromTheCall, Wrong::AsksInVain];
+    let of_time = [Wrong::CountsFromTheCall, Wrong::AsksInVain, Wrong::KeepsTheHand];
     for wrong in [Wrong::SpeaksForTwice, Wrong::SpeaksOn].into_iter().chain(others).chain(of_time) {
         assert!(of_buckets(wrong).is_err(), "{wrong:?}");
     }

@@ -13,7 +13,7 @@ use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Clock, Effect, Error, ErrorKind, FastClock, Key, Result, Store, StoreExt as _};
 
 use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share};
-use super::lease::{Batch, Grant, Lease, Rest, Said, Terms};
+use super::lease::{Batch, Grant, Lease, Refill, Rest, Said, Terms};
 use super::seat::{Called, Late, Lead, Next, Numbers, Overdue, Place, Seat, Told, Turn};
 use super::table::Table;
 use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
@@ -58,7 +58,7 @@ impl LeaseConfig {
 /// the store each. The least cost that was denied is remembered while that lasts, but no longer than `hold_for`, and greater ones are
 /// denied with it, so a flood that is over the limit asks the store about once in that time. Of a token bucket it is known when the next token
 /// comes: then one request asks for it, and the others are denied at once; so a flood over the limit asks once for each token that comes, one
-/// call after the other. What is in hand does not count for a greater cost: that asks the store, and may be denied by it.
+/// call after the other. What is in hand counts for a greater cost: the store is asked for what that lacks.
 ///
 /// ```
 /// use sysd_ratelimit::{LeaseConfig, LeasedLimiter, Rule, TokenBucket};
@@ -167,10 +167,10 @@ struct Asking<'a, S: Store, C: Clock> {
 
 impl<S: Store, C: Clock> Asking<'_, S, C> {
     /// Tells the lease, and those in line. If others did not wait for this one any longer and ask themselves, `tell` is told that it is late.
-    fn answered(mut self, tell: impl FnOnce(&mut Lease, bool)) {
+    fn answered<T>(mut self, tell: impl FnOnce(&mut Lease, &Terms<'_>, bool) -> T) -> Option<T> {
         let number = std::mem::take(&mut self.number);
         let leased = self.leased;
-        leased.at(self.key, |seat, terms| seat.answered(number, terms, &leased.numbers, tell));
+        leased.at(self.key, |seat, terms| seat.answered(number, terms, &leased.numbers, tell))
     }
 
     fn failed(mut self, error: &Error) {
@@ -279,9 +279,10 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     /// Takes `cost` for `key`, if there is as much; a cost of zero asks the store what is there.
     ///
     /// A cost above the rule's limit is never allowed, which needs no store: then `remaining` is zero.
-    /// What `remaining` and `reset_after` say is what is in hand and what the store said last. `retry_after` is exact, but of a sliding window
-    /// or log where a smaller cost is known to be denied: then it is that one's, at least so long; of a bucket it may be two microseconds late where a
-    /// smaller cost is known not to be there, or another request asks for what comes first.
+    /// What `remaining` and `reset_after` say is what is in hand and what the store said last. Who waits `retry_after` is admitted, if nobody else takes
+    /// any; it may be longer than it has to be: by the way back of the answer that it goes by; of a bucket by two microseconds where a smaller cost is known not
+    /// to be there, or another request asks for what comes first; of a sliding window or log it may be that of a greater cost that was denied; and where what is in hand
+    /// is gone by then, and no more is known, it is until all of the limit is there.
     ///
     /// # Errors
     /// As [`RateLimiter::check`](crate::RateLimiter::check), where the store is asked; [`Timeout`](sysd_core::ErrorKind::Timeout)
@@ -356,7 +357,8 @@ impl<S: Store, C: Clock> Leased<S, C> {
         };
         match turn {
             Turn::Decided(decision) => Ok(decision),
-            Turn::Lead(Lead { tokens, number }) => {
+            Turn::Lead(lead) => {
+                let number = lead.number;
                 let asking = Asking { leased: self, key: &key, number };
                 // What it waited for so far is of the time that it has.
                 let wait_max_us = micros(self.config.call_wait_max);
@@ -364,7 +366,7 @@ impl<S: Store, C: Clock> Leased<S, C> {
                 if left_us == 0 {
                     return Err(too_late());
                 }
-                self.lead(&partition, cost, tokens, Duration::from_micros(left_us), asking).await
+                self.lead(&partition, cost, lead, Duration::from_micros(left_us), asking).await
             }
             Turn::Failed(error) => Err(error.share()),
         }
@@ -417,7 +419,7 @@ impl<S: Store, C: Clock> Leased<S, C> {
     fn terms(&self) -> Terms<'_> {
         // Before the lock, which is held the shorter.
         let now_us = steady_us(&self.clock);
-        Terms { now_us, batch_max: self.config.batch_max.min(self.limit), bucket: self.bucket() }
+        Terms { now_us, batch_max: self.config.batch_max.min(self.limit), refill: self.refill() }
     }
 
     /// Looks at the seat of a key; who has its turn by that is told when the table is free. `None` if there is no room for the key.
@@ -453,6 +455,14 @@ impl<S: Store, C: Clock> Leased<S, C> {
         }
     }
 
+    fn refill(&self) -> Refill<'_> {
+        match self.rule.by() {
+            RuleLimit::Limit(Limit::TokenBucket(bucket)) => Refill::Evenly(bucket),
+            RuleLimit::Limit(Limit::SlidingWindow(_) | Limit::SlidingLog(_)) => Refill::Unknown,
+            _ => Refill::AtOnce,
+        }
+    }
+
     fn bucket(&self) -> Option<&TokenBucket> {
         if let RuleLimit::Limit(Limit::TokenBucket(bucket)) = self.rule.by() { Some(bucket) } else { None }
     }
@@ -472,24 +482,20 @@ impl<S: Store, C: Clock> Leased<S, C> {
         Ok((Box::new(Batch { take, verdict }), decision))
     }
 
-    /// A batch of so many, half of what is there where the store has less, at last the request's own cost: what was taken, if anything, and when
+    /// A batch of so many, half of what is there where the store has less, at last what the request lacks: what was taken, if anything, and when
     /// that was asked for.
-    async fn take_some(&self, partition: &KeyBytes, cost: u32, tokens: u32) -> Result<Taken> {
-        let mut asked_at_us = steady_us(&self.clock);
-        let (mut batch, mut decision) = self.take(partition, tokens).await?;
-        let mut taken = tokens;
-        if !decision.is_allowed() && tokens > cost {
-            // Others find some too.
-            taken = (decision.remaining() / 2).clamp(cost, tokens - 1);
-            asked_at_us = steady_us(&self.clock);
-            (batch, decision) = self.take(partition, taken).await?;
-            if !decision.is_allowed() && taken > cost {
-                taken = cost;
-                asked_at_us = steady_us(&self.clock);
-                (batch, decision) = self.take(partition, cost).await?;
+    async fn take_some(&self, partition: &KeyBytes, least: u32, tokens: u32) -> Result<Taken> {
+        let (mut tokens, mut is_first) = (tokens, true);
+        loop {
+            let asked_at_us = steady_us(&self.clock);
+            let (batch, decision) = self.take(partition, tokens).await?;
+            if decision.is_allowed() || tokens <= least {
+                return Ok(Taken { tokens, batch, decision, asked_at_us });
             }
+            // Others find some too.
+            tokens = if is_first { (decision.remaining() / 2).clamp(least, tokens - 1) } else { least };
+            is_first = false;
         }
-        Ok(Taken { tokens: taken, batch, decision, asked_at_us })
     }
 
     /// Asks for a batch, and tells the lease and those who wait.
@@ -497,35 +503,39 @@ impl<S: Store, C: Clock> Leased<S, C> {
         &self,
         partition: &KeyBytes,
         cost: u32,
-        tokens: u32,
+        Lead { tokens, least, number }: Lead,
         wait_max: Duration,
         asking: Asking<'_, S, C>,
     ) -> Result<Decision> {
-        let answer = within(&self.clock, wait_max, self.take_some(partition, cost, tokens)).await;
+        let answer = within(&self.clock, wait_max, self.take_some(partition, least, tokens)).await;
         let (at_us, hold_us) = (steady_us(&self.clock), self.hold_us);
         match answer {
             Ok(Taken { tokens: taken, batch, decision, asked_at_us }) if decision.is_allowed() => {
                 let said = Said { asked_at_us, at_us, hold_us };
                 let wait_us = |verdict: &JointVerdict, tokens| self.wait_us(verdict, tokens);
-                let number = asking.number;
-                asking.answered(|lease, is_late| {
+                let is_served = asking.answered(|lease, _, is_late| {
                     if is_late {
-                        lease.keep_late(batch, taken - cost);
-                    } else {
-                        lease.granted(said, Grant { tokens: taken, cost, batch, number }, &decision, wait_us);
+                        // What was put aside for it the others have.
+                        let is_enough = taken >= cost;
+                        lease.keep_late(batch, if is_enough { taken - cost } else { taken });
+                        return is_enough;
                     }
+                    lease.granted(said, Grant { tokens: taken, cost, batch, number }, &decision, wait_us);
+                    true
                 });
                 // The rest of the batch is there for the next ones.
-                Ok(decision.untaken(taken - cost))
+                if is_served == Some(true) { Ok(decision.untaken(taken - least)) } else { Err(too_long()) }
             }
             Ok(Taken { decision, asked_at_us, .. }) => {
                 let said = Said { asked_at_us, at_us, hold_us };
-                asking.answered(|lease, is_late| {
-                    if !is_late {
-                        lease.refused(said, cost, &decision);
-                    }
+                let told = asking.answered(|lease, terms, is_late| {
+                    if is_late { None } else { Some(lease.refused(said, terms, (cost, least), &decision)) }
                 });
-                Ok(decision)
+                match told.flatten() {
+                    Some(told) => Ok(told.unwrap_or(decision)),
+                    None if least == cost => Ok(decision),
+                    None => Err(too_long()),
+                }
             }
             // It had little time left, which says nothing of the store: the first in line asks.
             Err(error) if error.kind() == ErrorKind::Timeout && wait_max < self.config.call_wait_max => {
@@ -538,6 +548,14 @@ impl<S: Store, C: Clock> Leased<S, C> {
             }
         }
     }
+}
+
+fn too_long() -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        Effect::Unknown,
+        "another request asked in the stead of this one, which took too long",
+    )
 }
 
 fn too_late() -> Error {

@@ -44,6 +44,7 @@ pub(super) type Told = (Turn, u64);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lead {
     pub(super) tokens: u32,
+    pub(super) least: u32,
     /// By that it is known whether it still is the one that asks. No other of the process has it.
     pub(super) number: u64,
 }
@@ -136,7 +137,7 @@ impl Seat {
         match self.lease.take(terms, cost) {
             Step::Decided(decision) => Next::Decided(decision),
             Step::Alone => Next::Alone,
-            Step::Lead { tokens } => Next::Lead(self.lead(tokens, numbers)),
+            Step::Lead { tokens, least } => Next::Lead(self.lead(tokens, least, numbers)),
             Step::Wait => {
                 let (call, turn) = oneshot::channel();
                 let (ticket, asking) = (numbers.next(), self.asking);
@@ -148,12 +149,12 @@ impl Seat {
         }
     }
 
-    fn lead(&mut self, tokens: u32, numbers: &Numbers) -> Lead {
+    fn lead(&mut self, tokens: u32, least: u32, numbers: &Numbers) -> Lead {
         self.asking = numbers.next();
         if let Some(room) = &mut self.room {
             room.late = None;
         }
-        Lead { tokens, number: self.asking }
+        Lead { tokens, least, number: self.asking }
     }
 
     /// The call of that number was answered: `tell` tells the lease so, or, if it is not the one that asks any more, that it comes late.
@@ -162,10 +163,10 @@ impl Seat {
         number: u64,
         terms: &Terms<'_>,
         numbers: &Numbers,
-        tell: impl FnOnce(&mut Lease, bool) -> T,
+        tell: impl FnOnce(&mut Lease, &Terms<'_>, bool) -> T,
     ) -> (T, Vec<Called>) {
         let is_late = self.asking != number;
-        let told = tell(&mut self.lease, is_late);
+        let told = tell(&mut self.lease, terms, is_late);
         if is_late {
             return (told, Vec::new());
         }
@@ -209,7 +210,7 @@ impl Seat {
             self.lease.left(cost);
             let turn = match self.lease.take(terms, cost) {
                 Step::Decided(decision) => Turn::Decided(decision),
-                Step::Lead { tokens } => Turn::Lead(self.lead(tokens, numbers)),
+                Step::Lead { tokens, least } => Turn::Lead(self.lead(tokens, least, numbers)),
                 // Nobody asks, and who costs nothing does not wait.
                 Step::Wait | Step::Alone => continue,
             };
@@ -253,7 +254,7 @@ impl Seat {
         self.lease.abandoned();
         let overdue = match self.lease.take(terms, cost) {
             Step::Decided(decision) => Overdue::Turn(Turn::Decided(decision)),
-            Step::Lead { tokens } => Overdue::Turn(Turn::Lead(self.lead(tokens, numbers))),
+            Step::Lead { tokens, least } => Overdue::Turn(Turn::Lead(self.lead(tokens, least, numbers))),
             Step::Wait | Step::Alone => Overdue::Over,
         };
         (overdue, self.call(terms, numbers))
