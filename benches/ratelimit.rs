@@ -494,8 +494,8 @@ fn fleets() {
                 let per_second: f64 = limit.trim_end_matches("/s").parse().unwrap();
                 let names: Arc<[String]> = (0..keys).map(name).collect();
                 runtime.block_on(async {
-                    let start = Instant::now();
                     let limiter = Fleet::connect(mode, &url, &fresh(), &rule).await;
+                    let start = Instant::now();
                     // Batches grow to what is asked for.
                     let (_, before) = crowd(&limiter, &names, Instant::now() + WARM_UP).await;
                     let (asked, allowed) = crowd(&limiter, &names, Instant::now() + seconds).await;
@@ -512,12 +512,13 @@ fn fleets() {
         let bucket = TokenBucket::new(format!("{rate}/s").parse().unwrap(), burst).unwrap();
         let rule = Rule::new("all", bucket).unwrap();
         runtime.block_on(async {
-            let (states, start) = (fresh(), Instant::now());
-            let mut tasks = Vec::new();
+            let (states, mut limiters) = (fresh(), Vec::new());
             for _ in 0..3 {
-                let limiter = Fleet::connect(mode, &url, &states, &rule).await;
-                tasks.push(tokio::spawn(ask(limiter, [name(0)].into(), 0, start + seconds)));
+                limiters.push(Fleet::connect(mode, &url, &states, &rule).await);
             }
+            let start = Instant::now();
+            let ask = |limiter| tokio::spawn(ask(limiter, [name(0)].into(), 0, start + seconds));
+            let tasks: Vec<_> = limiters.into_iter().map(ask).collect();
             let mut allowed = 0;
             for task in tasks {
                 allowed += task.await.unwrap().1;

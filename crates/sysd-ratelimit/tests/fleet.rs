@@ -45,6 +45,10 @@ const FAULTY: Scene = Scene { faults: Faults { reply_lost: 150, ..Faults::MANY }
 /// see what is given twice. In this one it gives back often, and mostly hears nothing of it.
 const GIVING: Scene = Scene { demand: Demand::comes_and_goes(60), gives_lost: 700, ..FAULTY };
 
+/// In each process more tasks at once than a batch is for; more than all burst.
+const CROWDS: Scene = Scene { demand: Demand::crowds(8), ..CALM };
+const FAULTY_CROWDS: Scene = Scene { demand: Demand::crowds(8), gives_lost: 300, ..FAULTY };
+
 /// Processes ask for one key, under faults. By how much they admitted more than the limit, in the stretch of time where it was
 /// most.
 fn overshoot(seed: u64, mode: Mode, scene: Scene, per_second: u32) -> (i64, Told) {
@@ -68,7 +72,7 @@ fn overshoot(seed: u64, mode: Mode, scene: Scene, per_second: u32) -> (i64, Told
 fn bound(mode: Mode, told: &Told, per_second: u32) -> i64 {
     match mode {
         Mode::Central | Mode::Sharded | Mode::TimeGoesBack => 0,
-        Mode::Leased | Mode::SendsAgain => i64::from(NODES * BATCH_MAX),
+        Mode::Leased | Mode::SendsAgain | Mode::SharesNothing => i64::from(NODES * BATCH_MAX),
         Mode::LocalFirst | Mode::NeverPosts => {
             let lag_us = i64::try_from(told.lag.as_micros()).unwrap();
             let refill = 2 * i64::from(per_second) * lag_us / 1_000_000 + 1;
@@ -94,6 +98,33 @@ fn no_mode_admits_more_than_it_says() {
         }
         println!("{mode:?}: at most {most} beyond, {admitted} admitted, {denied} denied");
         assert!(denied > 1_000 || std::env::var("SYSD_SIM_SEED").is_ok(), "{mode:?} was hardly asked for too much");
+    }
+}
+
+/// Crowds of tasks in each process, for which one asks.
+#[test]
+fn crowds_are_admitted_no_more_than_the_mode_says() {
+    for mode in [Mode::Leased, Mode::LocalFirst] {
+        let (mut most, mut denied, mut admitted) = (i64::MIN, 0, 0);
+        for seed in seeds(60) {
+            for (scene, per_second) in
+                [(CROWDS, FROZEN), (CROWDS, 2_000), (FAULTY_CROWDS, FROZEN), (FAULTY_CROWDS, 400)]
+            {
+                let (over, told) = overshoot(seed, mode, scene, per_second);
+                let bound = bound(mode, &told, per_second);
+                assert!(over <= bound, "seed {seed}: {mode:?} admitted {over} too many, more than {bound}: {told:?}");
+                let is_taken = mode != Mode::Leased || per_second != FROZEN || told.sum() <= TAKEN_MAX;
+                assert!(is_taken, "seed {seed}: {}", told.sum());
+                (most, denied, admitted) = (most.max(over), denied + told.denied, admitted + told.admitted.len());
+            }
+        }
+        println!("{mode:?}: at most {most} beyond, {admitted} admitted, {denied} denied");
+        assert!(denied > 1_000 || std::env::var("SYSD_SIM_SEED").is_ok(), "{mode:?} was hardly asked for too much");
+    }
+    // Processes that share nothing admit what each of them may.
+    for scene in [CROWDS, FAULTY_CROWDS] {
+        let (over, told) = overshoot(0, Mode::SharesNothing, scene, FROZEN);
+        assert!(told.sum() > TAKEN_MAX && over > bound(Mode::SharesNothing, &told, FROZEN), "nobody noticed: {over}");
     }
 }
 

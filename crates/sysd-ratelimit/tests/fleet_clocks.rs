@@ -113,7 +113,7 @@ fn bound(mode: Mode, world: World, outcome: &Outcome) -> i64 {
     let apart_us = if world.by_callers { outcome.apart_us } else { 0 };
     let held = match mode {
         Mode::Central | Mode::Sharded | Mode::TimeGoesBack => 0,
-        Mode::Leased | Mode::SendsAgain => i64::from(NODES * BATCH_MAX),
+        Mode::Leased | Mode::SendsAgain | Mode::SharesNothing => i64::from(NODES * BATCH_MAX),
         Mode::LocalFirst | Mode::NeverPosts => {
             // By clocks that are too fast or too slow by a hundredth.
             let lag_us = i64::try_from(outcome.told.lag.as_micros()).unwrap() * 102 / 100;

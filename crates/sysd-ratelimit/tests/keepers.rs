@@ -123,7 +123,53 @@ fn a_lease_that_could_not_be_given_back_is_told() {
         assert!(!shown.contains("s3cret") && !shown.contains("customer"), "{shown}");
     });
     let series = "sysd_ratelimit_keeper_errors_total{limiter=api,mode=leased,kind=denied,effect=none}";
-    assert_eq!((numbers.names(), numbers.count(series)), (vec![series.to_owned()], 1));
+    let lost = "sysd_ratelimit_keeper_lost_tokens_total{limiter=api,mode=leased,effect=none}";
+    assert_eq!(numbers.names(), [series.to_owned(), lost.to_owned()]);
+    assert_eq!((numbers.count(series), numbers.count(lost)), (1, 3));
+}
+
+/// Where a store is away for long: what may still be given back is not lost, and what has no room any more is.
+#[test]
+fn tokens_that_are_lost_are_counted() {
+    let numbers = Numbers::default();
+    metrics::with_local_recorder(&numbers, || {
+        let (clock, _, store, does) = scene();
+        let config = LeaseConfig { hold_for: EVERY, ..LeaseConfig::new(64) };
+        let (limiter, keeper) = LeasedLimiter::with_clock(store, "api", bucket(100), config, clock.clone()).unwrap();
+        let mut keeper = pin!(keeper);
+        assert!(poll(keeper.as_mut()).is_pending());
+        let leave_one = |key: &str| {
+            for _ in 0..2 {
+                assert!(block_on(limiter.check(key, 1)).unwrap().is_allowed());
+            }
+            assert_eq!(limiter.in_hand(key), 1);
+        };
+        leave_one("ann");
+        // Nothing has happened: a later round gives it back.
+        *does.lock().unwrap() = Does::Fails(ErrorKind::Unavailable, Effect::None);
+        clock.advance(EVERY);
+        assert!(poll(keeper.as_mut()).is_pending());
+        assert!(!numbers.names().iter().any(|name| name.contains("lost")));
+        // Nobody knows.
+        *does.lock().unwrap() = Does::Fails(ErrorKind::Timeout, Effect::Unknown);
+        clock.advance(EVERY);
+        assert!(poll(keeper.as_mut()).is_pending());
+        // Five rests, of which four wait: the last one of them is in hand first.
+        *does.lock().unwrap() = Does::Answers;
+        for _ in 0..6 {
+            leave_one("bob");
+            *does.lock().unwrap() = Does::Fails(ErrorKind::Unavailable, Effect::None);
+            clock.advance(EVERY);
+            assert!(poll(keeper.as_mut()).is_pending());
+            *does.lock().unwrap() = Does::Answers;
+        }
+        clock.advance(EVERY);
+        assert!(poll(keeper.as_mut()).is_pending());
+    });
+    let lost = |effect: &str| {
+        numbers.count(&format!("sysd_ratelimit_keeper_lost_tokens_total{{limiter=api,mode=leased,effect={effect}}}"))
+    };
+    assert_eq!((lost("unknown"), lost("none")), (1, 2));
 }
 
 #[test]

@@ -107,7 +107,10 @@ impl Errors {
     #[cfg_attr(not(feature = "metrics"), allow(unused_variables, reason = "they are labels"))]
     pub(super) fn new(mode: &'static str, name: &str) -> Self {
         #[cfg(feature = "metrics")]
-        metrics::describe_counter!(ERRORS, "Errors of the store that a keeper met with.");
+        {
+            metrics::describe_counter!(ERRORS, "Errors of the store that a keeper met with.");
+            metrics::describe_counter!(LOST, "Tokens that a process took, did not use and could not give back.");
+        }
         Self {
             #[cfg(feature = "metrics")]
             labels: [("limiter", name.to_owned()), ("mode", mode.to_owned())],
@@ -124,10 +127,19 @@ impl Errors {
         }
         #[cfg(feature = "metrics")]
         {
-            let effect = if effect == Effect::Unknown { "unknown" } else { "none" };
-            let of_error = [("kind", kind.name().to_owned()), ("effect", effect.to_owned())];
+            let of_error = [("kind", kind.name().to_owned()), ("effect", name_of(effect).to_owned())];
             let labels: Vec<_> = self.labels.iter().cloned().chain(of_error).collect();
             metrics::counter!(ERRORS, &labels).increment(1);
+        }
+    }
+
+    /// So many tokens are not given back; if the effect is unknown, they may have been.
+    #[cfg_attr(not(feature = "metrics"), allow(unused_variables, clippy::unused_self, reason = "it is counted"))]
+    pub(super) fn lost(&self, tokens: u32, effect: Effect) {
+        #[cfg(feature = "metrics")]
+        if tokens > 0 {
+            let labels: Vec<_> = self.labels.iter().cloned().chain([("effect", name_of(effect).to_owned())]).collect();
+            metrics::counter!(LOST, &labels).increment(u64::from(tokens));
         }
     }
 
@@ -138,3 +150,10 @@ impl Errors {
 
 #[cfg(feature = "metrics")]
 const ERRORS: &str = "sysd_ratelimit_keeper_errors_total";
+#[cfg(feature = "metrics")]
+const LOST: &str = "sysd_ratelimit_keeper_lost_tokens_total";
+
+#[cfg(feature = "metrics")]
+fn name_of(effect: Effect) -> &'static str {
+    if effect == Effect::Unknown { "unknown" } else { "none" }
+}

@@ -67,6 +67,7 @@ impl Denied {
 
 /// When the store was asked and had answered, and for how long that counts.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_field_names, reason = "their unit")]
 pub(super) struct Said {
     /// The call was sent then.
     pub(super) asked_at_us: u64,
@@ -93,8 +94,9 @@ pub(super) struct Lease {
     greatest: Denied,
     /// What the one that asks wants comes before all others: so much longer they wait for enough. Zero while nobody asks, or where it is not known.
     spoken_us: u64,
-    /// It wants so much.
+    /// It wants so much, and has asked then.
     spoken: u32,
+    spoken_at_us: u64,
     batch: Option<Box<Batch>>,
     /// The number of the request that took `batch`.
     batch_number: u64,
@@ -102,6 +104,8 @@ pub(super) struct Lease {
     is_asking: bool,
     /// Those in line want so much together.
     waiting: u64,
+    /// Tokens of which there was no room to wait for the keeper.
+    lost: u32,
     /// To be given back, the oldest first.
     rests: Vec<Rest>,
 }
@@ -190,8 +194,6 @@ impl Lease {
         let until_us = if self.spoken_us == 0 {
             denied.until_us
         } else {
-            // A bucket that never holds both may be full before the one that asks has taken: how long the others wait is not known.
-            terms.price_us(self.spoken.saturating_add(lacks))?;
             denied.maybe_at_us.saturating_add(self.spoken_us).min(denied.known_until_us)
         };
         if now_us >= until_us {
@@ -204,15 +206,30 @@ impl Lease {
     /// How long until the store has so many, as far as is known: no less than are denied.
     fn wait_us(&self, terms: &Terms<'_>, tokens: u32) -> Option<u64> {
         let wait_us = self.denied.enough_at_us.saturating_add(self.spoken_us).saturating_sub(terms.now_us);
-        if tokens == self.denied.cost {
-            return Some(wait_us);
-        }
         if let Refill::Unknown = terms.refill {
+            if tokens == self.denied.cost {
+                return Some(wait_us);
+            }
             // As long as a greater one, if that was asked for.
             let is_known = self.greatest.cost >= tokens && terms.now_us < self.greatest.until_us;
             return is_known.then(|| wait_us.max(self.greatest.enough_at_us.saturating_sub(terms.now_us)));
         }
-        Some(wait_us.saturating_add(terms.price_us(tokens.saturating_sub(self.denied.cost))?))
+        let wait_us = wait_us.saturating_add(terms.price_us(tokens.saturating_sub(self.denied.cost))?);
+        Some(wait_us.max(self.beyond_us(terms, tokens)))
+    }
+
+    /// A bucket that never holds both, what the one that asks wants and so many more, may be full before that one has taken. Then the others wait at least so
+    /// long: until it has, if its call takes as long as the last one, and for what is missing then.
+    fn beyond_us(&self, terms: &Terms<'_>, tokens: u32) -> u64 {
+        let Refill::Evenly(bucket) = terms.refill else { return 0 };
+        let Some(missing) = self.spoken.saturating_add(tokens).checked_sub(bucket.burst()) else { return 0 };
+        let trip_us = self.denied.enough_at_us.saturating_sub(self.denied.maybe_at_us);
+        match terms.price_us(missing) {
+            Some(price_us) if self.spoken_us > 0 => {
+                self.spoken_at_us.saturating_add(trip_us).saturating_add(price_us).saturating_sub(terms.now_us)
+            }
+            _ => 0,
+        }
     }
 
     /// Denies a request that has to wait so long for what it lacks; longer if what is in hand is gone by then.
@@ -241,7 +258,7 @@ impl Lease {
         }
         self.aside = std::mem::take(&mut self.tokens);
         let least = cost.saturating_sub(self.aside).max(1);
-        self.spoken = least;
+        (self.spoken, self.spoken_at_us) = (least, now_us);
         self.spoken_us = if is_known { terms.price_us(least).unwrap_or(0) } else { 0 };
         let of_line = u32::try_from(self.waiting).unwrap_or(u32::MAX).saturating_add(least);
         // What is in hand then is no more than a batch.
@@ -271,7 +288,7 @@ impl Lease {
 
     fn keep(&mut self, rest: Rest) {
         if self.rests.len() == RESTS_MAX {
-            self.rests.remove(0);
+            self.lost = self.lost.saturating_add(self.rests.remove(0).tokens);
         }
         self.rests.push(rest);
     }
@@ -389,7 +406,14 @@ impl Lease {
     pub(super) fn put_back(&mut self, rest: Rest) {
         if self.rests.len() < RESTS_MAX {
             self.rests.insert(0, rest);
+        } else {
+            self.lost = self.lost.saturating_add(rest.tokens);
         }
+    }
+
+    /// How many tokens were lost since this was asked last, because too many rests waited for the keeper.
+    pub(super) fn lost(&mut self) -> u32 {
+        std::mem::take(&mut self.lost)
     }
 
     /// Whether it says nothing any more.

@@ -136,6 +136,8 @@ impl<S: Store, C: Clock> Giving<S, C> {
         leased.errors.note(&leased.clock, &error);
         if error.effect() == Effect::None && is_outage(&error) {
             self.rest = Some(rest);
+        } else {
+            leased.errors.lost(rest.tokens, error.effect());
         }
         if ends_round(&error) { Err(self.key.clone()) } else { Ok(()) }
     }
@@ -144,7 +146,10 @@ impl<S: Store, C: Clock> Giving<S, C> {
 impl<S: Store, C: Clock> Drop for Giving<S, C> {
     fn drop(&mut self) {
         if let Some(rest) = self.rest.take() {
-            self.leased.leases.with(&self.key, |seat| seat.lease.put_back(rest));
+            let tokens = rest.tokens;
+            if self.leased.leases.with(&self.key, |seat| seat.lease.put_back(rest)).is_none() {
+                self.leased.errors.lost(tokens, Effect::None);
+            }
         }
     }
 }
@@ -208,7 +213,7 @@ impl<S: Store, C: Clock> Drop for Waiting<'_, S, C> {
         if is_left != Some(true)
             && let Ok(Some((turn, batch))) = self.turn.try_recv()
         {
-            let called = self.leased.take_back(self.key, self.cost, batch, turn);
+            let called = self.leased.take_back(self.key, self.cost, batch, &turn);
             self.leased.tell(self.key, called);
         }
     }
@@ -216,7 +221,8 @@ impl<S: Store, C: Clock> Drop for Waiting<'_, S, C> {
 
 impl<S: Store> LeasedLimiter<S> {
     /// The limiter `name` on `store`, and its keeper: a future to spawn, which gives back what is not used, and ends, after it
-    /// gave back the rest, when the last clone of the limiter is dropped. Without it, what is not used is lost.
+    /// gave back the rest, when the last clone of the limiter is dropped. Without it, what is not used is lost,
+    /// and no key is ever forgotten: once there are [`keys_max`](LeaseConfig::keys_max), all others are decided by the store.
     ///
     /// # Errors
     /// [`RateLimitError::FleetRule`] for a leaky bucket; [`RateLimitError::Fleet`] naming the field of `config` that is zero.
@@ -434,13 +440,13 @@ impl<S: Store, C: Clock> Leased<S, C> {
         let mut called = VecDeque::from(called);
         while let Some(Called { call, cost, batch, turn }) = called.pop_front() {
             if let Err((turn, batch)) = call.send((turn, batch)) {
-                called.extend(self.take_back(key, cost, batch, turn));
+                called.extend(self.take_back(key, cost, batch, &turn));
             }
         }
     }
 
     /// Who was told so is gone: its tokens are in hand again, and the next in line asks.
-    fn take_back(&self, key: &[u8], cost: u32, batch: u64, turn: Turn) -> Vec<Called> {
+    fn take_back(&self, key: &[u8], cost: u32, batch: u64, turn: &Turn) -> Vec<Called> {
         match turn {
             Turn::Decided(decision) if decision.is_allowed() => {
                 self.leases.with_known(key, |seat| seat.lease.untaken(batch, cost));
@@ -449,7 +455,7 @@ impl<S: Store, C: Clock> Leased<S, C> {
             Turn::Decided(_) | Turn::Failed(_) => Vec::new(),
             Turn::Lead(Lead { number, .. }) => {
                 let terms = self.terms();
-                let abandoned = |seat: &mut Seat| seat.abandoned(number, &terms, &self.numbers);
+                let abandoned = |seat: &mut Seat| seat.abandoned(*number, &terms, &self.numbers);
                 self.leases.with_known(key, abandoned).unwrap_or_default()
             }
         }
@@ -576,6 +582,7 @@ impl<S: Store, C: Clock> Kept for Leased<S, C> {
         let mut rests: Vec<(KeyBytes, Rest)> = Vec::new();
         this.leases.retain(|key, Seat { lease, .. }| {
             rests.extend(lease.expire(now_us, ends).into_iter().map(|rest| (KeyBytes::from_slice(key), rest)));
+            this.errors.lost(lease.lost(), Effect::None);
             !lease.is_idle(now_us, this.hold_us)
         });
         this.ended_at.turn(&mut rests);

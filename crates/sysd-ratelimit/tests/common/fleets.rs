@@ -163,6 +163,8 @@ pub(crate) enum Mode {
     NeverPosts,
     /// Leased, on a store that sends again what may have happened.
     SendsAgain,
+    /// Leased, each process by itself.
+    SharesNothing,
     /// Central, where a state's time goes back with the clock.
     TimeGoesBack,
 }
@@ -223,9 +225,10 @@ pub(crate) fn fleet(
             let limiter = ShardedLimiter::with_entropy(store, "api", bucket, 4, simulation.entropy()).unwrap();
             (Fleet::Sharded(limiter.with_clock(clock).with_deadline(CALL_MAX)), None)
         }
-        Mode::Leased | Mode::SendsAgain => {
+        Mode::Leased | Mode::SendsAgain | Mode::SharesNothing => {
             let config = LeaseConfig { hold_for: HOLD, call_wait_max: CALL_MAX, ..LeaseConfig::new(BATCH_MAX) };
-            let (limiter, keeper) = LeasedLimiter::with_clock(store, "api", rule, config, clock).unwrap();
+            let name = if mode == Mode::SharesNothing { format!("api {node:?}") } else { "api".to_owned() };
+            let (limiter, keeper) = LeasedLimiter::with_clock(store, &name, rule, config, clock).unwrap();
             (Fleet::Leased(limiter), Some(Box::pin(keeper)))
         }
         Mode::LocalFirst | Mode::NeverPosts => {
@@ -270,9 +273,12 @@ impl Told {
     }
 }
 
-/// How two callers of a process ask for one key.
+/// How the callers of a process ask for one key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
+    pub(crate) callers: u32,
+    /// All callers of all processes ask at the same moments, every so many microseconds; zero: each when it likes.
+    pub(crate) together_us: u64,
     /// So often each.
     pub(crate) times: u32,
     /// One in so many pauses is long, on average; the others are up to 2 ms.
@@ -284,16 +290,21 @@ pub(crate) struct Demand {
 impl Demand {
     /// In bursts and pauses, so often each.
     pub(crate) const fn bursts(times: u32) -> Self {
-        Self { times, long_in: 8, long_us: (0, 60_000) }
+        Self { callers: 2, together_us: 0, times, long_in: 8, long_us: (0, 60_000) }
     }
 
     /// It stops for longer than a batch is held, again and again: most batches are given back in part.
     pub(crate) const fn comes_and_goes(times: u32) -> Self {
-        Self { times, long_in: 2, long_us: (40_000, 100_000) }
+        Self { long_in: 2, long_us: (40_000, 100_000), ..Self::bursts(times) }
+    }
+
+    /// More at once than a batch is for, so often each.
+    pub(crate) const fn crowds(times: u32) -> Self {
+        Self { callers: 3 * BATCH_MAX, together_us: 30_000, ..Self::bursts(times) }
     }
 }
 
-/// Starts a process: its keeper, and two that ask for one key.
+/// Starts a process: its keeper, and those that ask for one key.
 pub(crate) fn start(
     simulation: &Simulation,
     node: Node,
@@ -304,7 +315,7 @@ pub(crate) fn start(
     if let Some(keeper) = keeper {
         simulation.spawn(node, keeper);
     }
-    for _ in 0..2 {
+    for _ in 0..demand.callers {
         let (limiter, entropy, clock, told) =
             (limiter.clone(), simulation.entropy(), simulation.clock(), Arc::clone(told));
         simulation.spawn(node, async move {
@@ -314,6 +325,10 @@ pub(crate) fn start(
                     least_us + below(&entropy, most_us - least_us)
                 } else {
                     below(&entropy, 2_000)
+                };
+                let pause_us = match demand.together_us {
+                    0 => pause_us,
+                    every_us => every_us - clock.now().as_micros() % every_us,
                 };
                 clock.sleep_until(clock.now().saturating_add(Duration::from_micros(pause_us))).await;
                 let cost = u32::try_from(below(&entropy, 4)).unwrap();
