@@ -152,7 +152,9 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                 lease.untaken(of, cost);
             }
         }
-        gone.iter_mut().for_each(|(later, ..)| *later -= 1);
+        for (later, ..) in &mut gone {
+            *later -= 1;
+        }
         // What requests step, with after how many operations one that asks is answered, and whether it was in line.
         let mut steps: Vec<(u32, Option<usize>, bool)> = Vec::new();
         while let Some(at) = late.iter().position(|ask| ask.answered_after == 0) {
@@ -491,6 +493,7 @@ fn buckets() -> impl Strategy<Value = (u32, u64, u32, Vec<BucketStep>)> {
 
 /// One process has a bucket for itself: what the lease denies by itself the store would deny, if the one that asks comes first, and who waits as
 /// long as it says is admitted then.
+#[allow(clippy::too_many_lines, reason = "one step of each kind")]
 fn of_a_bucket(
     (count, period_us, burst, steps): (u32, u64, u32, Vec<BucketStep>),
     wrong: Wrong,
