@@ -19,6 +19,8 @@ use crate::process::{self, Group};
 /// What a program is run with, beside what we have from our own environment.
 pub(crate) type Variables<'a> = [(&'a str, &'a OsStr)];
 
+/// Those that compute take what those that wait leave them, and their servers: a server that starts late is taken for a dead one.
+const NICE: u8 = 10;
 const POLL: Duration = Duration::from_millis(20);
 /// A program that takes longer hangs.
 const PROGRAM_MAX: Duration = Duration::from_secs(20 * 60);
@@ -108,7 +110,9 @@ pub(crate) fn run(
                 && let Some(program) = if at % 2 == 0 { queue.pop_front() } else { queue.pop_back() }
             {
                 started += 1;
-                *lane = Some(Running::start(program, variables, scratch.join(format!("said-{started}")))?);
+                let said = scratch.join(format!("said-{started}"));
+                let nice = if at % 2 == 0 { 0 } else { NICE };
+                *lane = Some(Running::start(program, nice, variables, said)?);
             }
         }
         if lanes.iter().all(Option::is_none) {
@@ -212,12 +216,16 @@ struct Running {
 }
 
 impl Running {
-    fn start(program: Program, variables: &Variables<'_>, said: PathBuf) -> Result<Self, String> {
+    fn start(program: Program, nice: u8, variables: &Variables<'_>, said: PathBuf) -> Result<Self, String> {
         let path = program.path.to_str().ok_or("the path of a test program is not UTF-8")?;
         let output = create(&said)?;
         let errors = output.try_clone().map_err(|error| format!("{}: {error}", said.display()))?;
-        let mut command: Command = process::bound(path, "TERM");
-        command.args(&program.arguments).envs(variables.iter().copied()).current_dir(&program.directory);
+        let mut command: Command = process::bound("nice", "TERM");
+        command
+            .args(["-n", &nice.to_string(), path])
+            .args(&program.arguments)
+            .envs(variables.iter().copied())
+            .current_dir(&program.directory);
         command.env("CARGO_MANIFEST_DIR", &program.directory);
         let group = Group::start(command.stdout(output).stderr(errors))?;
         Ok(Self { program, group, since: Instant::now(), said })

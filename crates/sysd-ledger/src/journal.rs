@@ -129,7 +129,7 @@ impl<S: Store> Journal<S> {
     }
 
     /// So many ids are in memory that need not be.
-    fn ids_wait(&self, count: u64) {
+    pub(crate) fn ids_wait(&self, count: u64) {
         self.are_ids_behind.store(count > writer::IDS_WAITING_MAX, Ordering::Relaxed);
     }
 

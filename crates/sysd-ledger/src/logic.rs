@@ -26,6 +26,6 @@ pub use books::{Books, Command, GROUP_MAX, Inconsistency, TrialBalance};
 pub use held::HoldView;
 pub(crate) use leaving::{Leaving, Span};
 pub use looked::Looked;
-pub(crate) use numbers::{Numbers, minted_at_us};
+pub(crate) use numbers::{Kept, Numbers, minted_at_us};
 pub(crate) use stored::{Parts, StoredHold};
 pub(crate) use tail::{Chunk, Tail};

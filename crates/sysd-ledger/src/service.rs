@@ -102,6 +102,18 @@ fn begun(replies: &[Reply], error: Error) -> Error {
     if is_recorded { error.with_effect(Effect::Unknown) } else { error }
 }
 
+fn lost() -> Error {
+    Error::new(ErrorKind::Internal, Effect::None, "an id has a number, and the journal no entry")
+}
+
+/// What is answered to a transaction whose id was recorded before.
+fn first_answer(recorded: JournalEntry, asked: Transaction) -> Reply {
+    match recorded.receipt() {
+        Some(receipt) if recorded.transaction() == Some(&asked) => Reply::Recorded(Box::new(receipt)),
+        _ => Reply::Conflict(Box::new(Conflict { recorded, asked })),
+    }
+}
+
 impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     /// The ledger of a log: a replica of [`Books`], on a store that is for its journal too, under a name (1 to 256 bytes) that is this
     /// ledger's alone. Spawn the writer.
@@ -204,10 +216,19 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         let mut reply = self.submit(command, || Command::Group(asked.clone())).await?;
         for _ in 0..LOOKS_MAX {
             let Reply::LookUp(known) = reply else { break };
-            reply = self.look_up(&asked, *known, Command::Group(asked.clone())).await?;
+            let looked = self.journal.look_up(&asked, *known).await?;
+            // What was recorded need not be asked again: with all its numbers it might be more than an entry of the log holds.
+            let are_recorded = asked.iter().all(|transaction| looked.number(transaction.id).is_some());
+            reply = match asked.first().filter(|_| are_recorded) {
+                Some(Transaction { id, .. }) => match looked.number(*id) {
+                    Some(number) => Reply::Exists { id: *id, number },
+                    None => Reply::LookUp(Box::new(looked)),
+                },
+                None => self.ask_looked(&looked, Command::Group(asked.clone())).await?,
+            };
         }
         match reply {
-            Reply::Exists { number, .. } => self.again(asked, true, number).await,
+            Reply::Exists { number, .. } => self.group_again(asked, number).await,
             Reply::LookUp(_) => Err(ids_leave()),
             reply => Ok(reply),
         }
@@ -244,32 +265,42 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     /// memory at least.
     pub(crate) async fn look_up(&self, asked: &[Transaction], known: Looked, command: Command) -> Result<Reply> {
         let looked = self.journal.look_up(asked, known).await?;
+        self.ask_looked(&looked, command).await
+    }
+
+    async fn ask_looked(&self, looked: &Looked, command: Command) -> Result<Reply> {
         let again = || Command::Looked(looked.clone(), Box::new(command.clone()));
         self.submit(again(), again).await
     }
 
-    /// Answers what was recorded before.
-    async fn again(&self, asked: Vec<Transaction>, is_group: bool, first: u64) -> Result<Reply> {
-        // It was recorded, so it is there for who reads the latest.
-        let latest = Self { staleness_max: None, ..self.clone() };
+    /// Answers a group that was recorded before, the first of it under that number.
+    async fn group_again(&self, asked: Vec<Transaction>, first: u64) -> Result<Reply> {
+        let latest = self.latest();
+        let mut numbers = vec![first];
+        for transaction in asked.iter().skip(1) {
+            numbers.push(latest.number(transaction.id).await?.ok_or_else(lost)?);
+        }
+        let recorded = self.recorded(&numbers).await?;
         let mut receipts = Vec::with_capacity(asked.len());
-        for transaction in asked {
-            let number = if receipts.is_empty() { Some(first) } else { latest.number(transaction.id).await? };
-            let recorded = match number {
-                Some(number) => latest.entry(number).await?,
-                None => None,
-            };
-            let lost = || Error::new(ErrorKind::Internal, Effect::None, "an id has a number, and the journal no entry");
-            let recorded = recorded.ok_or_else(lost)?;
-            if recorded.transaction() != Some(&transaction) {
-                return Ok(Reply::Conflict(Box::new(Conflict { recorded, asked: transaction })));
+        for (transaction, recorded) in asked.into_iter().zip(recorded) {
+            match first_answer(recorded, transaction) {
+                Reply::Recorded(receipt) => receipts.push(*receipt),
+                conflict => return Ok(conflict),
             }
-            receipts.extend(recorded.receipt());
         }
-        match receipts.pop() {
-            Some(receipt) if !is_group => Ok(Reply::Recorded(Box::new(receipt))),
-            last => Ok(Reply::GroupRecorded(receipts.into_iter().chain(last).collect())),
-        }
+        Ok(Reply::GroupRecorded(receipts))
+    }
+
+    /// The entries of these numbers, each of which was recorded.
+    async fn recorded(&self, numbers: &[u64]) -> Result<Vec<JournalEntry>> {
+        let end = self.latest().read(End::of).await?;
+        let found = self.journal.entries_of(end, numbers.iter().copied().collect()).await?;
+        numbers.iter().map(|number| found.get(number).cloned().ok_or_else(lost)).collect()
+    }
+
+    /// What was recorded is there for who reads the latest.
+    fn latest(&self) -> Self {
+        Self { staleness_max: None, ..self.clone() }
     }
 
     /// Looks up what the books did not know, and what was recorded before.
@@ -289,19 +320,61 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
             if looks == LOOKS_MAX {
                 return Err(begun(&replies, ids_leave()));
             }
-            let found = self.look_up(&some, Looked::all(known), Command::Batch(some.clone())).await;
-            let Reply::Batch(found) = found.map_err(|error| begun(&replies, error))? else { return Ok(replies) };
-            for (at, reply) in places.into_iter().zip(found) {
-                replies[at] = reply;
-            }
+            let looked = self.journal.look_up(&some, Looked::all(known)).await;
+            let looked = looked.map_err(|error| begun(&replies, error))?;
+            self.each_looked(&looked, &places, &some, &mut replies).await.map_err(|error| begun(&replies, error))?;
         }
-        for (at, transaction) in asked.into_iter().enumerate() {
-            if let Some(Reply::Exists { number, .. }) = replies.get(at) {
-                let answer = self.again(vec![transaction], false, *number).await;
-                replies[at] = answer.map_err(|error| begun(&replies, error))?;
+        let known = |(at, reply): (usize, &Reply)| match reply {
+            Reply::Exists { number, .. } => Some((at, *number)),
+            _ => None,
+        };
+        let (places, numbers): (Vec<_>, Vec<_>) = replies.iter().enumerate().filter_map(known).unzip();
+        if !numbers.is_empty() {
+            let recorded = self.recorded(&numbers).await.map_err(|error| begun(&replies, error))?;
+            for (at, recorded) in places.into_iter().zip(recorded) {
+                replies[at] = first_answer(recorded, asked[at].clone());
             }
         }
         Ok(replies)
+    }
+
+    /// Asks again for transactions whose replies lie at these places, with what the store said: those that were not recorded, which may be
+    /// as many as one command holds, so what is known is sent only of what they reverse; in parts if that is still too much.
+    async fn each_looked(
+        &self,
+        looked: &Looked,
+        places: &[usize],
+        asked: &[Transaction],
+        replies: &mut [Reply],
+    ) -> Result<()> {
+        let (mut new, mut new_places) = (Vec::with_capacity(asked.len()), Vec::with_capacity(asked.len()));
+        for (&at, transaction) in places.iter().zip(asked) {
+            match looked.number(transaction.id) {
+                Some(number) => replies[at] = Reply::Exists { id: transaction.id, number },
+                None => {
+                    new.push(transaction.clone());
+                    new_places.push(at);
+                }
+            }
+        }
+        let (mut begin, mut size) = (0, new.len());
+        while begin < new.len() {
+            let end = new.len().min(begin + size);
+            let part = &new[begin..end];
+            match self.ask_looked(&looked.of(part), Command::Batch(part.to_vec())).await {
+                Ok(Reply::Batch(found)) => {
+                    for (at, reply) in new_places[begin..end].iter().zip(found) {
+                        replies[*at] = reply;
+                    }
+                    begin = end;
+                }
+                // It is no other to a batch.
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::TooLarge && part.len() > 1 => size = part.len().div_ceil(2),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Opens an account; one that was opened just so is [`Reply::Done`] too.
@@ -349,7 +422,8 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         }
     }
 
-    /// Closes the books through a day: nothing is effective then any more.
+    /// Closes the books through a day, for ever: nothing is effective then any more. Tomorrow in UTC is the last day that can be closed,
+    /// which is today in the east; a later one is rejected.
     ///
     /// # Errors
     /// As [`Ledger::ask`].
@@ -558,3 +632,7 @@ impl<L: Followed<Books>, S: Store> Ledger<L, S> {
         &self.log
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

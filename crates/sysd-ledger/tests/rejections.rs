@@ -204,6 +204,11 @@ fn reversals_periods_and_groups_that_cannot_be() {
     assert!(matches!(refused(&mut books, &twice), Rejection::InGroup { index: 1, .. }));
 
     let today = Date::of(now());
+    for through in [today.0 + 2, i32::MAX].map(Date) {
+        let latest = Date(today.0 + 1);
+        assert_eq!(refused(&mut books, &Command::ClosePeriod(through)), Rejection::PeriodAhead { through, latest });
+        assert_eq!(books.closed_through(), None);
+    }
     assert_eq!(ask(&mut books, &Command::ClosePeriod(today)), Reply::Done);
     // It opens no more.
     assert_eq!(ask(&mut books, &Command::ClosePeriod(Date(0))), Reply::Done);

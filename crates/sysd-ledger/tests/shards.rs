@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sysd_core::ErrorKind;
+use sysd_core::{Effect, ErrorKind};
 use sysd_ledger::shards::{Placement, Refusal, ShardId, Shards, ShardsConfig, ShardsReply};
 use sysd_ledger::{
     Account, AccountId, AccountKind, Books, Currency, Date, JournalConfig, Ledger, Posting, Rejection, Reply, Side,
@@ -132,6 +132,8 @@ async fn a_day_is_the_same_in_all_parts_and_a_closed_one_is_rejected() {
     let shards = funded(&Memory::new(), 2).await;
     let of_day = |id, day| Transaction { effective: Some(Date(day)), ..across(id, 1) };
     assert!(is_recorded(&shards.transact(of_day(1, 19_000)).await.unwrap()));
+    let error = shards.close_period(Date(i32::MAX)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Invalid, Effect::None), "{error}");
     shards.close_period(Date(19_000)).await.unwrap();
     let expected = Rejection::PeriodClosed { through: Date(19_000) };
     assert_eq!(shards.transact(of_day(2, 19_000)).await.unwrap(), ShardsReply::Rejected(Box::new(expected)));

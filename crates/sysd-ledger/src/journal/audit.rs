@@ -56,6 +56,14 @@ pub enum AuditError {
         /// What the journal adds up to.
         journal: Box<Balance>,
     },
+    /// The account is in another currency than the journal says.
+    #[error("account {account} is in {books} by the books, and in another currency by the journal")]
+    Currency {
+        /// The account.
+        account: AccountId,
+        /// Its currency in the books.
+        books: Currency,
+    },
     /// What is held is not what the journal says.
     #[error("{hold} holds in the books something else than the journal says")]
     Hold {
@@ -90,6 +98,7 @@ pub(super) struct Limits {
 }
 
 struct Claimed {
+    currency: Currency,
     limits: Limits,
     balance: Balance,
     changes: u64,
@@ -111,7 +120,8 @@ impl Claim {
         let accounts = books.accounts().zip(books.trails()).map(|(view, trail)| {
             let (funds, balance_max) = (view.account.funds, view.account.balance_max);
             let limits = Limits { funds, balance_max, normal_side: view.account.kind.normal_side() };
-            (view.account.id, Claimed { limits, balance: view.balance, changes: trail.changes })
+            let currency = view.account.currency;
+            (view.account.id, Claimed { currency, limits, balance: view.balance, changes: trail.changes })
         });
         Self {
             end: End::of(books),
@@ -127,8 +137,8 @@ impl Claim {
         self.accounts.get(&account).map(|claimed| &claimed.limits)
     }
 
-    pub(super) fn accounts(&self) -> impl Iterator<Item = (AccountId, Balance, u64)> {
-        self.accounts.iter().map(|(account, claimed)| (*account, claimed.balance, claimed.changes))
+    pub(super) fn accounts(&self) -> impl Iterator<Item = (AccountId, Currency, Balance, u64)> {
+        self.accounts.iter().map(|(account, claimed)| (*account, claimed.currency, claimed.balance, claimed.changes))
     }
 }
 

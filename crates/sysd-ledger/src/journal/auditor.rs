@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use sysd_core::Timestamp;
 
 use super::audit::{AuditError, Claim, Limits};
@@ -216,8 +216,11 @@ impl Auditor {
 
     /// Whether all of it comes to what the books say.
     pub(super) fn compare(&self, claim: &Claim) -> Result<(), AuditError> {
-        for (account, balance, changes) in claim.accounts() {
+        for (account, currency, balance, changes) in claim.accounts() {
             let found = self.accounts.get(&account);
+            if found.is_some_and(|sums| sums.currency != currency) {
+                return Err(AuditError::Currency { account, books: currency });
+            }
             let (sums, ordinal) = found.map_or((Balance::default(), 0), |sums| (sums.balance, sums.ordinal));
             if (sums, ordinal) != (balance, changes) {
                 let (books, journal) = (Box::new(balance), Box::new(sums));
@@ -236,11 +239,11 @@ impl Auditor {
                 return Err(AuditError::Hold { hold: view.id });
             }
         }
-        let is_known = |hold: &&TransactionId| claim.holds.iter().any(|view| view.id == **hold);
-        if self.holds.len() != claim.holds.len()
-            && let Some(hold) = self.holds.keys().find(|hold| !is_known(hold))
-        {
-            return Err(AuditError::Hold { hold: *hold });
+        if self.holds.len() != claim.holds.len() {
+            let known: HashSet<_, RandomState> = claim.holds.iter().map(|view| view.id).collect();
+            if let Some(hold) = self.holds.keys().find(|hold| !known.contains(*hold)) {
+                return Err(AuditError::Hold { hold: *hold });
+            }
         }
         // Those that are in memory; those that are not are on the store.
         let in_memory = self.reversed.iter().filter(|(_, by)| **by > claim.forgotten).count();

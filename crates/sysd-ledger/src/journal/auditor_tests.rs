@@ -206,3 +206,18 @@ fn what_was_asked_is_what_was_changed() {
     }
     assert!(tried > 60, "only {tried} were tried");
 }
+
+/// A journal of the same amounts in another currency throughout.
+#[test]
+fn an_account_is_in_the_currency_of_its_entries() {
+    let books = books(Books::default());
+    let mut entries = entries(&books);
+    let dollar = Currency::iso("USD").unwrap();
+    for (entry, _) in &mut entries {
+        entry.changes.iter_mut().for_each(|change| change.currency = dollar);
+        if let Event::Transaction(transaction) = &mut entry.event {
+            transaction.postings.iter_mut().for_each(|posting| posting.currency = dollar);
+        }
+    }
+    assert!(audit(&entries, &books).is_err_and(|what| what.contains("another currency")));
+}

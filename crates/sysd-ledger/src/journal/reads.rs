@@ -1,6 +1,6 @@
 //! What can be read of the books beside the books themselves: how they were, and what happened.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
 
 use foldhash::fast::RandomState;
@@ -187,6 +187,35 @@ impl<S: Store> Journal<S> {
                 found.push(entry.clone());
             }
         })?;
+        Ok(found)
+    }
+
+    /// The entries of those numbers that were recorded.
+    pub(crate) async fn entries_of(&self, end: End, numbers: BTreeSet<u64>) -> Result<BTreeMap<u64, JournalEntry>> {
+        let (last, view) = (end.last, self.view(end));
+        let mut numbers = numbers.range(1..=last).copied().peekable();
+        let mut found = BTreeMap::new();
+        while let Some(first) = numbers.peek().copied() {
+            let body = view.body_with(first).await?;
+            let corrupt = |what| Error::corrupt(self.schema.chunk(first).key(), what);
+            let mut entries = Entries::of(&body).map_err(corrupt)?;
+            // All that are in one chunk, read once.
+            loop {
+                if numbers.peek() != Some(&entries.next_number()) {
+                    if numbers.peek().is_none() || entries.skip().map_err(corrupt)?.is_none() {
+                        break;
+                    }
+                } else if let Some(read) = entries.next().map_err(corrupt)? {
+                    found.insert(read.entry.number, read.entry);
+                    numbers.next();
+                } else {
+                    break;
+                }
+            }
+            if numbers.peek() == Some(&first) {
+                return Err(corrupt("the journal has a gap"));
+            }
+        }
         Ok(found)
     }
 

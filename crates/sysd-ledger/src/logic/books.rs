@@ -45,7 +45,7 @@ pub enum Command {
     Transact(Transaction),
     /// Several, all of them or none.
     Group(Vec<Transaction>),
-    /// No transaction may be effective on this day or before it, from now on.
+    /// No transaction may be effective on this day or before it, from now on: tomorrow in UTC at most.
     ClosePeriod(Date),
     /// Nothing but that time passes: holds end, 1,000 at most.
     Tick,
@@ -229,8 +229,7 @@ impl Books {
             Command::Open(account) => self.open(account).map_or_else(Reply::from, |()| Reply::Done),
             Command::Update(id, update) => self.update(*id, *update).map_or_else(Reply::from, |()| Reply::Done),
             Command::ClosePeriod(through) => {
-                self.closed_through = self.closed_through.max(Some(*through));
-                Reply::Done
+                self.close_period(now, *through).map_or_else(Reply::from, |()| Reply::Done)
             }
             Command::Tick => Reply::Done,
             Command::Wrote { through, hash } => {
@@ -363,6 +362,16 @@ impl Books {
         if let Some(row) = self.accounts.row_mut(index) {
             row.state = state;
         }
+        Ok(())
+    }
+
+    fn close_period(&mut self, now: Timestamp, through: Date) -> Result<(), Rejection> {
+        // East of Greenwich it is tomorrow already.
+        let latest = Date(Date::of(now).0.saturating_add(1));
+        if through > latest {
+            return Err(Rejection::PeriodAhead { through, latest });
+        }
+        self.closed_through = self.closed_through.max(Some(through));
         Ok(())
     }
 

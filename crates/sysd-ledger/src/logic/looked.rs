@@ -1,6 +1,6 @@
 //! What is known of ids that may have left memory.
 
-use crate::model::TransactionId;
+use crate::model::{Transaction, TransactionId};
 
 /// What is known of some ids, wherever they are: first what the books have in memory, then also what the store says.
 ///
@@ -49,6 +49,20 @@ impl Looked {
     /// All numbers, and all reversals, by id.
     pub(crate) fn parts(&self) -> [&[(TransactionId, u64)]; 2] {
         [&self.numbers, &self.reversed]
+    }
+
+    /// Of all that is known what these transactions depend on.
+    pub(crate) fn of(&self, transactions: &[Transaction]) -> Self {
+        let (mut numbers, mut reversed) = (Vec::new(), Vec::new());
+        let mut known = |id| numbers.extend(self.number(id).map(|number| (id, number)));
+        for transaction in transactions {
+            known(transaction.id);
+            if let Some(id) = transaction.reverses {
+                known(id);
+                reversed.extend(self.reversed_by(id).map(|by| (id, by)));
+            }
+        }
+        Self::new(self.through, numbers, reversed)
     }
 
     /// All of these together.

@@ -36,6 +36,15 @@ struct Block {
     ended_at: Timestamp,
 }
 
+/// Ids that have left, and say that they are of the future.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Kept {
+    /// Those that are known all the same, by their numbers.
+    pub(crate) ids: Vec<(TransactionId, u64)>,
+    /// When the first and the last of the others say that they were minted, in microseconds.
+    pub(crate) unkept: Option<(u64, u64)>,
+}
+
 /// Whether an id was recorded.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Found {
@@ -52,7 +61,8 @@ pub(super) enum Found {
 /// 16 bytes an id in order, and 10 to 20 for the way back.
 ///
 /// An id that is not here was never recorded, if nothing was forgotten, or if it says that it was minted after everything that was
-/// forgotten was recorded: an id that said so then, of the future, was kept.
+/// forgotten was recorded: an id that said so then, of the future, was kept. If there are too many of those, those of the farthest future
+/// leave too: no id that says a time between the first and the last of them is known here any more.
 #[derive(Debug, Default)]
 pub(crate) struct Numbers {
     blocks: VecDeque<Block>,
@@ -65,9 +75,14 @@ pub(crate) struct Numbers {
     unnamed: VecDeque<u64>,
     /// When the last one that has left was recorded.
     horizon: Timestamp,
-    /// Those that have left and say that they were minted after it.
+    /// Those that have left and say that they were minted after it: [`KEPT_MAX`] at most.
     kept: HashMap<TransactionId, u64, RandomState>,
+    /// When the first and the last of those that would have been kept, and were not, say that they were minted, in microseconds.
+    unkept: Option<(u64, u64)>,
 }
+
+/// So many ids that say that they are of the future stay in memory, 40 to 80 bytes each. Part of what a log says: never change it.
+pub(crate) const KEPT_MAX: usize = 1 << 18;
 
 impl Numbers {
     /// How many there are; the next number is one more.
@@ -124,7 +139,8 @@ impl Numbers {
         if let Some(number) = self.kept.get(&id) {
             return Found::Number(*number);
         }
-        if minted_at_us(id).is_some_and(|at| at > self.horizon.as_micros()) {
+        let is_unkept = |at| self.unkept.is_some_and(|(first, last)| (first..=last).contains(&at));
+        if minted_at_us(id).is_some_and(|at| at > self.horizon.as_micros() && !is_unkept(at)) {
             return Found::New(hash);
         }
         match looked.filter(|looked| looked.through() >= self.forgotten) {
@@ -185,11 +201,11 @@ impl Numbers {
         self.blocks.iter().flat_map(|block| block.ids.iter().copied())
     }
 
-    /// Those that have left but are known, by their numbers.
-    pub(crate) fn kept(&self) -> Vec<(TransactionId, u64)> {
-        let mut kept: Vec<_> = self.kept.iter().map(|(id, number)| (*id, *number)).collect();
-        kept.sort_unstable_by_key(|(_, number)| *number);
-        kept
+    /// What is known of those that have left.
+    pub(crate) fn kept(&self) -> Kept {
+        let mut ids: Vec<_> = self.kept.iter().map(|(id, number)| (*id, *number)).collect();
+        ids.sort_unstable_by_key(|(_, number)| *number);
+        Kept { ids, unkept: self.unkept }
     }
 
     /// When the blocks in memory ended.
@@ -243,12 +259,14 @@ impl Numbers {
             let horizon = self.horizon.as_micros();
             let is_ahead = |id: TransactionId| minted_at_us(id).is_some_and(|at| at > horizon);
             self.kept.retain(|id, _| is_ahead(*id));
+            self.unkept = self.unkept.filter(|(_, last)| *last > horizon);
             for (id, number) in ids {
                 self.places.remove(self.hash(id), Self::place(number));
                 if is_ahead(id) {
                     self.kept.insert(id, number);
                 }
             }
+            self.let_go();
             self.forgotten += BLOCK_IDS;
             while self.unnamed.front().is_some_and(|number| *number <= self.forgotten) {
                 self.unnamed.pop_front();
@@ -256,9 +274,24 @@ impl Numbers {
         }
     }
 
+    /// Lets go of those that say that they are of the farthest future, half of them, if there are too many.
+    fn let_go(&mut self) {
+        if self.kept.len() <= KEPT_MAX {
+            return;
+        }
+        let mut kept: Vec<_> = self.kept.keys().map(|id| (minted_at_us(*id).unwrap_or(u64::MAX), *id)).collect();
+        kept.sort_unstable();
+        for (minted_at, id) in kept.split_off(KEPT_MAX / 2) {
+            self.kept.remove(&id);
+            let (first, last) = self.unkept.unwrap_or((minted_at, minted_at));
+            self.unkept = Some((first.min(minted_at), last.max(minted_at)));
+        }
+    }
+
     /// Numbers that were put away: what had left, and what of that was known all the same.
-    pub(super) fn restore(forgotten: u64, horizon: Timestamp, kept: Vec<(TransactionId, u64)>) -> Self {
-        Self { forgotten, count: forgotten, horizon, kept: kept.into_iter().collect(), ..Self::default() }
+    pub(super) fn restore(forgotten: u64, horizon: Timestamp, kept: Kept) -> Self {
+        let Kept { ids, unkept } = kept;
+        Self { forgotten, count: forgotten, horizon, kept: ids.into_iter().collect(), unkept, ..Self::default() }
     }
 }
 

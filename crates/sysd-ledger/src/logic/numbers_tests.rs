@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 use super::*;
 
 fn at(seconds: u64) -> Timestamp {
@@ -84,15 +84,53 @@ fn an_id_that_says_when_it_was_minted_needs_no_look_at_the_store() {
     assert!(matches!(numbers.find(never, None), Found::Forgotten(_)));
     // What was recorded before its own time stays until that has come.
     assert_eq!(find(&numbers, ahead), Some(1));
-    assert_eq!(numbers.kept(), [(ahead, 1)]);
+    assert_eq!(numbers.kept(), Kept { ids: vec![(ahead, 1)], unkept: None });
     let mut id = 0;
     while numbers.count() < 3 * BLOCK_IDS {
         id += 1;
         push(&mut numbers, v7(at(200_000), id), at(200_000));
     }
     numbers.forget(3 * BLOCK_IDS);
-    assert!(numbers.kept().is_empty());
+    assert_eq!(numbers.kept(), Kept::default());
     assert!(matches!(numbers.find(ahead, None), Found::Forgotten(_)));
+}
+
+#[test]
+fn ids_of_the_far_future_leave_too_and_are_never_taken_for_new() {
+    let mut numbers = Numbers::default();
+    let count = KEPT_MAX as u64 + 3 * BLOCK_IDS;
+    // Some 300 of them an hour, for a century.
+    let ahead = |rest: u64| v7(at(1_000 + 12 * (rest * 7_919 % count)), rest);
+    for rest in 0..count {
+        push(&mut numbers, ahead(rest), at(0));
+    }
+    numbers.forget(count);
+    assert_eq!(numbers.forgotten(), count);
+    let Kept { ids, unkept } = numbers.kept();
+    assert!(ids.len() <= KEPT_MAX && ids.len() >= KEPT_MAX / 2, "{}", ids.len());
+    let (first, last) = unkept.unwrap();
+    let mut known = 0;
+    for rest in 0..count {
+        match numbers.find(ahead(rest), None) {
+            Found::Number(number) => known += usize::from(number == rest + 1),
+            Found::Forgotten(_) => {}
+            Found::New(_) => panic!("{rest} was recorded"),
+        }
+    }
+    assert_eq!(known, ids.len());
+    // What says a time before or behind theirs needs no look at the store; nor does anything once their time has passed.
+    let minted = |us: u64| v7(Timestamp::from_micros(us).unwrap(), 1 << 40);
+    assert!(matches!(numbers.find(minted(first - 1_000), None), Found::New(_)));
+    assert!(matches!(numbers.find(minted(first), None), Found::Forgotten(_)));
+    assert!(matches!(numbers.find(minted(last), None), Found::Forgotten(_)));
+    assert!(matches!(numbers.find(minted(last + 1_000), None), Found::New(_)));
+    let behind = Timestamp::from_micros(last + 1_000_000).unwrap();
+    for rest in 0..BLOCK_IDS {
+        push(&mut numbers, v7(behind, rest), behind);
+    }
+    numbers.forget(count + BLOCK_IDS);
+    assert_eq!(numbers.kept(), Kept::default());
+    assert!(matches!(numbers.find(minted(last), None), Found::Forgotten(_)));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use sysd_core::Timestamp;
 use super::accounts::{Index, StoredTrail};
 use super::books::Books;
 use super::holds::{Hold, Leg};
-use super::numbers::{BLOCK_IDS, Numbers};
+use super::numbers::{BLOCK_IDS, KEPT_MAX, Kept, Numbers};
 use super::tail::Tail;
 use crate::model::amount::AMOUNT_MAX;
 use crate::model::{AccountView, Date, Side, TransactionId};
@@ -73,14 +73,12 @@ impl Parts {
     }
 
     /// What had left memory; comes before [`add_ids`](Self::add_ids).
-    pub(crate) fn set_forgotten(
-        &mut self,
-        forgotten: u64,
-        horizon: Timestamp,
-        kept: Vec<(TransactionId, u64)>,
-    ) -> Result<(), &'static str> {
+    pub(crate) fn set_forgotten(&mut self, forgotten: u64, horizon: Timestamp, kept: Kept) -> Result<(), &'static str> {
         if !forgotten.is_multiple_of(BLOCK_IDS) || forgotten > u64::MAX >> 1 {
             return Err("a part of a block of ids has left memory");
+        }
+        if kept.ids.len() > KEPT_MAX || kept.unkept.is_some_and(|(first, last)| first > last) {
+            return Err("ids of the future that make no sense");
         }
         self.0.numbers = Numbers::restore(forgotten, horizon, kept);
         Ok(())

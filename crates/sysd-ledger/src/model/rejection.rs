@@ -142,6 +142,14 @@ pub enum Rejection {
         /// The last closed day.
         through: Date,
     },
+    /// What is closed stays closed, so no day is closed before it has begun somewhere on earth.
+    #[error("day {} has not begun yet anywhere, and what is closed stays closed; close through day {} at most", through.0, latest.0)]
+    PeriodAhead {
+        /// The day that was asked for.
+        through: Date,
+        /// The last one that can be closed now: tomorrow in UTC.
+        latest: Date,
+    },
     /// Of a group, this one.
     #[error("number {index} of the group: {cause}")]
     InGroup {

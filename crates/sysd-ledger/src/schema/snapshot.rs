@@ -7,7 +7,7 @@ use sysd_core::Timestamp;
 use super::bytes::{Reader, What, put_bytes, put_day, put_id, put_number, put_optional, put_side, put_small};
 use super::command::{account, put_account};
 use super::journal::ChunkHash;
-use crate::logic::{Books, Chunk, Numbers, Parts, StoredHold, StoredTrail, Tail};
+use crate::logic::{Books, Chunk, Kept, Numbers, Parts, StoredHold, StoredTrail, Tail};
 use crate::model::{AccountState, AccountView, Balance, TransactionId};
 
 pub(super) fn encode(books: &Books, out: &mut Vec<u8>) {
@@ -80,11 +80,15 @@ fn put_time(time: Timestamp, out: &mut Vec<u8>) {
 fn put_numbers(numbers: &Numbers, out: &mut Vec<u8>) {
     put_small(numbers.forgotten(), out);
     put_time(numbers.horizon(), out);
-    let kept = numbers.kept();
-    put_small(kept.len() as u64, out);
-    for (id, number) in kept {
+    let Kept { ids, unkept } = numbers.kept();
+    put_small(ids.len() as u64, out);
+    for (id, number) in ids {
         put_id(id.0, out);
         put_small(number, out);
+    }
+    out.push(u8::from(unkept.is_some()));
+    for at in unkept.into_iter().flat_map(|(first, last)| [first, last]) {
+        put_small(at, out);
     }
     put_small(numbers.count() - numbers.forgotten(), out);
     numbers.ids().for_each(|id| put_id(id.0, out));
@@ -144,8 +148,9 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Books, What> {
     let (forgotten, horizon) = (reader.number()?, reader.time()?);
     let count = reader.count(17)?;
     let kept = (0..count).map(|_| Ok((TransactionId(reader.id()?), reader.number()?)));
-    let kept = kept.collect::<Result<Vec<_>, What>>()?;
-    parts.set_forgotten(forgotten, horizon, kept)?;
+    let ids = kept.collect::<Result<Vec<_>, What>>()?;
+    let unkept = if reader.flag()? { Some((reader.number()?, reader.number()?)) } else { None };
+    parts.set_forgotten(forgotten, horizon, Kept { ids, unkept })?;
     let count = reader.count(16)?;
     let ids = (0..count).map(|_| reader.id().map(TransactionId)).collect::<Result<Vec<_>, _>>()?;
     let count = reader.count(1)?;

@@ -433,13 +433,16 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// is posted for the first open day where its own is closed.
     ///
     /// # Errors
-    /// As [`Shards::transact`]: some shards may have closed it; closing it again goes on.
+    /// As [`Shards::transact`]: some shards may have closed it; closing it again goes on. [`Invalid`](ErrorKind::Invalid) naming `through`
+    /// if that day has not begun yet anywhere.
     ///
     /// # Cancel safety
     /// As after an error.
     pub async fn close_period(&self, through: Date) -> Result<()> {
         for shard in self.shards() {
-            self.ask(shard, Command::ClosePeriod(through)).await?;
+            if let Reply::Rejected(rejection) = self.ask(shard, Command::ClosePeriod(through)).await? {
+                return Err(Error::invalid("through", rejection.to_string()));
+            }
         }
         Ok(())
     }

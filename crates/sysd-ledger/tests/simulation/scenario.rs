@@ -116,6 +116,7 @@ pub(crate) async fn open<S: Store + Clone>(
     record: &Record,
 ) -> CallResult<Opened<S>> {
     let journal = JournalConfig {
+        ids_in_memory: 0,
         write_every: Duration::from_millis(25),
         chunks_cached: 2,
         call_wait_max: config.call_wait_max,

@@ -254,8 +254,11 @@ impl Naive {
             Command::Open(account) => done(self.open(account)),
             Command::Update(id, update) => done(self.update(*id, *update)),
             Command::ClosePeriod(through) => {
-                self.closed_through = self.closed_through.max(Some(*through));
-                Vec::new()
+                let is_ahead = i64::from(through.0) > i64::from(Date::of(now).0) + 1;
+                if !is_ahead {
+                    self.closed_through = self.closed_through.max(Some(*through));
+                }
+                done(!is_ahead)
             }
             Command::Batch(transactions) => transactions.iter().map(|one| self.transact(now, one)).collect(),
             Command::Looked(_, inner) => self.apply(now, inner),

@@ -206,6 +206,7 @@ impl World {
             }
             14 => Command::Tick,
             15 if self.one_in(20) => Command::ClosePeriod(Date(Date::of(self.now).0 - 1)),
+            16 if self.one_in(20) => Command::ClosePeriod(Date(Date::of(self.now).0 + 2)),
             _ => Command::Transact(self.transaction()),
         }
     }

@@ -144,6 +144,8 @@ struct Shared {
     session: Arc<Session>,
     statements: Statements,
     gates: Gates,
+    /// Of procedures: those of one process would only make each other lose rounds.
+    procedures: Gates,
     config: ScyllaConfig,
 }
 
@@ -192,6 +194,7 @@ impl<C: Clock> ScyllaStore<C> {
         let prepared = tokio::time::timeout(config.connect_timeout, Statements::prepare(&session, &config)).await;
         let statements = prepared.map_err(|_| overdue(Effect::None))??;
         let gates = Gates::new(config.partition_in_flight_max, config.request_timeout);
+        let procedures = Gates::new(1, config.request_timeout);
         let mut limits = Limits::PROCESS;
         // Keys are as long as in other stores, so that what fits there fits here; Cassandra would take 64 KB.
         limits.value_bytes_max = config.value_bytes_max;
@@ -199,7 +202,11 @@ impl<C: Clock> ScyllaStore<C> {
         limits.ttl_grain = Duration::from_secs(1);
         limits.durability = config.durability;
         limits.clock = ClockAuthority::Client;
-        Ok(Self { shared: Arc::new(Shared { session, statements, gates, config }), clock: Arc::new(clock), limits })
+        Ok(Self {
+            shared: Arc::new(Shared { session, statements, gates, procedures, config }),
+            clock: Arc::new(clock),
+            limits,
+        })
     }
 
     /// The same records over the same connections by another clock: for replays, in which each caller has its own time.
@@ -426,6 +433,7 @@ impl<C: Clock> Store for ScyllaStore<C> {
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        let _turn = self.shared.procedures.enter(key, &mut Caller::who_polls()).await?;
         crate::cas::update(self, &*self.clock, key, procedure).await
     }
 }

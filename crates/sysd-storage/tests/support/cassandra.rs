@@ -11,7 +11,7 @@ use sysd_storage::{ScyllaConfig, ScyllaSchema, ScyllaStore};
 use super::server::wait_until;
 use super::variable;
 
-const START_MAX: Duration = Duration::from_secs(120);
+const START_MAX: Duration = Duration::from_secs(300);
 /// Evenly over the ring, so that nothing is moved while they start.
 const TOKENS: [i64; 3] = [i64::MIN, -3_074_457_345_618_258_603, 3_074_457_345_618_258_602];
 
