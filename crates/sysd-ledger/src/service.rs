@@ -349,12 +349,11 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     ) -> Result<()> {
         let (mut new, mut new_places) = (Vec::with_capacity(asked.len()), Vec::with_capacity(asked.len()));
         for (&at, transaction) in places.iter().zip(asked) {
-            match looked.number(transaction.id) {
-                Some(number) => replies[at] = Reply::Exists { id: transaction.id, number },
-                None => {
-                    new.push(transaction.clone());
-                    new_places.push(at);
-                }
+            if let Some(number) = looked.number(transaction.id) {
+                replies[at] = Reply::Exists { id: transaction.id, number };
+            } else {
+                new.push(transaction.clone());
+                new_places.push(at);
             }
         }
         let (mut begin, mut size) = (0, new.len());

@@ -1,6 +1,10 @@
 //! Calls of the store: each with a deadline, and tried again where that is safe, which it always is here.
 
 use std::future::Future;
+use std::ops::Bound;
+
+use futures::Stream;
+use futures::stream::{TryStreamExt as _, iter, try_unfold};
 
 use sysd_core::{
     Effect, Error, ErrorKind, Expect, Idempotence, Key, Outcome, Pace, Page, Record, Result, RetryBudget, Scan, Store,
@@ -8,7 +12,7 @@ use sysd_core::{
 };
 
 use super::JournalConfig;
-use crate::schema::journal::Place;
+use crate::schema::journal::{Place, SPACE};
 
 /// So many records are read or written at once.
 const RECORDS_AT_ONCE: usize = 256;
@@ -76,6 +80,27 @@ impl<S: Store> Calls<S> {
 
     pub(super) async fn scan(&self, scan: Scan<'_>) -> Result<Page> {
         self.again(|| self.within(Effect::None, self.store.scan(scan))).await
+    }
+
+    /// The rows of a partition in a range, in order, so many at a time: the place and the record of each.
+    pub(super) fn rows<'a>(
+        &'a self,
+        partition: &'a [u8],
+        (from, to): (Bound<Vec<u8>>, Bound<&'a [u8]>),
+        at_once: usize,
+    ) -> impl Stream<Item = Result<(Place, Record)>> + Send + 'a {
+        let pages = try_unfold(Some(from), move |from| async move {
+            let Some(from) = from else { return Ok(None) };
+            let scan = Scan::partition(SPACE, partition, at_once).range(from.as_ref().map(Vec::as_slice), to);
+            let page = self.scan(scan).await?;
+            let rows = page
+                .rows
+                .into_iter()
+                .map(|row| Ok((Place { partition: partition.into(), sort: row.sort.as_ref().into() }, row.record)));
+            // A page may be short, even empty, though more follows.
+            Ok::<_, Error>(Some((iter(rows), page.next.map(|next| Bound::Excluded(next.to_vec())))))
+        });
+        pages.try_flatten()
     }
 
     /// Writes records that are the same whoever writes them, as many at once as the store answers in time; alone, and again, those

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
+use std::pin::pin;
 
 use foldhash::fast::RandomState;
 use futures::stream::{StreamExt as _, TryStreamExt as _, iter};
-use sysd_core::{Error, Result, Scan, Store, Timestamp};
+use sysd_core::{Error, Result, Store, Timestamp};
 
 use super::view::{End, Line, View};
 use super::{Journal, writer};
@@ -261,25 +262,16 @@ impl<S: Store> Journal<S> {
         place: Place,
         mut ids: HashSet<TransactionId, RandomState>,
     ) -> Result<Vec<(TransactionId, u64)>> {
-        let (mut found, mut start) = (Vec::new(), Bound::Unbounded);
-        loop {
-            let bound = start.as_ref().map(Vec::as_slice);
-            let scan = Scan::partition(journal::SPACE, &place.partition, PAGES_AT_ONCE).range(bound, Bound::Unbounded);
-            let page = self.calls.scan(scan).await?;
-            for row in &page.rows {
-                let first = journal::number_of(&row.sort);
-                let first = first.ok_or_else(|| Error::corrupt(place.key(), "a page of ids without a number"))?;
-                let key = Place { partition: place.partition.clone(), sort: row.sort.as_ref().into() };
-                journal::take_from_page(key.key(), first, &row.record.value, &mut ids, &mut found)?;
-                if ids.is_empty() {
-                    return Ok(found);
-                }
-            }
-            match page.next {
-                Some(next) => start = Bound::Excluded(next.to_vec()),
-                None => return Ok(found),
+        let mut found = Vec::new();
+        let mut pages = pin!(self.calls.rows(&place.partition, (Bound::Unbounded, Bound::Unbounded), PAGES_AT_ONCE));
+        while let Some((page, record)) = pages.try_next().await? {
+            let first = page.number("a page of ids without a number")?;
+            journal::take_from_page(page.key(), first, &record.value, &mut ids, &mut found)?;
+            if ids.is_empty() {
+                break;
             }
         }
+        Ok(found)
     }
 }
 
@@ -298,23 +290,13 @@ impl<S: Store> View<'_, S> {
         }
         for first in journal::stretches(after + 1, written) {
             let partition = self.schema.tag(key, value, first).partition;
-            let mut start = Bound::Excluded(self.schema.tag(key, value, after).sort.to_vec());
+            let start = Bound::Excluded(self.schema.tag(key, value, after).sort.to_vec());
             let to = self.schema.tag(key, value, written).sort;
-            while found.len() < limit {
-                let scan = Scan::partition(journal::SPACE, &partition, (limit - found.len()).min(TAGS_AT_ONCE))
-                    .range(start.as_ref().map(Vec::as_slice), Bound::Included(&to));
-                let page = self.calls.scan(scan).await?;
-                for row in &page.rows {
-                    let place = Place { partition: partition.clone(), sort: row.sort.as_ref().into() };
-                    let number = journal::number_of(&row.sort);
-                    found.push(
-                        number.ok_or_else(|| Error::corrupt(place.key(), "an entry by metadata without a number"))?,
-                    );
-                }
-                match page.next {
-                    Some(next) => start = Bound::Excluded(next.to_vec()),
-                    None => break,
-                }
+            let left = limit - found.len();
+            let range = (start, Bound::Included(&*to));
+            let mut rows = pin!(self.calls.rows(&partition, range, left.clamp(1, TAGS_AT_ONCE)).take(left));
+            while let Some((row, _)) = rows.try_next().await? {
+                found.push(row.number("an entry by metadata without a number")?);
             }
         }
         Ok(found)
@@ -324,22 +306,13 @@ impl<S: Store> View<'_, S> {
     async fn dated(&self, account: AccountId, count: &mut (impl FnMut(&Dated) + Send)) -> Result<()> {
         for first in journal::stretches(0, self.end.written) {
             let partition = self.schema.day(account, Date(0), first).partition;
-            let mut start = Bound::Unbounded;
-            loop {
-                let bound = start.as_ref().map(Vec::as_slice);
-                let scan = Scan::partition(journal::SPACE, &partition, DAYS_AT_ONCE).range(bound, Bound::Unbounded);
-                let page = self.calls.scan(scan).await?;
-                for row in &page.rows {
-                    let place = Place { partition: partition.clone(), sort: row.sort.as_ref().into() };
-                    let (number, dated) = journal::decode_dated(place.key(), &row.record.value)?;
-                    // What was written meanwhile is read in memory.
-                    if number <= self.end.written {
-                        count(&dated);
-                    }
-                }
-                match page.next {
-                    Some(next) => start = Bound::Excluded(next.to_vec()),
-                    None => break,
+            let range = (Bound::Unbounded, Bound::Unbounded);
+            let mut rows = pin!(self.calls.rows(&partition, range, DAYS_AT_ONCE));
+            while let Some((row, record)) = rows.try_next().await? {
+                let (number, dated) = journal::decode_dated(row.key(), &record.value)?;
+                // What was written meanwhile is read in memory.
+                if number <= self.end.written {
+                    count(&dated);
                 }
             }
         }

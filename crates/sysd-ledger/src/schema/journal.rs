@@ -110,6 +110,14 @@ impl Place {
     pub(crate) fn key(&self) -> Key<'_> {
         Key::row(SPACE, &self.partition, &self.sort)
     }
+
+    /// The number that a row lies by.
+    ///
+    /// # Errors
+    /// [`Corrupt`](sysd_core::ErrorKind::Corrupt) with the key: `what` has none.
+    pub(crate) fn number(&self, what: &'static str) -> Result<u64> {
+        number_of(&self.sort).ok_or_else(|| Error::corrupt(self.key(), what))
+    }
 }
 
 fn by_number(number: u64) -> KeyBytes {

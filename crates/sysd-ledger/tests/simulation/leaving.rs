@@ -46,11 +46,9 @@ fn batches(simulation: &Simulation, now: Timestamp) -> Vec<Vec<Transaction>> {
     let euro = Currency::iso("EUR").unwrap();
     let is_minted = simulation.chance(500);
     let id = |number: u128, rest: u128| {
-        let id = match is_minted {
-            // A UUID of version 7, of about now.
-            true => (u128::from(now.as_micros() / 1_000) + number / 64) << 80 | 7 << 76 | 0b10 << 62 | number,
-            false => rest << 64 | number,
-        };
+        // A UUID of version 7, of about now; or one that says nothing.
+        let minted_ms = u128::from(now.as_micros() / 1_000) + number / 64;
+        let id = if is_minted { minted_ms << 80 | 7 << 76 | 0b10 << 62 | number } else { rest << 64 | number };
         TransactionId(id)
     };
     let mut all = Vec::<Vec<Transaction>>::new();

@@ -123,7 +123,6 @@ pub(crate) async fn open<S: Store + Clone>(
         retry: config.retry,
         clock: Arc::clone(&config.clock),
         entropy: Arc::clone(&config.entropy),
-        ..JournalConfig::default()
     };
     let (replica, driver) = Replica::<Kept>::open(store.clone(), LOG, config).await?;
     let notes = record.clone();
