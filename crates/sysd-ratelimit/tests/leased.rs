@@ -11,8 +11,8 @@ use futures::channel::oneshot;
 use futures::executor::block_on;
 use sysd_core::{Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Key, ManualClock, OutputBytes, Result, Store};
 use sysd_ratelimit::{
-    Decision, FixedWindow, LeaseConfig, LeasedLimiter, Rule, RuleLimiter, RuleSet, SlidingLog, SlidingWindow,
-    TokenBucket,
+    Decision, FixedWindow, LeaseConfig, LeasedLimiter, Rule, RuleLimit, RuleLimiter, RuleSet, SlidingLog,
+    SlidingWindow, TokenBucket,
 };
 use sysd_storage::Memory;
 use sysd_testkit::{Overridden, Overrides};
@@ -416,6 +416,70 @@ fn of_a_slow_store_the_rate_is_used() {
         let share = share_of_the_rate(burst, there, back);
         println!("a burst of {burst}, {there} ms there and {back} ms back: {share:.3} of the rate");
         assert!((0.9..1.001).contains(&share), "{burst}, {there}, {back}: {share}");
+    }
+}
+
+/// What became of requests that came twice as fast as the limit lets them, whatever became of those before.
+#[derive(Debug, Default)]
+struct Overloaded {
+    asked: usize,
+    admitted: usize,
+    denied: usize,
+    /// From a request to its answer, in milliseconds.
+    longest: u64,
+}
+
+/// One process has the limit for itself, of a thousand a second; a call takes so many milliseconds.
+fn overloaded(rule: Rule, trip: u64) -> Overloaded {
+    let clock = clock();
+    let slow = Slow(clock.clone(), Duration::from_millis(trip / 2), Duration::from_millis(trip - trip / 2));
+    let store = Overridden(Memory::with_clock(clock.clone()), slow);
+    let (limiter, _keeper) =
+        LeasedLimiter::with_clock(store, "api", rule, LeaseConfig::new(100), clock.clone()).unwrap();
+    let (mut waiting, mut found) = (Vec::<(u64, Crowd)>::new(), Overloaded::default());
+    for now in 0..6_000_u64 {
+        waiting.push((now, Crowd::of(&limiter, 2)));
+        waiting.retain_mut(|(since, crowd)| {
+            // In the first second what was there is used up, and batches grow.
+            for answer in crowd.poll() {
+                let is_admitted = answer.unwrap().is_allowed();
+                if *since >= 1_000 {
+                    found.asked += 1;
+                    *(if is_admitted { &mut found.admitted } else { &mut found.denied }) += 1;
+                    found.longest = found.longest.max(now - *since);
+                }
+            }
+            !crowd.0.is_empty()
+        });
+        clock.advance(MILLISECOND);
+    }
+    // Those that wait in the end are no more than come in a few calls.
+    let waits: usize = waiting.iter().map(|(_, crowd)| crowd.0.len()).sum();
+    assert!(waits as u64 <= 10 * trip + 10, "{waits} wait");
+    found
+}
+
+/// Who asks for too much is denied, soon, and does not wait in a line that only grows.
+#[test]
+fn of_twice_the_rate_half_is_denied_within_a_few_calls() {
+    let rate = |rate: &str| rate.parse().unwrap();
+    let bucket = |burst| TokenBucket::new(rate("1000/s"), burst).unwrap().into();
+    // In how many calls at most. What windows have is not known before they are asked, three times for one batch.
+    let limits: [(&str, RuleLimit, u64); 5] = [
+        ("bucket", bucket(100), 4),
+        ("great bucket", bucket(1_000), 4),
+        ("fixed window", FixedWindow::new(rate("1000/s")).into(), 6),
+        ("sliding window", SlidingWindow::new(rate("1000/s")).into(), 12),
+        ("sliding log", SlidingLog::new(rate("1000/s")).unwrap().into(), 12),
+    ];
+    for (name, limit, calls) in limits {
+        for trip in [1, 10, 100] {
+            let found = overloaded(Rule::new("all", limit.clone()).unwrap(), trip);
+            println!("{name}, calls of {trip} ms: {found:?}");
+            let share = f64::from(u32::try_from(found.admitted).unwrap()) / 5_000.0;
+            assert!((0.9..1.02).contains(&share), "{name}, {trip} ms: {share:.3} of the rate");
+            assert!(found.longest <= calls * trip + 2, "{name}: {} ms for calls of {trip} ms", found.longest);
+        }
     }
 }
 

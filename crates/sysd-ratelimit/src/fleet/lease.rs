@@ -40,6 +40,12 @@ struct Seen {
     reset_at_us: u64,
 }
 
+impl Said {
+    const fn trip_us(self) -> u64 {
+        self.at_us.saturating_sub(self.asked_at_us)
+    }
+}
+
 /// The least cost that is known not to be there.
 #[derive(Debug, Default, Clone, Copy)]
 struct Denied {
@@ -64,6 +70,9 @@ impl Denied {
         Self { cost, enough_at_us, maybe_at_us, until_us: maybe_at_us.min(known_until_us), known_until_us }
     }
 }
+
+/// So much may wait in line in any case.
+const LINE_MIN: u32 = 4;
 
 /// When the store was asked and had answered, and for how long that counts.
 #[derive(Debug, Clone, Copy)]
@@ -92,11 +101,15 @@ pub(super) struct Lease {
     denied: Denied,
     /// The greatest that was denied meanwhile, where it is not known how much longer a greater one waits.
     greatest: Denied,
-    /// What the one that asks wants comes before all others: so much longer they wait for enough. Zero while nobody asks, or where it is not known.
-    spoken_us: u64,
-    /// It wants so much, and has asked then.
+    /// The one that asks wants so much, which comes before all others, and has asked then.
     spoken: u32,
     spoken_at_us: u64,
+    /// It asks for so many.
+    asked: u32,
+    /// The store had less than the last batch that was asked for.
+    is_tight: bool,
+    /// The last call took so long.
+    trip_us: u64,
     batch: Option<Box<Batch>>,
     /// The number of the request that took `batch`.
     batch_number: u64,
@@ -132,6 +145,8 @@ pub(super) struct Terms<'a> {
     pub(super) now_us: u64,
     /// The most tokens of a batch.
     pub(super) batch_max: u32,
+    /// So long a request waits for its batch, at most.
+    pub(super) wait_max_us: u64,
     pub(super) refill: Refill<'a>,
 }
 
@@ -149,7 +164,10 @@ impl Terms<'_> {
     /// In what time so many tokens come back.
     fn price_us(&self, tokens: u32) -> Option<u64> {
         match self.refill {
-            Refill::Evenly(bucket) => Some(bucket.price(tokens)?.ceil_us()),
+            // Those in line may want more than it ever holds.
+            Refill::Evenly(bucket) => {
+                Some(bucket.price(tokens).unwrap_or_else(|| bucket.price_beyond(tokens)).ceil_us())
+            }
             Refill::AtOnce => Some(0),
             Refill::Unknown => None,
         }
@@ -188,24 +206,44 @@ impl Lease {
             return Some(self.decision(Outcome::Allowed, now_us));
         }
         let (denied, lacks) = (&self.denied, cost - self.in_hand(now_us));
-        if denied.cost == 0 || lacks < denied.cost {
+        let needs = lacks.saturating_add(self.ahead());
+        if denied.cost == 0 || needs < denied.cost {
             return None;
         }
-        let until_us = if self.spoken_us == 0 {
-            denied.until_us
-        } else {
-            denied.maybe_at_us.saturating_add(self.spoken_us).min(denied.known_until_us)
+        let is_denied = match terms.price_us(needs - denied.cost) {
+            // Not even the next call finds as much as those in front want, and this one; or it is more than two batches.
+            Some(longer_us) if self.is_asking => {
+                let there_at_us = denied.maybe_at_us.saturating_add(longer_us);
+                let is_beyond =
+                    there_at_us > self.next_us(now_us) || needs > self.asked.saturating_add(terms.batch_max);
+                now_us < denied.known_until_us && is_beyond
+            }
+            _ => lacks >= denied.cost && now_us < denied.until_us,
         };
-        if now_us >= until_us {
+        if !is_denied {
             return None;
         }
         let wait_us = self.wait_us(terms, lacks)?;
         Some(self.denial(terms, cost, wait_us))
     }
 
+    /// So many tokens are wanted by the one that asks and by those in line.
+    fn ahead(&self) -> u32 {
+        if !self.is_asking {
+            return 0;
+        }
+        u32::try_from(self.waiting).unwrap_or(u32::MAX).saturating_add(self.spoken)
+    }
+
+    /// When the call behind the one under way is decided, if both take as long as the last one; at the earliest.
+    fn next_us(&self, now_us: u64) -> u64 {
+        let trip_us = self.trip_us;
+        self.spoken_at_us.saturating_add(trip_us.saturating_mul(2)).max(now_us.saturating_add(trip_us))
+    }
+
     /// How long until the store has so many, as far as is known: no less than are denied.
     fn wait_us(&self, terms: &Terms<'_>, tokens: u32) -> Option<u64> {
-        let wait_us = self.denied.enough_at_us.saturating_add(self.spoken_us).saturating_sub(terms.now_us);
+        let wait_us = self.denied.enough_at_us.saturating_sub(terms.now_us);
         if let Refill::Unknown = terms.refill {
             if tokens == self.denied.cost {
                 return Some(wait_us);
@@ -214,7 +252,9 @@ impl Lease {
             let is_known = self.greatest.cost >= tokens && terms.now_us < self.greatest.until_us;
             return is_known.then(|| wait_us.max(self.greatest.enough_at_us.saturating_sub(terms.now_us)));
         }
-        let wait_us = wait_us.saturating_add(terms.price_us(tokens.saturating_sub(self.denied.cost))?);
+        let needs = tokens.saturating_add(self.ahead());
+        let longer_us = terms.price_us(needs.saturating_sub(self.denied.cost))?;
+        let wait_us = self.denied.enough_at_us.saturating_add(longer_us).saturating_sub(terms.now_us);
         Some(wait_us.max(self.beyond_us(terms, tokens)))
     }
 
@@ -222,11 +262,10 @@ impl Lease {
     /// long: until it has, if its call takes as long as the last one, and for what is missing then.
     fn beyond_us(&self, terms: &Terms<'_>, tokens: u32) -> u64 {
         let Refill::Evenly(bucket) = terms.refill else { return 0 };
-        let Some(missing) = self.spoken.saturating_add(tokens).checked_sub(bucket.burst()) else { return 0 };
-        let trip_us = self.denied.enough_at_us.saturating_sub(self.denied.maybe_at_us);
+        let Some(missing) = self.ahead().saturating_add(tokens).checked_sub(bucket.burst()) else { return 0 };
         match terms.price_us(missing) {
-            Some(price_us) if self.spoken_us > 0 => {
-                self.spoken_at_us.saturating_add(trip_us).saturating_add(price_us).saturating_sub(terms.now_us)
+            Some(price_us) if self.is_asking => {
+                self.spoken_at_us.saturating_add(self.trip_us).saturating_add(price_us).saturating_sub(terms.now_us)
             }
             _ => 0,
         }
@@ -245,6 +284,9 @@ impl Lease {
     /// The store is to be asked, if nobody does.
     fn ask(&mut self, terms: &Terms<'_>, cost: u32) -> Step {
         if self.is_asking {
+            if self.is_line_full(terms, cost) {
+                return Step::Alone;
+            }
             self.waiting += u64::from(cost);
             return Step::Wait;
         }
@@ -259,7 +301,6 @@ impl Lease {
         self.aside = std::mem::take(&mut self.tokens);
         let least = cost.saturating_sub(self.aside).max(1);
         (self.spoken, self.spoken_at_us) = (least, now_us);
-        self.spoken_us = if is_known { terms.price_us(least).unwrap_or(0) } else { 0 };
         let of_line = u32::try_from(self.waiting).unwrap_or(u32::MAX).saturating_add(least);
         // What is in hand then is no more than a batch.
         let wanted = wanted.max(of_line).min(terms.batch_max.saturating_sub(self.aside)).max(least);
@@ -269,7 +310,36 @@ impl Lease {
             longer_us.is_none_or(|longer_us| now_us >= self.denied.maybe_at_us.saturating_add(longer_us))
         };
         let is_in_vain = is_known && wanted > least && !is_there(wanted);
-        Step::Lead { tokens: if is_in_vain { most(least, wanted, is_there) } else { wanted }, least }
+        self.asked = if is_in_vain { most(least, wanted, is_there) } else { wanted };
+        Step::Lead { tokens: self.asked, least }
+    }
+
+    /// A line is no longer than batches can serve in half of the time that one waits. Of a limit of which it is not known when how much comes
+    /// back, it is no longer than what the store had left, or brings in two batches; and short, once the store had less than a batch. Who is
+    /// too many asks alone, and has the store's own answer, while the store answers as fast as it did.
+    fn is_line_full(&self, terms: &Terms<'_>, cost: u32) -> bool {
+        let calls = (terms.wait_max_us / self.trip_us.max(1) / 2).max(1);
+        let in_time = u32::try_from(calls).unwrap_or(u32::MAX).saturating_mul(terms.batch_max);
+        let most = match terms.refill {
+            Refill::Evenly(_) => in_time,
+            _ if self.is_tight => 0,
+            _ => self.seen.remaining.max(self.size.saturating_mul(2)).min(in_time),
+        };
+        let is_known = self.seen.limit > 0 && terms.now_us <= self.next_us(0);
+        is_known && self.ahead().saturating_add(cost) > most.max(LINE_MIN)
+    }
+
+    /// The last one in line has its turn: it is denied by what is known, or is one too many. `None`: it stays.
+    pub(super) fn shorten(&mut self, terms: &Terms<'_>, cost: u32) -> Option<Step> {
+        self.left(cost);
+        if let Some(decision) = self.decide(terms, cost) {
+            return Some(Step::Decided(decision));
+        }
+        if self.is_asking && self.is_line_full(terms, cost) {
+            return Some(Step::Alone);
+        }
+        self.waiting += u64::from(cost);
+        None
     }
 
     /// What is in hand is the keeper's.
@@ -295,7 +365,7 @@ impl Lease {
 
     /// Nobody asks any more. What was put aside is in hand again.
     fn end_asking(&mut self) {
-        (self.is_asking, self.spoken_us) = (false, 0);
+        self.is_asking = false;
         self.tokens += std::mem::take(&mut self.aside);
     }
 
@@ -308,6 +378,7 @@ impl Lease {
         wait_us: impl Fn(&JointVerdict, u32) -> Option<u64>,
     ) {
         let now_us = said.at_us;
+        self.trip_us = said.trip_us();
         // What was put aside goes first: it was less than the cost.
         let aside = std::mem::take(&mut self.aside);
         self.end_asking();
@@ -318,7 +389,7 @@ impl Lease {
         // What came into hand again meanwhile is of the batch before.
         self.put_away();
         self.tokens = tokens.saturating_add(aside).saturating_sub(cost);
-        (self.size, self.batch_number) = (tokens, number);
+        (self.size, self.batch_number, self.is_tight) = (tokens, number, tokens < self.asked);
         self.until_us = now_us.saturating_add(said.hold_us);
         self.denied = lacks_us.map_or_else(Denied::default, |us| Denied::new(said, lacking, us));
         self.greatest = Denied::default();
@@ -334,13 +405,20 @@ impl Lease {
         decision: &Decision,
     ) -> Option<Decision> {
         let now_us = said.at_us;
+        self.trip_us = said.trip_us();
         self.end_asking();
         self.see(now_us, decision);
         // What is in hand counts as all there is: a batch was too much.
-        self.size = self.tokens;
+        (self.size, self.is_tight) = (self.tokens, true);
         self.until_us = self.until_us.max(now_us);
         let wait_us = super::micros(decision.retry_after()?);
-        let (new, lasts) = (Denied::new(said, least, wait_us), |denied: &Denied| now_us < denied.until_us);
+        let mut new = Denied::new(said, least, wait_us);
+        if let Refill::Unknown = terms.refill {
+            // Were all in line to ask whether a little has come back meanwhile, each would wait for all in front of it.
+            new.until_us = new.until_us.max(now_us.saturating_add(self.trip_us)).min(new.known_until_us);
+            new.enough_at_us = new.enough_at_us.max(new.until_us);
+        }
+        let lasts = |denied: &Denied| now_us < denied.until_us;
         let is_greatest = |new: &Denied, greatest: &Denied| new.cost > greatest.cost || !lasts(greatest);
         // A smaller cost that is denied says more.
         let greater = if least <= self.denied.cost || !lasts(&self.denied) {

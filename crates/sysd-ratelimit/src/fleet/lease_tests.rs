@@ -83,7 +83,7 @@ fn said(at_us: u64, hold_us: u64) -> Said {
 }
 
 fn terms(now_us: u64) -> Terms<'static> {
-    Terms { now_us, batch_max: BATCH_MAX, refill: Refill::Unknown }
+    Terms { now_us, batch_max: BATCH_MAX, wait_max_us: HOLD_US, refill: Refill::Unknown }
 }
 
 /// A rule on a store of its own; nothing comes back by time.
@@ -518,6 +518,8 @@ fn of_a_bucket(
         let wait_us = owed.minus(bucket.capacity(), bucket.denominator()).ceil_us();
         Some(if wrong == Wrong::NextIsLate { wait_us + 20 } else { wait_us })
     };
+    let of = |now_us| Terms { batch_max: burst.min(16), refill: Refill::Evenly(&bucket), ..terms(now_us) };
+    let spoken_us = |lease: &Lease| bucket.price(lease.ahead()).unwrap().ceil_us();
     let (mut lease, mut now_us, mut own, mut by_hand) = (Lease::default(), 0_u64, 0, 0);
     let mut ask: Option<BucketAsk> = None;
     // Between a call and the store's decision, and between that and its answer, at most.
@@ -547,7 +549,7 @@ fn of_a_bucket(
             ask.decided = Some((now_us, taken, batch, decision));
         }
         if let Some(BucketAsk { sent_us, cost, least, decided, .. }) = ask.take_if(|ask| ask.answered_after == 0) {
-            let (spoken_us, denied) = (lease.spoken_us, lease.denied);
+            let (spoken_us, denied) = (spoken_us(&lease), lease.denied);
             for_others = None;
             let said = Said { asked_at_us: sent_us, at_us: now_us, hold_us: BUCKET_HOLD_US };
             if let Some((decided_us, taken, batch, decision)) = decided {
@@ -557,12 +559,15 @@ fn of_a_bucket(
                         lease.denied = denied;
                     }
                 } else {
-                    lease.refused(said, &terms(now_us), (cost, least), &decision);
+                    lease.refused(said, &of(now_us), (cost, least), &decision);
                 }
                 (there_us, back_us) = (there_us.max(decided_us - sent_us), back_us.max(now_us - decided_us));
             } else {
                 lease.gave_up();
-                lease.spoken_us = if wrong == Wrong::SpeaksOn { spoken_us } else { lease.spoken_us };
+                if wrong == Wrong::SpeaksOn {
+                    lease.denied.enough_at_us += spoken_us;
+                    lease.denied.until_us += spoken_us;
+                }
             }
             if wrong == Wrong::CountsFromTheCall {
                 lease.denied.enough_at_us = lease.denied.maybe_at_us;
@@ -582,14 +587,14 @@ fn of_a_bucket(
         if wrong == Wrong::KeepsTheHand {
             lease.until_us = lease.until_us.saturating_add(BUCKET_HOLD_US);
         }
-        let step = lease.take(&Terms { now_us, batch_max: burst.min(16), refill: Refill::Evenly(&bucket) }, cost);
+        let step = lease.take(&of(now_us), cost);
         lease.until_us = hand_until_us;
         match step {
             Step::Decided(decision) if decision.is_allowed() => {}
             Step::Decided(decision) => {
                 own += 1;
                 let mut wait_us = super::super::micros(decision.retry_after().unwrap());
-                wait_us = if wrong == Wrong::Forgets { wait_us.saturating_sub(lease.spoken_us) } else { wait_us };
+                wait_us = if wrong == Wrong::Forgets { wait_us.saturating_sub(spoken_us(&lease)) } else { wait_us };
                 // What is in hand then it does not lack.
                 let lacks = cost - if now_us + wait_us < hand_until_us { hand } else { 0 };
                 // A bucket that never holds both has enough later, by how long the call takes.
@@ -604,7 +609,7 @@ fn of_a_bucket(
             }
             Step::Lead { tokens, least } => {
                 if wrong == Wrong::SpeaksForTwice {
-                    lease.spoken_us *= 2;
+                    lease.spoken *= 2;
                 }
                 let is_known = lease.denied.cost > 0 && now_us < lease.denied.known_until_us;
                 let tokens = if wrong == Wrong::AsksInVain { tokens * 2 } else { tokens };

@@ -106,6 +106,7 @@ struct Leased<S, C> {
     limit: u32,
     config: LeaseConfig,
     hold_us: u64,
+    wait_max_us: u64,
     leases: Table<Seat>,
     numbers: Numbers,
     ended_at: EndedAt,
@@ -117,6 +118,10 @@ struct Giving<S: Store, C: Clock> {
     leased: Arc<Leased<S, C>>,
     key: KeyBytes,
     rest: Option<Rest>,
+    /// So many tokens were sent, and nothing is known of them yet.
+    sent: u32,
+    /// No round follows in which it could be given back.
+    is_last: bool,
 }
 
 impl<S: Store, C: Clock> Giving<S, C> {
@@ -129,7 +134,10 @@ impl<S: Store, C: Clock> Giving<S, C> {
         let leased = Arc::clone(&self.leased);
         let partition = partition(&leased.prefix, &self.key);
         let call = leased.store.run(Key::lone(schema::RULES, &partition), &give);
-        let Err(error) = within(&leased.clock, leased.config.call_wait_max, call).await else {
+        self.sent = rest.tokens;
+        let given = within(&leased.clock, leased.config.call_wait_max, call).await;
+        self.sent = 0;
+        let Err(error) = given else {
             leased.leases.with_known(&self.key, |seat| seat.lease.given_back(rest.tokens));
             return Ok(());
         };
@@ -145,9 +153,10 @@ impl<S: Store, C: Clock> Giving<S, C> {
 
 impl<S: Store, C: Clock> Drop for Giving<S, C> {
     fn drop(&mut self) {
+        self.leased.errors.lost(self.sent, Effect::Unknown);
         if let Some(rest) = self.rest.take() {
             let tokens = rest.tokens;
-            if self.leased.leases.with(&self.key, |seat| seat.lease.put_back(rest)).is_none() {
+            if self.is_last || self.leased.leases.with(&self.key, |seat| seat.lease.put_back(rest)).is_none() {
                 self.leased.errors.lost(tokens, Effect::None);
             }
         }
@@ -253,11 +262,12 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
             return Err(RateLimitError::FleetRule { name: rule.name().to_owned(), why });
         }
         let hold_us = micros(config.hold_for);
+        let wait_max_us = micros(config.call_wait_max);
         none_is_zero([
             ("batch_max", config.batch_max == 0),
             ("hold_for", hold_us == 0),
             ("keys_max", config.keys_max == 0),
-            ("call_wait_max", micros(config.call_wait_max) == 0),
+            ("call_wait_max", wait_max_us == 0),
         ])?;
         let (leases, limit) = (Table::new(config.keys_max), rule.limit().limit());
         let (prefix, errors) = (tuple::encode(&(name,)), Errors::new("leased", name));
@@ -269,6 +279,7 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
             limit,
             config,
             hold_us,
+            wait_max_us,
             leases,
             numbers: Numbers::default(),
             ended_at: EndedAt::default(),
@@ -354,10 +365,7 @@ impl<S: Store, C: Clock> Leased<S, C> {
             |seat: &mut Seat, terms: &Terms<'_>| (seat.step(terms, cost, &self.numbers, || self.late()), Vec::new());
         let turn = match self.at(&key, step).unwrap_or(Next::Alone) {
             Next::Decided(decision) => return Ok(decision),
-            Next::Alone => {
-                let call = self.take(&partition, cost);
-                return Ok(within(&self.clock, self.config.call_wait_max, call).await?.1);
-            }
+            Next::Alone => Turn::Alone,
             Next::Lead(lead) => Turn::Lead(lead),
             Next::Wait(place) => self.wait(&key, cost, place, begun_us).await?,
         };
@@ -367,12 +375,16 @@ impl<S: Store, C: Clock> Leased<S, C> {
                 let number = lead.number;
                 let asking = Asking { leased: self, key: &key, number };
                 // What it waited for so far is of the time that it has.
-                let wait_max_us = micros(self.config.call_wait_max);
+                let wait_max_us = self.wait_max_us;
                 let left_us = wait_max_us.saturating_mul(3).saturating_sub(self.since_us(begun_us)).min(wait_max_us);
                 if left_us == 0 {
                     return Err(too_late());
                 }
                 self.lead(&partition, cost, lead, Duration::from_micros(left_us), asking).await
+            }
+            Turn::Alone => {
+                let call = self.take(&partition, cost);
+                Ok(within(&self.clock, self.config.call_wait_max, call).await?.1)
             }
             Turn::Failed(error) => Err(error.share()),
         }
@@ -387,7 +399,7 @@ impl<S: Store, C: Clock> Leased<S, C> {
                 break told;
             }
             // Another wait would be longer than three times `call_wait_max` in all.
-            let is_over = self.since_us(begun_us) >= micros(self.config.call_wait_max).saturating_mul(7) / 4;
+            let is_over = self.since_us(begun_us) >= self.wait_max_us.saturating_mul(7) / 4;
             let overdue = |seat: &mut Seat, terms: &Terms<'_>| {
                 seat.overdue((ticket, cost, asking), is_over, terms, &self.numbers, || self.late())
             };
@@ -425,7 +437,8 @@ impl<S: Store, C: Clock> Leased<S, C> {
     fn terms(&self) -> Terms<'_> {
         // Before the lock, which is held the shorter.
         let now_us = steady_us(&self.clock);
-        Terms { now_us, batch_max: self.config.batch_max.min(self.limit), refill: self.refill() }
+        let batch_max = self.config.batch_max.min(self.limit);
+        Terms { now_us, batch_max, wait_max_us: self.wait_max_us, refill: self.refill() }
     }
 
     /// Looks at the seat of a key; who has its turn by that is told when the table is free. `None` if there is no room for the key.
@@ -452,7 +465,7 @@ impl<S: Store, C: Clock> Leased<S, C> {
                 self.leases.with_known(key, |seat| seat.lease.untaken(batch, cost));
                 Vec::new()
             }
-            Turn::Decided(_) | Turn::Failed(_) => Vec::new(),
+            Turn::Decided(_) | Turn::Alone | Turn::Failed(_) => Vec::new(),
             Turn::Lead(Lead { number, .. }) => {
                 let terms = self.terms();
                 let abandoned = |seat: &mut Seat| seat.abandoned(*number, &terms, &self.numbers);
@@ -519,18 +532,18 @@ impl<S: Store, C: Clock> Leased<S, C> {
             Ok(Taken { tokens: taken, batch, decision, asked_at_us }) if decision.is_allowed() => {
                 let said = Said { asked_at_us, at_us, hold_us };
                 let wait_us = |verdict: &JointVerdict, tokens| self.wait_us(verdict, tokens);
-                let is_served = asking.answered(|lease, _, is_late| {
+                // How much is left of the batch, which is there for the next ones.
+                let left = asking.answered(|lease, _, is_late| {
                     if is_late {
                         // What was put aside for it the others have.
-                        let is_enough = taken >= cost;
-                        lease.keep_late(batch, if is_enough { taken - cost } else { taken });
-                        return is_enough;
+                        let left = taken.checked_sub(cost);
+                        lease.keep_late(batch, left.unwrap_or(taken));
+                        return left;
                     }
                     lease.granted(said, Grant { tokens: taken, cost, batch, number }, &decision, wait_us);
-                    true
+                    Some(taken - least)
                 });
-                // The rest of the batch is there for the next ones.
-                if is_served == Some(true) { Ok(decision.untaken(taken - least)) } else { Err(too_long()) }
+                left.flatten().map(|left| decision.untaken(left)).ok_or_else(too_long)
             }
             Ok(Taken { decision, asked_at_us, .. }) => {
                 let said = Said { asked_at_us, at_us, hold_us };
@@ -587,7 +600,7 @@ impl<S: Store, C: Clock> Kept for Leased<S, C> {
         });
         this.ended_at.turn(&mut rests);
         // Those that are not sent go back to their leases. A call is made when it is its turn: it is larger.
-        let giving = |(key, rest)| Giving { leased: Arc::clone(this), key, rest: Some(rest) };
+        let giving = |(key, rest)| Giving { leased: Arc::clone(this), key, rest: Some(rest), sent: 0, is_last: ends };
         let givings: Vec<_> = rests.into_iter().map(giving).collect();
         let mut gives = stream::iter(givings.into_iter().map(Giving::give)).buffer_unordered(GIVES_MAX);
         while let Some(given) = gives.next().await {

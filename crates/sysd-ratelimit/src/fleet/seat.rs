@@ -6,6 +6,7 @@
 //! | the batch has enough for those in front and for it | that it is allowed: its tokens were taken from what is in hand |
 //! | what is known by now denies it | that it is denied |
 //! | neither: the first such | to ask for the next batch; those behind it wait for that |
+//! | not even the call behind that finds as much as those in front want, and it | that it is denied; where that is not known, to ask for itself |
 //! | the call failed | the call's error |
 //! | the one that asks is dropped | the first: to ask in its stead |
 //!
@@ -33,6 +34,8 @@ pub(super) enum Turn {
     Decided(Decision),
     /// It asks.
     Lead(Lead),
+    /// It asks for itself.
+    Alone,
     /// The call failed, and that is everybody's answer: were each to ask for itself, a store that fails would be asked by all at once.
     Failed(Arc<Error>),
 }
@@ -216,7 +219,25 @@ impl Seat {
             };
             called.push(Called { call, cost, batch: self.lease.batch_number(), turn });
         }
+        self.shorten(terms, &mut called);
         called
+    }
+
+    /// From the end of the line on, those have their turns for whom nothing can be there in time.
+    fn shorten(&mut self, terms: &Terms<'_>, called: &mut Vec<Called>) {
+        let Some(room) = &mut self.room else { return };
+        while let Some(waiter) = room.line.pop_back() {
+            let turn = match self.lease.shorten(terms, waiter.cost) {
+                Some(Step::Decided(decision)) => Turn::Decided(decision),
+                Some(Step::Alone) => Turn::Alone,
+                _ => {
+                    room.line.push_back(waiter);
+                    return;
+                }
+            };
+            let Waiter { cost, call, .. } = waiter;
+            called.push(Called { call, cost, batch: self.lease.batch_number(), turn });
+        }
     }
 
     /// One does not wait any longer. Whether it was in line: else it has its turn.
