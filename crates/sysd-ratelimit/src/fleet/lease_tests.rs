@@ -282,7 +282,7 @@ fn run((limit, ops): (u32, Vec<Op>), bug: Bug) -> Result<(), TestCaseError> {
                     let is_known = denials.iter().any(|&(denied, until_us)| denied <= lacks && now_us < until_us);
                     prop_assert!(is_known, "denied by what is not known any more");
                 }
-                Step::Alone => prop_assert!(cost == 0, "it asks alone"),
+                Step::Alone => prop_assert!(cost == 0 || lease.is_line_full(&terms(now_us), cost), "it asks alone"),
                 Step::Wait => {
                     prop_assert!(!asks.is_empty(), "it waits for nobody");
                     waiters.push(cost);
@@ -518,7 +518,12 @@ fn of_a_bucket(
         let wait_us = owed.minus(bucket.capacity(), bucket.denominator()).ceil_us();
         Some(if wrong == Wrong::NextIsLate { wait_us + 20 } else { wait_us })
     };
-    let of = |now_us| Terms { batch_max: burst.min(16), refill: Refill::Evenly(&bucket), ..terms(now_us) };
+    let of = |now_us| Terms {
+        batch_max: burst.min(16),
+        wait_max_us: u64::MAX,
+        refill: Refill::Evenly(&bucket),
+        ..terms(now_us)
+    };
     let spoken_us = |lease: &Lease| bucket.price(lease.ahead()).unwrap().ceil_us();
     let (mut lease, mut now_us, mut own, mut by_hand) = (Lease::default(), 0_u64, 0, 0);
     let mut ask: Option<BucketAsk> = None;

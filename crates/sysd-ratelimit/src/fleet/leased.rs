@@ -308,7 +308,7 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
     ///
     /// # Cost
     /// None of the store's while there are tokens in hand or the denial lasts, or where another request asks for a batch, for which it
-    /// waits; else an update, and up to two more where the store has less than the batch, all of them within `call_wait_max`. No caller waits
+    /// waits if there may be enough for those in front and for it; else an update, and up to two more where the store has less than the batch, all of them within `call_wait_max`. No caller waits
     /// longer than three times that. No request gives back: the keeper does.
     ///
     /// # Cancel safety
