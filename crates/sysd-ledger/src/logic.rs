@@ -17,6 +17,7 @@ mod resolve;
 mod reversals;
 mod stored;
 mod tail;
+mod times;
 
 pub(crate) use accounts::StoredTrail;
 #[doc(hidden)]
@@ -26,6 +27,9 @@ pub use books::{Books, Command, GROUP_MAX, Inconsistency, TrialBalance};
 pub use held::HoldView;
 pub(crate) use leaving::{Leaving, Span};
 pub use looked::Looked;
+#[cfg(test)]
+pub(crate) use numbers::{BLOCK_IDS, KEPT_MAX};
 pub(crate) use numbers::{Kept, Numbers, minted_at_us};
 pub(crate) use stored::{Parts, StoredHold};
 pub(crate) use tail::{Chunk, Tail};
+pub(crate) use times::Times;

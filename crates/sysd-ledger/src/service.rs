@@ -1,6 +1,6 @@
 //! The ledger on a store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -214,21 +214,22 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
 
     async fn group(&self, asked: Vec<Transaction>, command: Command) -> Result<Reply> {
         let mut reply = self.submit(command, || Command::Group(asked.clone())).await?;
+        let mut looked = Looked::default();
         for _ in 0..LOOKS_MAX {
             let Reply::LookUp(known) = reply else { break };
-            let looked = self.journal.look_up(&asked, *known).await?;
+            looked = self.journal.look_up(&asked, *known).await?;
             // What was recorded need not be asked again: with all its numbers it might be more than an entry of the log holds.
             let are_recorded = asked.iter().all(|transaction| looked.number(transaction.id).is_some());
             reply = match asked.first().filter(|_| are_recorded) {
                 Some(Transaction { id, .. }) => match looked.number(*id) {
                     Some(number) => Reply::Exists { id: *id, number },
-                    None => Reply::LookUp(Box::new(looked)),
+                    None => Reply::LookUp(Box::new(looked.clone())),
                 },
-                None => self.ask_looked(&looked, Command::Group(asked.clone())).await?,
+                None => self.ask_looked(&looked.of(&asked), Command::Group(asked.clone())).await?,
             };
         }
         match reply {
-            Reply::Exists { number, .. } => self.group_again(asked, number).await,
+            Reply::Exists { .. } => self.group_again(asked, &looked).await,
             Reply::LookUp(_) => Err(ids_leave()),
             reply => Ok(reply),
         }
@@ -273,13 +274,18 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         self.submit(again(), again).await
     }
 
-    /// Answers a group that was recorded before, the first of it under that number.
-    async fn group_again(&self, asked: Vec<Transaction>, first: u64) -> Result<Reply> {
-        let latest = self.latest();
-        let mut numbers = vec![first];
-        for transaction in asked.iter().skip(1) {
-            numbers.push(latest.number(transaction.id).await?.ok_or_else(lost)?);
+    /// Answers a group that was recorded before, of which that is known.
+    async fn group_again(&self, asked: Vec<Transaction>, looked: &Looked) -> Result<Reply> {
+        let ids = || asked.iter().map(|transaction| transaction.id);
+        let mut known: HashMap<_, _> = ids().filter_map(|id| Some((id, looked.number(id)?))).collect();
+        if known.len() < asked.len() {
+            // They are in memory, or have left it since.
+            let here = self.latest().read(|books| books.known(&asked)).await?;
+            known.extend(ids().filter_map(|id| Some((id, here.number(id)?))));
+            let rest: Vec<_> = ids().filter(|id| !known.contains_key(id)).collect();
+            known.extend(self.journal.numbers_of(rest).await?);
         }
+        let numbers = ids().map(|id| known.get(&id).copied().ok_or_else(lost)).collect::<Result<Vec<_>>>()?;
         let recorded = self.recorded(&numbers).await?;
         let mut receipts = Vec::with_capacity(asked.len());
         for (transaction, recorded) in asked.into_iter().zip(recorded) {
@@ -367,8 +373,10 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
                     }
                     begin = end;
                 }
-                // It is no other to a batch.
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    let message = "the books did not answer a batch one by one";
+                    return Err(Error::new(ErrorKind::Internal, Effect::Unknown, message));
+                }
                 Err(error) if error.kind() == ErrorKind::TooLarge && part.len() > 1 => size = part.len().div_ceil(2),
                 Err(error) => return Err(error),
             }
@@ -403,7 +411,10 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     /// Records all of these transactions, each seeing those before it, or none.
     ///
     /// # Errors
-    /// As [`Ledger::ask`].
+    /// As [`Ledger::ask`]. They are one command of the log, of 1,000 transactions at most: [`TooLarge`](ErrorKind::TooLarge), without
+    /// effect, if that is more than an entry holds, 1 MiB unless the log is configured otherwise. If ids may have left memory, what is
+    /// known of them is part of it: 17 to 26 bytes for each id that was recorded, of the group or reversed by it, and as many again for
+    /// each that was reversed before; so 26 KB at most for a group that is new. A group that was recorded whole needs none of that.
     pub async fn transact_all(&self, transactions: Vec<Transaction>) -> Result<Reply> {
         self.ask(Command::Group(transactions)).await
     }

@@ -1,9 +1,10 @@
 //! Shards on ledgers: what they are opened with, what they do, what they refuse, and ids that have left memory.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sysd_core::{Effect, ErrorKind};
+use sysd_core::{Clock as _, Effect, ErrorKind, ManualClock, SystemClock, Timestamp};
 use sysd_ledger::shards::{Placement, Refusal, ShardId, Shards, ShardsConfig, ShardsReply};
 use sysd_ledger::{
     Account, AccountId, AccountKind, Books, Currency, Date, JournalConfig, Ledger, Posting, Rejection, Reply, Side,
@@ -20,14 +21,17 @@ fn euro() -> Currency {
 async fn ledgers(store: &Memory, count: usize) -> Vec<Ledger<Replica<Books>, Memory>> {
     let mut all = Vec::new();
     for at in 0..count {
-        let name = format!("books-{at}");
-        let (replica, driver) = Replica::open(store.clone(), &name, ReplicaConfig::default()).await.unwrap();
-        tokio::spawn(driver);
-        let config = JournalConfig { ids_in_memory: 0, ..JournalConfig::default() };
-        let (ledger, _writer) = Ledger::that_may_forget(replica, store.clone(), &name, config).unwrap();
-        all.push(ledger);
+        all.push(ledger(store, at, ReplicaConfig::default()).await);
     }
     all
+}
+
+async fn ledger(store: &Memory, at: usize, config: ReplicaConfig) -> Ledger<Replica<Books>, Memory> {
+    let name = format!("books-{at}");
+    let (replica, driver) = Replica::open(store.clone(), &name, config).await.unwrap();
+    tokio::spawn(driver);
+    let config = JournalConfig { ids_in_memory: 0, ..JournalConfig::default() };
+    Ledger::that_may_forget(replica, store.clone(), &name, config).unwrap().0
 }
 
 fn config() -> ShardsConfig {
@@ -138,6 +142,55 @@ async fn a_day_is_the_same_in_all_parts_and_a_closed_one_is_rejected() {
     let expected = Rejection::PeriodClosed { through: Date(19_000) };
     assert_eq!(shards.transact(of_day(2, 19_000)).await.unwrap(), ShardsReply::Rejected(Box::new(expected)));
     assert!(is_recorded(&shards.transact(of_day(3, 19_001)).await.unwrap()));
+}
+
+/// The second shard's log has the time of a day that is behind.
+#[tokio::test]
+async fn a_period_that_only_some_shards_closed_is_of_unknown_effect() {
+    let store = Memory::new();
+    let clock = ManualClock::new(Timestamp::from_micros(1_700_000_000_000_000).unwrap());
+    let behind = ReplicaConfig { clock: Arc::new(clock.clone()), ..ReplicaConfig::default() };
+    let all = vec![
+        ledger(&store, 0, ReplicaConfig::default()).await,
+        ledger(&store, 1, behind).await,
+        ledger(&store, 2, ReplicaConfig::default()).await,
+    ];
+    let (shards, _recovery) = Shards::open(all, config()).await.unwrap();
+    let today = Date::of(SystemClock.now());
+    let closed = async || {
+        let mut all = Vec::new();
+        for ledger in shards.ledgers() {
+            all.push(ledger.read(Books::closed_through).await.unwrap());
+        }
+        all
+    };
+    for _ in 0..2 {
+        let error = shards.close_period(today).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Invalid, Effect::Unknown), "{error}");
+        assert_eq!(closed().await, [Some(today), None, None]);
+    }
+    // None has closed it if the first has not.
+    let error = shards.close_period(Date(today.0 + 9)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Invalid, Effect::None), "{error}");
+    clock.set(SystemClock.now());
+    shards.close_period(today).await.unwrap();
+    assert_eq!(closed().await, [Some(today); 3]);
+}
+
+/// An error that by itself has no effect.
+#[tokio::test]
+async fn a_period_that_a_later_shard_cannot_take_is_of_unknown_effect() {
+    let store = Memory::new();
+    drop(funded(&store, 2).await);
+    // Any command is greater than what this log takes.
+    let narrow = ReplicaConfig { batch_bytes_max: 1, ..ReplicaConfig::default() };
+    let all = vec![ledger(&store, 0, ReplicaConfig::default()).await, ledger(&store, 1, narrow).await];
+    let alone = all[1].close_period(Date(19_000)).await.unwrap_err();
+    assert_eq!(alone.effect(), Effect::None, "{alone}");
+    let (shards, _recovery) = Shards::open(all, config()).await.unwrap();
+    let error = shards.close_period(Date(19_000)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (alone.kind(), Effect::Unknown), "{error}");
+    assert_eq!(shards.ledgers()[0].read(Books::closed_through).await.unwrap(), Some(Date(19_000)));
 }
 
 #[tokio::test]

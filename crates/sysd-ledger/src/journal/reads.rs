@@ -229,18 +229,27 @@ impl<S: Store> Journal<S> {
         }
         ids.retain(|id| known.number(*id).is_none());
         reversed.retain(|id| known.reversed_by(*id).is_none());
-        // Those that lie together are looked up together: many were minted within a second or two.
+        let numbers = self.numbers_of(ids).await?;
+        let look = |id| async move { Ok::<_, Error>((id, self.reversed_on_store(id).await?)) };
+        let looks: Vec<_> = reversed.into_iter().map(look).collect();
+        let reversed: Vec<_> = iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
+        let reversed = reversed.into_iter().filter_map(|(id, by)| by.map(|by| (id, by))).collect();
+        Ok(Looked::all([known, Looked::new(u64::MAX, numbers, reversed)]))
+    }
+
+    /// The numbers of those ids that have left memory. Those that lie together are looked up together: many were minted within a second
+    /// or two.
+    pub(crate) async fn numbers_of(
+        &self,
+        ids: impl IntoIterator<Item = TransactionId> + Send,
+    ) -> Result<Vec<(TransactionId, u64)>> {
         let mut together = BTreeMap::<_, HashSet<_, RandomState>>::new();
         for id in ids {
             together.entry(self.schema.ids(id, 0)).or_default().insert(id);
         }
         let looks = together.into_iter().map(|(place, ids)| self.numbers_on_store(place, ids)).collect::<Vec<_>>();
         let numbers: Vec<_> = iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
-        let look = |id| async move { Ok::<_, Error>((id, self.reversed_on_store(id).await?)) };
-        let looks: Vec<_> = reversed.into_iter().map(look).collect();
-        let reversed: Vec<_> = iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
-        let reversed = reversed.into_iter().filter_map(|(id, by)| by.map(|by| (id, by))).collect();
-        Ok(Looked::all([known, Looked::new(u64::MAX, numbers.into_iter().flatten().collect(), reversed)]))
+        Ok(numbers.into_iter().flatten().collect())
     }
 
     /// By which number an id was reversed, if that has left memory.

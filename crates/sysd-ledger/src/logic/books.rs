@@ -223,7 +223,7 @@ impl Books {
             Command::Group(transactions) => {
                 self.transact_all(now, transactions, looked).unwrap_or_else(|refusal| match refusal {
                     Refusal::Rejected(rejection) => rejection.into(),
-                    _ => self.look_up(transactions),
+                    _ => Reply::LookUp(Box::new(self.known(transactions))),
                 })
             }
             Command::Open(account) => self.open(account).map_or_else(Reply::from, |()| Reply::Done),
@@ -249,12 +249,12 @@ impl Books {
 
     /// What is known here of the ids of some transactions.
     #[cold]
-    fn look_up(&self, transactions: &[Transaction]) -> Reply {
+    pub(crate) fn known(&self, transactions: &[Transaction]) -> Looked {
         let ids = transactions.iter().flat_map(|transaction| [Some(transaction.id), transaction.reverses]).flatten();
         let known = ids.filter_map(|id| self.number(id).map(|number| (id, number))).collect();
         let reversed = transactions.iter().filter_map(|transaction| transaction.reverses);
         let reversed = reversed.filter_map(|id| self.reversals.get(id).map(|by| (id, by))).collect();
-        Reply::LookUp(Box::new(Looked::new(self.numbers.count(), known, reversed)))
+        Looked::new(self.numbers.count(), known, reversed)
     }
 
     /// Records one transaction, and answers.
@@ -269,7 +269,7 @@ impl Books {
                 Reply::Recorded(Box::new(done.receipt(transaction.id, now)))
             }
             Err(Refusal::Exists(number)) => Reply::Exists { id: transaction.id, number },
-            Err(Refusal::Forgotten) => self.look_up(std::slice::from_ref(transaction)),
+            Err(Refusal::Forgotten) => Reply::LookUp(Box::new(self.known(std::slice::from_ref(transaction)))),
             Err(Refusal::Rejected(rejection)) => rejection.into(),
         }
     }

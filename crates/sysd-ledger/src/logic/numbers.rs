@@ -8,6 +8,7 @@ use sysd_core::Timestamp;
 
 use super::looked::Looked;
 use super::places::{Hash, Places};
+use super::times::Times;
 use crate::model::TransactionId;
 
 /// So many ids leave memory at once.
@@ -41,8 +42,8 @@ struct Block {
 pub(crate) struct Kept {
     /// Those that are known all the same, by their numbers.
     pub(crate) ids: Vec<(TransactionId, u64)>,
-    /// When the first and the last of the others say that they were minted, in microseconds.
-    pub(crate) unkept: Option<(u64, u64)>,
+    /// When the others say that they were minted.
+    pub(crate) unkept: Times,
 }
 
 /// Whether an id was recorded.
@@ -62,7 +63,7 @@ pub(super) enum Found {
 ///
 /// An id that is not here was never recorded, if nothing was forgotten, or if it says that it was minted after everything that was
 /// forgotten was recorded: an id that said so then, of the future, was kept. If there are too many of those, those of the farthest future
-/// leave too: no id that says a time between the first and the last of them is known here any more.
+/// leave too: no id that says a time when they were minted, or one between two that are near, is known here any more.
 #[derive(Debug, Default)]
 pub(crate) struct Numbers {
     blocks: VecDeque<Block>,
@@ -77,8 +78,8 @@ pub(crate) struct Numbers {
     horizon: Timestamp,
     /// Those that have left and say that they were minted after it: [`KEPT_MAX`] at most.
     kept: HashMap<TransactionId, u64, RandomState>,
-    /// When the first and the last of those that would have been kept, and were not, say that they were minted, in microseconds.
-    unkept: Option<(u64, u64)>,
+    /// When those that would have been kept, and were not, say that they were minted.
+    unkept: Times,
 }
 
 /// So many ids that say that they are of the future stay in memory, 40 to 80 bytes each. Part of what a log says: never change it.
@@ -139,8 +140,7 @@ impl Numbers {
         if let Some(number) = self.kept.get(&id) {
             return Found::Number(*number);
         }
-        let is_unkept = |at| self.unkept.is_some_and(|(first, last)| (first..=last).contains(&at));
-        if minted_at_us(id).is_some_and(|at| at > self.horizon.as_micros() && !is_unkept(at)) {
+        if minted_at_us(id).is_some_and(|at| at > self.horizon.as_micros() && !self.unkept.contains(at)) {
             return Found::New(hash);
         }
         match looked.filter(|looked| looked.through() >= self.forgotten) {
@@ -205,7 +205,7 @@ impl Numbers {
     pub(crate) fn kept(&self) -> Kept {
         let mut ids: Vec<_> = self.kept.iter().map(|(id, number)| (*id, *number)).collect();
         ids.sort_unstable_by_key(|(_, number)| *number);
-        Kept { ids, unkept: self.unkept }
+        Kept { ids, unkept: self.unkept.clone() }
     }
 
     /// When the blocks in memory ended.
@@ -259,7 +259,7 @@ impl Numbers {
             let horizon = self.horizon.as_micros();
             let is_ahead = |id: TransactionId| minted_at_us(id).is_some_and(|at| at > horizon);
             self.kept.retain(|id, _| is_ahead(*id));
-            self.unkept = self.unkept.filter(|(_, last)| *last > horizon);
+            self.unkept.forget(horizon);
             for (id, number) in ids {
                 self.places.remove(self.hash(id), Self::place(number));
                 if is_ahead(id) {
@@ -281,11 +281,11 @@ impl Numbers {
         }
         let mut kept: Vec<_> = self.kept.keys().map(|id| (minted_at_us(*id).unwrap_or(u64::MAX), *id)).collect();
         kept.sort_unstable();
-        for (minted_at, id) in kept.split_off(KEPT_MAX / 2) {
-            self.kept.remove(&id);
-            let (first, last) = self.unkept.unwrap_or((minted_at, minted_at));
-            self.unkept = Some((first.min(minted_at), last.max(minted_at)));
+        let farthest = kept.split_off(KEPT_MAX / 2);
+        for (_, id) in &farthest {
+            self.kept.remove(id);
         }
+        self.unkept.add(farthest.into_iter().map(|(minted_at, _)| minted_at));
     }
 
     /// Numbers that were put away: what had left, and what of that was known all the same.

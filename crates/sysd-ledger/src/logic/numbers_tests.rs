@@ -84,7 +84,7 @@ fn an_id_that_says_when_it_was_minted_needs_no_look_at_the_store() {
     assert!(matches!(numbers.find(never, None), Found::Forgotten(_)));
     // What was recorded before its own time stays until that has come.
     assert_eq!(find(&numbers, ahead), Some(1));
-    assert_eq!(numbers.kept(), Kept { ids: vec![(ahead, 1)], unkept: None });
+    assert_eq!(numbers.kept(), Kept { ids: vec![(ahead, 1)], unkept: Times::default() });
     let mut id = 0;
     while numbers.count() < 3 * BLOCK_IDS {
         id += 1;
@@ -108,7 +108,7 @@ fn ids_of_the_far_future_leave_too_and_are_never_taken_for_new() {
     assert_eq!(numbers.forgotten(), count);
     let Kept { ids, unkept } = numbers.kept();
     assert!(ids.len() <= KEPT_MAX && ids.len() >= KEPT_MAX / 2, "{}", ids.len());
-    let (first, last) = unkept.unwrap();
+    let [(first, _), .., (_, last)] = *unkept.intervals() else { panic!("{unkept:?}") };
     let mut known = 0;
     for rest in 0..count {
         match numbers.find(ahead(rest), None) {
@@ -131,6 +131,69 @@ fn ids_of_the_far_future_leave_too_and_are_never_taken_for_new() {
     numbers.forget(count + BLOCK_IDS);
     assert_eq!(numbers.kept(), Kept::default());
     assert!(matches!(numbers.find(minted(last), None), Found::Forgotten(_)));
+}
+
+/// One clock is a day ahead, one ten years, one a century.
+#[test]
+fn only_times_that_clocks_ahead_said_need_a_look_at_the_store() {
+    const HOUR: u64 = 3_600;
+    let (day, years, century) = (24 * HOUR, 87_600 * HOUR, 876_000 * HOUR);
+    let mut numbers = Numbers::default();
+    let count = KEPT_MAX as u64 + BLOCK_IDS;
+    let minted = |rest: u64| match rest % (BLOCK_IDS / 2) {
+        0 => century + rest / BLOCK_IDS,
+        1 => years + rest / BLOCK_IDS,
+        // Within an hour.
+        _ => day + rest * HOUR / count,
+    };
+    for rest in 0..count {
+        push(&mut numbers, v7(at(minted(rest)), rest), at(0));
+    }
+    numbers.forget(count);
+    let kept = numbers.kept();
+    let intervals = kept.unkept.intervals();
+    assert!(intervals.len() > 2, "{intervals:?}");
+
+    let is_new = |numbers: &Numbers, seconds: u64| match numbers.find(v7(at(seconds), 1 << 40), None) {
+        Found::New(_) => true,
+        Found::Forgotten(_) => false,
+        Found::Number(number) => panic!("{number} is another"),
+    };
+    let are_new = [1, day - 1, day + HOUR + 1, 2 * day, years - 1, years + HOUR, century - 1, century + HOUR];
+    for seconds in are_new {
+        assert!(is_new(&numbers, seconds), "{seconds}: {intervals:?}");
+    }
+    for seconds in [day + HOUR - 10, years, century] {
+        assert!(!is_new(&numbers, seconds), "{seconds}: {intervals:?}");
+    }
+
+    // A restart knows the same; one that lost them would take what was recorded for new.
+    let (forgotten, horizon) = (numbers.forgotten(), numbers.horizon());
+    let restored = Numbers::restore(forgotten, horizon, kept.clone());
+    let broken = Numbers::restore(forgotten, horizon, Kept { unkept: Times::default(), ..kept });
+    let mut taken_for_new = 0;
+    for rest in 0..count {
+        let id = v7(at(minted(rest)), rest);
+        assert!(!matches!(restored.find(id, None), Found::New(_)), "{rest} was recorded");
+        taken_for_new += u64::from(matches!(broken.find(id, None), Found::New(_)));
+    }
+    assert!(taken_for_new >= count - KEPT_MAX as u64, "{taken_for_new}");
+
+    // Once its time has passed the nearest clock costs nothing any more; the others do.
+    let mut next = count;
+    let mut pass = |numbers: &mut Numbers, seconds: u64| {
+        for rest in 0..BLOCK_IDS {
+            let hash = numbers.hash(v7(at(seconds), rest | 1 << 41));
+            numbers.push(v7(at(seconds), rest | 1 << 41), hash, at(seconds)).unwrap();
+        }
+        next += BLOCK_IDS;
+        numbers.forget(next);
+    };
+    pass(&mut numbers, 2 * day);
+    assert_eq!(numbers.kept().unkept.intervals().first().unwrap().0, at(years).as_micros());
+    assert!(is_new(&numbers, 2 * day + 1) && !is_new(&numbers, years) && !is_new(&numbers, century));
+    pass(&mut numbers, 2 * century);
+    assert_eq!(numbers.kept(), Kept::default());
 }
 
 #[test]

@@ -77,7 +77,8 @@ impl Parts {
         if !forgotten.is_multiple_of(BLOCK_IDS) || forgotten > u64::MAX >> 1 {
             return Err("a part of a block of ids has left memory");
         }
-        if kept.ids.len() > KEPT_MAX || kept.unkept.is_some_and(|(first, last)| first > last) {
+        let is_past = |(_, last): &(u64, u64)| *last <= horizon.as_micros();
+        if kept.ids.len() > KEPT_MAX || kept.unkept.intervals().first().is_some_and(is_past) {
             return Err("ids of the future that make no sense");
         }
         self.0.numbers = Numbers::restore(forgotten, horizon, kept);

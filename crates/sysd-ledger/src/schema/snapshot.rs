@@ -7,7 +7,7 @@ use sysd_core::Timestamp;
 use super::bytes::{Reader, What, put_bytes, put_day, put_id, put_number, put_optional, put_side, put_small};
 use super::command::{account, put_account};
 use super::journal::ChunkHash;
-use crate::logic::{Books, Chunk, Kept, Numbers, Parts, StoredHold, StoredTrail, Tail};
+use crate::logic::{Books, Chunk, Kept, Numbers, Parts, StoredHold, StoredTrail, Tail, Times};
 use crate::model::{AccountState, AccountView, Balance, TransactionId};
 
 pub(super) fn encode(books: &Books, out: &mut Vec<u8>) {
@@ -86,9 +86,10 @@ fn put_numbers(numbers: &Numbers, out: &mut Vec<u8>) {
         put_id(id.0, out);
         put_small(number, out);
     }
-    out.push(u8::from(unkept.is_some()));
-    for at in unkept.into_iter().flat_map(|(first, last)| [first, last]) {
-        put_small(at, out);
+    put_small(unkept.intervals().len() as u64, out);
+    for (first, last) in unkept.intervals() {
+        put_small(*first, out);
+        put_small(*last, out);
     }
     put_small(numbers.count() - numbers.forgotten(), out);
     numbers.ids().for_each(|id| put_id(id.0, out));
@@ -149,7 +150,9 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Books, What> {
     let count = reader.count(17)?;
     let kept = (0..count).map(|_| Ok((TransactionId(reader.id()?), reader.number()?)));
     let ids = kept.collect::<Result<Vec<_>, What>>()?;
-    let unkept = if reader.flag()? { Some((reader.number()?, reader.number()?)) } else { None };
+    let count = reader.count(2)?;
+    let intervals = (0..count).map(|_| Ok((reader.time()?.as_micros(), reader.time()?.as_micros())));
+    let unkept = Times::of(intervals.collect::<Result<_, What>>()?).ok_or("times that make no sense")?;
     parts.set_forgotten(forgotten, horizon, Kept { ids, unkept })?;
     let count = reader.count(16)?;
     let ids = (0..count).map(|_| reader.id().map(TransactionId)).collect::<Result<Vec<_>, _>>()?;
@@ -181,3 +184,7 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Books, What> {
     };
     parts.finish(closed_through)
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -433,16 +433,24 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// is posted for the first open day where its own is closed.
     ///
     /// # Errors
-    /// As [`Shards::transact`]: some shards may have closed it; closing it again goes on. [`Invalid`](ErrorKind::Invalid) naming `through`
-    /// if that day has not begun yet anywhere.
+    /// As [`Shards::transact`]; [`Invalid`](ErrorKind::Invalid) naming `through` if for a shard's log that day has not begun yet
+    /// anywhere. With an effect of `None` no shard has closed it; with `Unknown` some may have, and closing it again goes on.
     ///
     /// # Cancel safety
     /// As after an error.
     pub async fn close_period(&self, through: Date) -> Result<()> {
+        let mut is_begun = false;
         for shard in self.shards() {
-            if let Reply::Rejected(rejection) = self.ask(shard, Command::ClosePeriod(through)).await? {
-                return Err(Error::invalid("through", rejection.to_string()));
-            }
+            let reply = self.ask(shard, Command::ClosePeriod(through)).await;
+            let error = match reply {
+                Ok(Reply::Rejected(rejection)) => Error::invalid("through", rejection.to_string()),
+                Ok(_) => {
+                    is_begun = true;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            return Err(error.after_part(is_begun));
         }
         Ok(())
     }
