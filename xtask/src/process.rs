@@ -111,8 +111,9 @@ impl Drop for Group {
     }
 }
 
-/// `cargo run` told us about our own package. A cargo under us must not hear of it (of what the command names itself it does): build scripts that look at these
-/// variables would run anew, with all that depends on them, at each change between `cargo xtask` and cargo by hand.
+/// `cargo run` told us about our own package. A cargo under us must not hear of it: build scripts that look at these variables
+/// would run anew, with all that depends on them, at each change between `cargo xtask` and cargo by hand. What the command
+/// names itself stays: a test program is told of its own package.
 fn forget_own_package(command: &mut Command) {
     let ours = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let named: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();

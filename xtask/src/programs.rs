@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -22,8 +22,14 @@ pub(crate) type Variables<'a> = [(&'a str, &'a OsStr)];
 /// Those that compute take what those that wait leave them, and their servers: a server that starts late is taken for a dead one.
 const NICE: u8 = 10;
 const POLL: Duration = Duration::from_millis(20);
-/// A program that takes longer hangs.
-const PROGRAM_MAX: Duration = Duration::from_secs(20 * 60);
+
+/// What takes longer hangs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) all: Duration,
+    /// Of each program.
+    pub(crate) program: Duration,
+}
 
 /// Those that wait most of their time: for servers that they kill, for clocks, for disks. The longest comes first.
 const WAITING: &[&str] = &[
@@ -73,35 +79,50 @@ struct Program {
     arguments: Vec<&'static str>,
     /// Where cargo runs it: the directory of its package.
     directory: PathBuf,
+    /// It is a cargo, which must hear of no package: a build script that looks at `CARGO_MANIFEST_DIR` would run anew, with all
+    /// that depends on it.
+    is_cargo: bool,
 }
 
-/// Runs all tests of the workspace to their end; then those that failed are an error. What a program says is printed when it
-/// ends.
+/// Runs all tests of the workspace to their end; then those that failed are an error. `out` hears at once which program starts,
+/// and what it says when it ends.
 ///
-/// At the limit, or when we are interrupted, the programs that run are ended with all that they started.
+/// A program that reaches its limit is ended with all that it started, and has failed. So are those that run at the limit of
+/// all, or when we are interrupted; then no other starts.
 pub(crate) fn run(
     root: &Path,
     cargo: &str,
     variables: &Variables<'_>,
     scratch: &Path,
-    limit: Duration,
+    limits: Limits,
+    out: &mut dyn io::Write,
 ) -> Result<(), String> {
     let start = Instant::now();
-    let mut programs = list(root, cargo, scratch, limit)?;
+    let mut programs = list(root, cargo, scratch, limits.all)?;
     programs.push(doc_tests(root, cargo));
+    run_all(programs, variables, scratch, (start, limits), out)
+}
+
+fn run_all(
+    programs: Vec<Program>,
+    variables: &Variables<'_>,
+    scratch: &Path,
+    (start, limits): (Instant, Limits),
+    out: &mut dyn io::Write,
+) -> Result<(), String> {
     let count = programs.len();
     let mut lanes: Vec<Option<Running>> = (0..lanes()).map(|_| None).collect();
     let mut queue = in_order(programs);
     let (mut started, mut failed) = (0, Vec::new());
     loop {
-        let over = interrupt::check().and_then(|()| within(start, limit));
+        let over = interrupt::check().and_then(|()| within(start, limits.all));
         if let Err(message) = over {
-            return Err(format!("{message}; {}", stop(lanes)));
+            return Err(format!("{message}; {}", stop(lanes, out)));
         }
         for (at, lane) in lanes.iter_mut().enumerate() {
             if let Some(running) = lane.take() {
-                if running.is_over()? {
-                    failed.extend(running.finish()?);
+                if running.is_over(limits.program)? {
+                    failed.extend(running.finish(limits.program, out)?);
                 } else {
                     *lane = Some(running);
                 }
@@ -112,6 +133,10 @@ pub(crate) fn run(
                 started += 1;
                 let said = scratch.join(format!("said-{started}"));
                 let nice = if at % 2 == 0 { 0 } else { NICE };
+                let name = &program.name;
+                writeln!(out, "-- {name} starts")
+                    .and_then(|()| out.flush())
+                    .map_err(|error| format!("{name}: {error}"))?;
                 *lane = Some(Running::start(program, nice, variables, said)?);
             }
         }
@@ -156,6 +181,7 @@ fn doc_tests(root: &Path, cargo: &str) -> Program {
         path: cargo.into(),
         arguments: vec!["test", "--workspace", "--all-features", "--no-fail-fast", "--doc"],
         directory: root.to_owned(),
+        is_cargo: true,
     }
 }
 
@@ -200,6 +226,7 @@ fn program(message: &Value) -> Option<Program> {
         path: message["executable"].as_str()?.into(),
         arguments: Vec::new(),
         directory: Path::new(message["manifest_path"].as_str()?).parent()?.to_owned(),
+        is_cargo: false,
     })
 }
 
@@ -226,49 +253,50 @@ impl Running {
             .args(&program.arguments)
             .envs(variables.iter().copied())
             .current_dir(&program.directory);
-        command.env("CARGO_MANIFEST_DIR", &program.directory);
+        if !program.is_cargo {
+            command.env("CARGO_MANIFEST_DIR", &program.directory);
+        }
         let group = Group::start(command.stdout(output).stderr(errors))?;
         Ok(Self { program, group, since: Instant::now(), said })
     }
 
-    fn is_over(&self) -> Result<bool, String> {
-        Ok(self.group.has_ended()? || self.since.elapsed() > PROGRAM_MAX)
+    fn is_over(&self, limit: Duration) -> Result<bool, String> {
+        Ok(self.group.has_ended()? || self.since.elapsed() > limit)
     }
 
     /// Prints what it said; gives its name and how it ended, unless it ended well.
-    fn finish(mut self) -> Result<Option<String>, String> {
+    fn finish(mut self, limit: Duration, out: &mut dyn io::Write) -> Result<Option<String>, String> {
         let hangs = !self.group.has_ended()?;
         let status = self.group.end()?;
-        self.print(if hangs { "did not end" } else { "took" })?;
+        self.print(if hangs { "did not end" } else { "took" }, out)?;
         let name = &self.program.name;
         Ok(match (hangs, status.success()) {
-            (true, _) => Some(format!("{name} (did not end within {} s)", PROGRAM_MAX.as_secs())),
+            (true, _) => Some(format!("{name} (did not end within {} s)", limit.as_secs())),
             (false, true) => None,
             (false, false) => Some(format!("{name} ({status})")),
         })
     }
 
     /// Prints all that it said; it is in nobody's way any more.
-    fn print(&self, how: &str) -> Result<(), String> {
+    fn print(&self, how: &str, out: &mut dyn io::Write) -> Result<(), String> {
         let failed = |error: io::Error| format!("{}: {error}", self.said.display());
         let mut said = File::open(&self.said).map_err(failed)?;
-        let mut out = io::stdout().lock();
         writeln!(out, "\n-- {} {how} ({:.1} s)", self.program.name, self.since.elapsed().as_secs_f64())
             .map_err(failed)?;
-        io::copy(&mut said, &mut out).and_then(|_| out.flush()).map_err(failed)?;
+        io::copy(&mut said, out).and_then(|_| out.flush()).map_err(failed)?;
         fs::remove_file(&self.said).map_err(failed)
     }
 }
 
 /// Ends what runs, and prints what it said so far; gives the names.
-fn stop(lanes: Vec<Option<Running>>) -> String {
+fn stop(lanes: Vec<Option<Running>>, out: &mut dyn io::Write) -> String {
     let mut running: Vec<Running> = lanes.into_iter().flatten().collect();
     for program in &running {
         program.group.ask_to_end();
     }
     for program in &mut running {
         let _ = program.group.end();
-        if let Err(message) = program.print("was ended") {
+        if let Err(message) = program.print("was ended", out) {
             eprintln!("{message}");
         }
     }
@@ -324,11 +352,76 @@ mod tests {
             path: PathBuf::new(),
             arguments: Vec::new(),
             directory: PathBuf::new(),
+            is_cargo: false,
         };
         let wanted = [WAITING[0], WAITING[1], "-p a --lib", "-p b --lib", COMPUTING[1], COMPUTING[0]];
         let given = [COMPUTING[0], "-p a --lib", WAITING[1], COMPUTING[1], "-p b --lib", WAITING[0]];
         let queue = in_order(given.into_iter().map(named).collect());
         assert_eq!(queue.iter().map(|program| program.name.as_str()).collect::<Vec<_>>(), wanted);
+    }
+
+    /// A directory that goes with the test.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn program(&self, name: &str, script: &'static str) -> Program {
+            Program {
+                name: name.to_owned(),
+                path: "/bin/sh".into(),
+                arguments: vec!["-c", script],
+                directory: self.0.clone(),
+                is_cargo: false,
+            }
+        }
+
+        /// The processes that programs wrote down as `child-…`.
+        fn children(&self) -> Vec<String> {
+            let names = fs::read_dir(&self.0).into_iter().flatten().flatten();
+            let children = names.filter(|name| name.file_name().to_string_lossy().starts_with("child-"));
+            children.map(|name| fs::read_to_string(name.path()).unwrap_or_default()).collect()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn programs_that_hang_are_ended_with_their_children_and_named_and_the_others_run() {
+        let scratch = Scratch(std::env::temp_dir().join(format!("sysd-programs-{}", std::process::id())));
+        assert!(fs::create_dir(&scratch.0).is_ok());
+        // One for each lane, at the ends of the queue: the others run only when these have given up their lanes.
+        let first = |lane: usize| if lane % 2 == 0 { WAITING[lane / 2] } else { COMPUTING[lane / 2] };
+        let hanging: Vec<&str> = (0..lanes()).map(first).collect();
+        let hangs = "echo it is late; sleep 300 & echo $! > child-$$; wait";
+        let others = ["-p a --lib", "-p b --lib"];
+        let programs = hanging.iter().map(|name| scratch.program(name, hangs));
+        let programs = programs.chain(others.iter().map(|name| scratch.program(name, "echo all is well"))).collect();
+        let limits = Limits { all: Duration::from_secs(120), program: Duration::from_secs(5) };
+        let mut out = Vec::new();
+        let message = run_all(programs, &[], &scratch.0, (Instant::now(), limits), &mut out).err().unwrap_or_default();
+        let said = String::from_utf8_lossy(&out);
+        assert!(message.starts_with(&format!("{} of {} test", hanging.len(), hanging.len() + 2)), "{message}");
+        for name in &hanging {
+            assert!(message.contains(&format!("{name} (did not end within 5 s)")), "{message}");
+            let block = said.split(&format!("-- {name} did not end (")).nth(1).unwrap_or_default();
+            assert!(block.lines().nth(1) == Some("it is late"), "{said}");
+        }
+        for name in others {
+            let block = said.split(&format!("-- {name} took (")).nth(1).unwrap_or_default();
+            assert!(!message.contains(name) && block.lines().nth(1) == Some("all is well"), "{message}: {said}");
+        }
+        // Before any of them has ended.
+        let starts: Vec<String> = hanging.iter().map(|name| format!("-- {name} starts")).collect();
+        assert_eq!(said.lines().take(hanging.len()).collect::<Vec<_>>(), starts);
+        let children = scratch.children();
+        assert!(children.len() == hanging.len() && children.iter().all(|child| child.ends_with('\n')), "{children:?}");
+        // A zombie has no working directory.
+        let is_gone = |child: &String| fs::read_link(format!("/proc/{}/cwd", child.trim())).is_err();
+        let gone = process::wait_until("the children end", limits.all, || Ok(children.iter().all(is_gone)));
+        assert_eq!(gone, Ok(()));
     }
 
     #[test]

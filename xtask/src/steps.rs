@@ -8,8 +8,9 @@ use crate::{interrupt, process, programs, servers, tidy, toolchain};
 
 /// A step that takes longer hangs.
 const STEP_MAX: Duration = Duration::from_secs(30 * 60);
-/// Likewise the step of the tests.
-const TESTS_MAX: Duration = Duration::from_secs(60 * 60);
+/// Likewise the step of the tests, and each of its programs.
+const TESTS_MAX: programs::Limits =
+    programs::Limits { all: Duration::from_secs(60 * 60), program: Duration::from_secs(20 * 60) };
 
 /// What a step does.
 enum Action {
@@ -92,7 +93,7 @@ fn tests(root: &Path) -> Result<(), String> {
     // What tests leave behind goes when the servers go.
     let scratch = ("TMPDIR", running.directory().as_os_str());
     let variables: Vec<_> = environment.chain([scratch]).collect();
-    programs::run(root, &cargo_program(), &variables, running.directory(), TESTS_MAX)
+    programs::run(root, &cargo_program(), &variables, running.directory(), TESTS_MAX, &mut std::io::stdout())
 }
 
 fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {

@@ -33,6 +33,34 @@ fn doc_tests_that_fail_are_a_failure() {
 }
 
 #[test]
+fn a_program_starts_with_its_name() {
+    let scratch = Scratch::new("starts");
+    scratch.fake_tests("exit 0");
+    let said = scratch.says(&["test", "tests"]);
+    for name in ["-p a --test b", "--doc"] {
+        let (starts, took) = (said.find(&format!("-- {name} starts\n")), said.find(&format!("-- {name} took (")));
+        assert!(starts.is_some() && starts < took, "{said}");
+    }
+}
+
+#[test]
+fn the_cargo_of_the_doc_tests_hears_of_no_package() {
+    let scratch = Scratch::new("doc-package");
+    scratch.fake_tests("env");
+    let script = std::fs::read_to_string(scratch.path.join("cargo")).unwrap();
+    scratch.fake_cargo(&script.replace("esac", "*--doc*) env;; esac"));
+    // As `cargo run` tells us of ours.
+    let mut xtask = scratch.xtask(&["test", "tests"]);
+    let output = xtask.env("CARGO_MANIFEST_DIR", "/x").env("CARGO_PKG_NAME", "xtask").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stdout);
+    let block = |name: &str| said.split(&format!("-- {name} took (")).nth(1).unwrap().split("\n-- ").next().unwrap();
+    assert!(block("--doc").contains("SCRATCH="), "{said}");
+    assert!(!["CARGO_MANIFEST", "CARGO_PKG"].iter().any(|name| block("--doc").contains(name)), "{said}");
+    assert!(block("-p a --test b").contains("\nCARGO_MANIFEST_DIR=/\n"), "a test program knows its own: {said}");
+}
+
+#[test]
 fn a_cargo_that_names_no_test_program_or_cannot_build_them_fails_the_step() {
     let scratch = Scratch::new("none");
     for (script, message) in
