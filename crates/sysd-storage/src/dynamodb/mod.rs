@@ -263,6 +263,6 @@ impl<C: Clock> Store for DynamoStore<C> {
 
     /// Read, decide, write on condition, again while others win.
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
-        crate::cas::update(self, &self.shared.clock, key, procedure).await
+        crate::cas::update(self, &self.shared.clock, &crate::cas::AllAtOnce, key, procedure).await
     }
 }

@@ -40,8 +40,9 @@ pub struct ScyllaConfig {
     pub keyspace: String,
     /// User and password, where the cluster asks for them. Never printed.
     pub credentials: Option<(String, String)>,
-    /// The longest wait for an answer, and for a turn at a partition. A write that gets none has an unknown effect. More than
-    /// the servers' own timeouts (2 s for writes), or theirs are never heard.
+    /// The longest wait for an answer, for a turn at a partition, and for a procedure's turn at its record, which each of its
+    /// rounds waits for. A write that gets no answer has an unknown effect; what gets no turn has none. More than the servers' own
+    /// timeouts (2 s for writes), or theirs are never heard.
     pub request_timeout: Duration,
     /// The longest wait until the cluster is known and the statements are prepared.
     pub connect_timeout: Duration,

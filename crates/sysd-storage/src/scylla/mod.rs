@@ -28,12 +28,15 @@
 //! | `get`, a fetch of `scan` | one read; a page is one fetch, or two where [more rows are wanted](ScyllaConfig::value_bytes_max) than might fit |
 //! | `write` | one LWT, a conflict brings the record; `Absent` where an expired record has not been reclaimed: two |
 //! | `write_many` | an LWT for up to 100 unconditional writes of a partition; one each for the others, one after the other in a partition |
-//! | `update` | a read and an LWT; another LWT for each lost round |
+//! | `update` | a read and an LWT; another LWT for each lost round, and after three of them a read before each |
 //! | `trim` | a read of the sort keys that stay and go, one LWT |
 //!
 //! Paxos works on a partition, not on a row: rivals on rows of one partition are rivals. Callers of one store take turns
 //! ([`ScyllaConfig::partition_in_flight_max`]); spread what is written from many processes over partitions. Writes and trims of
 //! conditional spaces run in tasks of the runtime: one whose caller is gone keeps its turn until it has ended.
+//!
+//! Procedures of one store also take turns at their record, one for each round of reading, deciding and writing: alone in its
+//! process, a round is lost only to other processes and to writes. In the pause after a lost round others have their turns.
 //!
 //! # Plain spaces
 //! Unconditional writes with the client's timestamps, reads and writes by [`ScyllaConfig::consistency`]; writes of rows of
@@ -128,6 +131,10 @@ const ROUNDS_MAX: usize = 16;
 /// A write whose future is dropped may happen, as if its reply was lost. In a conditional space one that still waits for its turn
 /// at the partition is not sent; one that has its turn is carried to its end all the same, and calls of this store and its clones
 /// at that partition come after it.
+///
+/// A future that is neither polled nor dropped keeps its turn, or its place in line: a read's at the partition, a procedure's in the
+/// middle of a round at the record, and at the partition while it reads. Who comes after it ends in a
+/// [`Timeout`](ErrorKind::Timeout) without effect.
 pub struct ScyllaStore<C = SystemClock> {
     shared: Arc<Shared>,
     clock: Arc<C>,
@@ -144,7 +151,7 @@ struct Shared {
     session: Arc<Session>,
     statements: Statements,
     gates: Gates,
-    /// Of procedures: those of one process would only make each other lose rounds.
+    /// Of procedures, at their records.
     procedures: Gates,
     config: ScyllaConfig,
 }
@@ -433,8 +440,7 @@ impl<C: Clock> Store for ScyllaStore<C> {
     }
 
     async fn update(&self, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
-        let _turn = self.shared.procedures.enter(key, &mut Caller::who_polls()).await?;
-        crate::cas::update(self, &*self.clock, key, procedure).await
+        crate::cas::update(self, &*self.clock, &self.shared.procedures, key, procedure).await
     }
 }
 
