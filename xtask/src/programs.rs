@@ -393,7 +393,7 @@ mod tests {
         let scratch = Scratch(std::env::temp_dir().join(format!("sysd-programs-{}", std::process::id())));
         assert!(fs::create_dir(&scratch.0).is_ok());
         // One for each lane, at the ends of the queue: the others run only when these have given up their lanes.
-        let first = |lane: usize| if lane % 2 == 0 { WAITING[lane / 2] } else { COMPUTING[lane / 2] };
+        let first = |lane: usize| if lane.is_multiple_of(2) { WAITING[lane / 2] } else { COMPUTING[lane / 2] };
         let hanging: Vec<&str> = (0..lanes()).map(first).collect();
         let hangs = "echo it is late; sleep 300 & echo $! > child-$$; wait";
         let others = ["-p a --lib", "-p b --lib"];

@@ -110,7 +110,8 @@ async fn pause(lost: u32) {
     tokio::time::sleep(Duration::from_micros(below(&SystemEntropy, bound_us + 1))).await;
 }
 
-#[cfg(all(test, feature = "memory"))]
+#[cfg(test)]
+#[cfg(feature = "memory")]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
     use std::sync::Arc;
@@ -201,13 +202,13 @@ mod tests {
 
     impl<T: Turns + Send + 'static> Overrides<Memory> for Afar<T> {
         async fn get(&self, store: &Memory, key: Key<'_>) -> Result<Option<Record>> {
-            self.travel().await;
+            travel(self.distance).await;
             self.calls.reads.fetch_add(1, Ordering::Relaxed);
             store.get(key).await
         }
 
         async fn write(&self, store: &Memory, write: Write<'_>) -> Result<Outcome> {
-            self.travel().await;
+            travel(self.distance).await;
             self.calls.writes.fetch_add(1, Ordering::Relaxed);
             let outcome = if self.is_lost { Outcome::Conflict { found: None } } else { store.write(write).await? };
             if matches!(outcome, Outcome::Conflict { .. }) {
@@ -221,11 +222,9 @@ mod tests {
         }
     }
 
-    impl<T> Afar<T> {
-        async fn travel(&self) {
-            if !self.distance.is_zero() {
-                tokio::time::sleep(self.distance).await;
-            }
+    async fn travel(distance: Duration) {
+        if !distance.is_zero() {
+            tokio::time::sleep(distance).await;
         }
     }
 
