@@ -139,7 +139,7 @@ fn a_missing_server_is_installed_and_no_service_of_the_package_goes_on() {
     let path = std::env::var("PATH").unwrap();
     let program = |name: &str| path.split(':').map(|at| Path::new(at).join(name)).find(|path| path.exists()).unwrap();
     fs::create_dir(scratch.path.join("package")).unwrap();
-    for name in ["package/redis-server", "package/redis-cli", "setpriv", "mv"] {
+    for name in ["package/redis-server", "package/redis-cli", "setpriv", "nice", "mv"] {
         let installed = program(name.trim_start_matches("package/"));
         std::os::unix::fs::symlink(installed, scratch.path.join(name)).unwrap();
     }
