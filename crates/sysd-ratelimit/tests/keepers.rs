@@ -70,6 +70,17 @@ fn bucket(burst: u32) -> Rule {
     Rule::new("all", TokenBucket::new("10/s".parse().unwrap(), burst).unwrap()).unwrap()
 }
 
+type Keeper = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A limiter whose keeper has begun, and keeps every [`EVERY`].
+fn leased(clock: &ManualClock, store: Through, rule: Rule) -> (LeasedLimiter<Through, ManualClock>, Keeper) {
+    let config = LeaseConfig { hold_for: EVERY, ..LeaseConfig::new(64) };
+    let (limiter, keeper) = LeasedLimiter::with_clock(store, "api", rule, config, clock.clone()).unwrap();
+    let mut keeper: Keeper = Box::pin(keeper);
+    assert!(poll(keeper.as_mut()).is_pending());
+    (limiter, keeper)
+}
+
 /// Neither where the key is new, nor where others of it were decided, nor where there is no room for it.
 #[test]
 fn a_cost_above_the_limit_asks_no_store() {
@@ -105,10 +116,7 @@ fn a_lease_that_could_not_be_given_back_is_told() {
     let numbers = Numbers::default();
     metrics::with_local_recorder(&numbers, || {
         let (clock, _, store, does) = scene();
-        let config = LeaseConfig { hold_for: EVERY, ..LeaseConfig::new(64) };
-        let (limiter, keeper) = LeasedLimiter::with_clock(store, "api", bucket(100), config, clock.clone()).unwrap();
-        let mut keeper = pin!(keeper);
-        assert!(poll(keeper.as_mut()).is_pending());
+        let (limiter, mut keeper) = leased(&clock, store, bucket(100));
         for _ in 0..4 {
             assert!(block_on(limiter.check("a customer", 1)).unwrap().is_allowed());
         }
@@ -134,10 +142,7 @@ fn tokens_that_are_lost_are_counted() {
     let numbers = Numbers::default();
     metrics::with_local_recorder(&numbers, || {
         let (clock, _, store, does) = scene();
-        let config = LeaseConfig { hold_for: EVERY, ..LeaseConfig::new(64) };
-        let (limiter, keeper) = LeasedLimiter::with_clock(store, "api", bucket(100), config, clock.clone()).unwrap();
-        let mut keeper = pin!(keeper);
-        assert!(poll(keeper.as_mut()).is_pending());
+        let (limiter, mut keeper) = leased(&clock, store, bucket(100));
         let leave_one = |key: &str| {
             for _ in 0..2 {
                 assert!(block_on(limiter.check(key, 1)).unwrap().is_allowed());
@@ -208,10 +213,7 @@ fn what_could_not_be_posted_is_told_until_all_of_it_is() {
 fn who_asks_for_a_batch_does_not_wait_for_the_rest_of_the_one_before() {
     let (clock, memory, store, does) = scene();
     let rule = Rule::new("all", SlidingLog::new("100/h".parse().unwrap()).unwrap()).unwrap();
-    let config = LeaseConfig { hold_for: EVERY, ..LeaseConfig::new(64) };
-    let (limiter, keeper) = LeasedLimiter::with_clock(store, "api", rule.clone(), config, clock.clone()).unwrap();
-    let mut keeper = pin!(keeper);
-    assert!(poll(keeper.as_mut()).is_pending());
+    let (limiter, mut keeper) = leased(&clock, store, rule.clone());
     for _ in 0..4 {
         assert!(block_on(limiter.check("ann", 1)).unwrap().is_allowed());
     }

@@ -210,15 +210,15 @@ impl Lease {
         if denied.cost == 0 || needs < denied.cost {
             return None;
         }
-        let is_denied = match terms.price_us(needs - denied.cost) {
+        let is_denied = if self.is_asking
+            && let Some(longer_us) = terms.price_us(needs - denied.cost)
+        {
             // Not even the next call finds as much as those in front want, and this one; or it is more than two batches.
-            Some(longer_us) if self.is_asking => {
-                let there_at_us = denied.maybe_at_us.saturating_add(longer_us);
-                let is_beyond =
-                    there_at_us > self.next_us(now_us) || needs > self.asked.saturating_add(terms.batch_max);
-                now_us < denied.known_until_us && is_beyond
-            }
-            _ => lacks >= denied.cost && now_us < denied.until_us,
+            let there_at_us = denied.maybe_at_us.saturating_add(longer_us);
+            let is_beyond = there_at_us > self.next_us(now_us) || needs > self.asked.saturating_add(terms.batch_max);
+            now_us < denied.known_until_us && is_beyond
+        } else {
+            lacks >= denied.cost && now_us < denied.until_us
         };
         if !is_denied {
             return None;
@@ -243,8 +243,8 @@ impl Lease {
 
     /// How long until the store has so many, as far as is known: no less than are denied.
     fn wait_us(&self, terms: &Terms<'_>, tokens: u32) -> Option<u64> {
-        let wait_us = self.denied.enough_at_us.saturating_sub(terms.now_us);
         if let Refill::Unknown = terms.refill {
+            let wait_us = self.denied.enough_at_us.saturating_sub(terms.now_us);
             if tokens == self.denied.cost {
                 return Some(wait_us);
             }
@@ -261,14 +261,18 @@ impl Lease {
     /// A bucket that never holds both, what the one that asks wants and so many more, may be full before that one has taken. Then the others wait at least so
     /// long: until it has, if its call takes as long as the last one, and for what is missing then.
     fn beyond_us(&self, terms: &Terms<'_>, tokens: u32) -> u64 {
-        let Refill::Evenly(bucket) = terms.refill else { return 0 };
-        let Some(missing) = self.ahead().saturating_add(tokens).checked_sub(bucket.burst()) else { return 0 };
-        match terms.price_us(missing) {
-            Some(price_us) if self.is_asking => {
-                self.spoken_at_us.saturating_add(self.trip_us).saturating_add(price_us).saturating_sub(terms.now_us)
-            }
-            _ => 0,
+        if let Refill::Evenly(bucket) = terms.refill
+            && self.is_asking
+            && let Some(missing) = self.ahead().saturating_add(tokens).checked_sub(bucket.burst())
+            && let Some(price_us) = terms.price_us(missing)
+        {
+            return self
+                .spoken_at_us
+                .saturating_add(self.trip_us)
+                .saturating_add(price_us)
+                .saturating_sub(terms.now_us);
         }
+        0
     }
 
     /// Denies a request that has to wait so long for what it lacks; longer if what is in hand is gone by then.
@@ -301,9 +305,8 @@ impl Lease {
         self.aside = std::mem::take(&mut self.tokens);
         let least = cost.saturating_sub(self.aside).max(1);
         (self.spoken, self.spoken_at_us) = (least, now_us);
-        let of_line = u32::try_from(self.waiting).unwrap_or(u32::MAX).saturating_add(least);
-        // What is in hand then is no more than a batch.
-        let wanted = wanted.max(of_line).min(terms.batch_max.saturating_sub(self.aside)).max(least);
+        // For all in line; what is in hand then is no more than a batch.
+        let wanted = wanted.max(self.ahead()).min(terms.batch_max.saturating_sub(self.aside)).max(least);
         // A batch that can't be there would be asked for in vain.
         let is_there = |tokens: u32| {
             let longer_us = tokens.checked_sub(self.denied.cost).and_then(|tokens| terms.price_us(tokens));
