@@ -219,14 +219,10 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
             let Reply::LookUp(known) = reply else { break };
             looked = self.journal.look_up(&asked, *known).await?;
             // What was recorded need not be asked again: with all its numbers it might be more than an entry of the log holds.
-            let are_recorded = asked.iter().all(|transaction| looked.number(transaction.id).is_some());
-            reply = match asked.first().filter(|_| are_recorded) {
-                Some(Transaction { id, .. }) => match looked.number(*id) {
-                    Some(number) => Reply::Exists { id: *id, number },
-                    None => Reply::LookUp(Box::new(looked.clone())),
-                },
-                None => self.ask_looked(&looked.of(&asked), Command::Group(asked.clone())).await?,
-            };
+            if asked.iter().all(|transaction| looked.number(transaction.id).is_some()) {
+                return self.group_again(asked, &looked).await;
+            }
+            reply = self.ask_looked(&looked.of(&asked), Command::Group(asked.clone())).await?;
         }
         match reply {
             Reply::Exists { .. } => self.group_again(asked, &looked).await,

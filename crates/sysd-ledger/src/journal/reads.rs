@@ -261,7 +261,7 @@ impl<S: Store> Journal<S> {
 
     /// The number of an id that has left memory.
     pub(crate) async fn number_on_store(&self, id: TransactionId) -> Result<Option<u64>> {
-        let found = self.numbers_on_store(self.schema.ids(id, 0), HashSet::from_iter([id])).await?;
+        let found = self.numbers_of([id]).await?;
         Ok(found.first().map(|(_, number)| *number))
     }
 
