@@ -5,13 +5,25 @@ mod harness;
 
 use harness::Scratch;
 
+/// What a step says that fails, and what it complains of.
+fn failing(scratch: &Scratch) -> (String, String) {
+    let output = scratch.xtask(&["test", "tests"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// After [`Scratch::fake_tests`]: doc tests that are this script.
+fn fake_doc_tests(scratch: &Scratch, script: &str) {
+    let cargo = std::fs::read_to_string(scratch.path.join("cargo")).unwrap();
+    scratch.fake_cargo(&cargo.replace("esac", &format!("*--doc*) {script};; esac")));
+}
+
 #[test]
 fn all_programs_run_and_those_that_failed_are_named() {
     let scratch = Scratch::new("programs");
     scratch.fake_tests("echo one said; echo two said >&2; pwd; echo $CARGO_MANIFEST_DIR; exit 3");
-    let names = scratch.xtask(&["test", "tests"]).output().unwrap();
-    let (said, complained) = (String::from_utf8_lossy(&names.stdout), String::from_utf8_lossy(&names.stderr));
-    assert_eq!(names.status.code(), Some(1));
+    let (said, complained) = failing(&scratch);
     // Both streams in the order they came, under what runs it alone, in the directory of its package.
     let block = said.split("-- -p a --test b took ").nth(1).unwrap();
     assert!(block.contains("one said\ntwo said\n/\n/\n"), "{said}");
@@ -23,12 +35,9 @@ fn all_programs_run_and_those_that_failed_are_named() {
 fn doc_tests_that_fail_are_a_failure() {
     let scratch = Scratch::new("doc");
     scratch.fake_tests("exit 0");
-    let script = std::fs::read_to_string(scratch.path.join("cargo")).unwrap();
-    scratch.fake_cargo(&script.replace("esac", "*--doc*) echo a doc test; exit 101;; esac"));
-    let output = scratch.xtask(&["test", "tests"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("a doc test"));
-    let complained = String::from_utf8_lossy(&output.stderr);
+    fake_doc_tests(&scratch, "echo a doc test; exit 101");
+    let (said, complained) = failing(&scratch);
+    assert!(said.contains("a doc test"));
     assert!(complained.contains("1 of 2 test programs failed: --doc (exit status: 101)"), "{complained}");
 }
 
@@ -47,8 +56,7 @@ fn a_program_starts_with_its_name() {
 fn the_cargo_of_the_doc_tests_hears_of_no_package() {
     let scratch = Scratch::new("doc-package");
     scratch.fake_tests("env");
-    let script = std::fs::read_to_string(scratch.path.join("cargo")).unwrap();
-    scratch.fake_cargo(&script.replace("esac", "*--doc*) env;; esac"));
+    fake_doc_tests(&scratch, "env");
     // As `cargo run` tells us of ours.
     let mut xtask = scratch.xtask(&["test", "tests"]);
     let output = xtask.env("CARGO_MANIFEST_DIR", "/x").env("CARGO_PKG_NAME", "xtask").output().unwrap();
