@@ -17,6 +17,10 @@ pub(super) struct Index(pub(super) u32);
 /// Nowhere.
 const NONE: u32 = u32::MAX;
 
+impl Index {
+    pub(super) const NONE: Self = Self(NONE);
+}
+
 /// What every transaction looks at, in 128 bytes: two lines of the cache that processors fetch together.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -92,17 +96,30 @@ impl Accounts {
         self.places.find(self.places.hash(id.0), is_it).map(Index)
     }
 
+    /// An account that is likely to be there.
+    #[inline]
+    pub(super) fn find_near(&self, id: AccountId, near: Index) -> Option<Index> {
+        if self.row(near).is_some_and(|row| row.id == id) { Some(near) } else { self.find(id) }
+    }
+
     /// Where an account lies, most likely.
     #[inline]
     pub(super) fn likely(&self, id: AccountId) -> Index {
         // It has the same tag.
-        Index(self.places.find(self.places.hash(id.0), |_| true).unwrap_or(NONE))
+        self.places.find(self.places.hash(id.0), |_| true).map_or(Index::NONE, Index)
     }
 
     /// A look at an account's row, which lies in two lines of the cache.
     #[inline]
     pub(super) fn touch(&self, index: Index) -> u64 {
         self.row(index).map_or(0, |row| row.last ^ u64::from(row.currency.to_bits() == 0))
+    }
+
+    /// A look at an account's marks, if its next change changes them.
+    #[inline]
+    pub(super) fn touch_marks(&self, index: Index) -> u64 {
+        let marked = self.row(index).filter(|row| row.changes % 8 == 7);
+        marked.and_then(|row| self.marks.get(row.marks)).map_or(0, |marks| marks[0])
     }
 
     /// # Errors
@@ -173,7 +190,14 @@ impl Accounts {
 
     /// Posts what [`may_post`](Self::may_post) allows, by that number, and writes the change. Answers how the account stands then.
     #[inline]
-    pub(super) fn post(&mut self, index: Index, side: Side, amount: u128, number: u64, out: &mut PairEntry) -> Balance {
+    pub(super) fn post(
+        &mut self,
+        index: Index,
+        side: Side,
+        amount: u128,
+        number: u64,
+        out: &mut PairEntry<'_>,
+    ) -> Balance {
         let Some(row) = self.rows.get_mut(index.0) else { return Balance::default() };
         *row.balance.posted_mut(side) += amount;
         let (balance, (ordinal, before)) = (row.balance, row.change(number));

@@ -30,9 +30,8 @@ pub const GROUP_MAX: usize = 1_000;
 /// So many bytes of the journal may wait for the store.
 pub(crate) const TAIL_BYTES_MAX: usize = 64 << 20;
 
-/// So many transactions of a batch are looked up together, if there are so many accounts that no cache holds them.
-const WARM: usize = 32;
-const WARM_ACCOUNTS_MIN: usize = 1 << 15;
+/// So many transactions of a batch are looked up together, so that the waits for memory come together, too.
+const NEAR: usize = 32;
 
 /// What is asked of the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,12 +210,13 @@ impl Books {
 
     fn do_command(&mut self, now: Timestamp, command: &Command, looked: Option<&Looked>) -> Reply {
         match command {
-            Command::Transact(transaction) => self.record(now, transaction, looked),
+            Command::Transact(transaction) => self.record(now, transaction, [Index::NONE; 2], looked),
             Command::Batch(transactions) => {
                 let mut replies = Vec::with_capacity(transactions.len());
-                for some in transactions.chunks(WARM) {
-                    self.warm(some);
-                    replies.extend(some.iter().map(|transaction| self.record(now, transaction, looked)));
+                for some in transactions.chunks(NEAR) {
+                    let near = self.near(some);
+                    let some = some.iter().zip(near);
+                    replies.extend(some.map(|(transaction, near)| self.record(now, transaction, near, looked)));
                 }
                 Reply::Batch(replies)
             }
@@ -257,10 +257,16 @@ impl Books {
         Looked::new(self.numbers.count(), known, reversed)
     }
 
-    /// Records one transaction, and answers.
+    /// Records one transaction, whose accounts are likely to be these, and answers.
     #[inline]
-    fn record(&mut self, now: Timestamp, transaction: &Transaction, looked: Option<&Looked>) -> Reply {
-        if let Some(receipt) = self.record_pair(now, transaction) {
+    fn record(
+        &mut self,
+        now: Timestamp,
+        transaction: &Transaction,
+        near: [Index; 2],
+        looked: Option<&Looked>,
+    ) -> Reply {
+        if let Some(receipt) = self.record_pair(now, transaction, near) {
             return Reply::Recorded(receipt);
         }
         match self.transact(now, transaction, looked) {
@@ -276,22 +282,23 @@ impl Books {
 
     /// Records a transfer between two accounts. `None`, and nothing was done, if it is anything else, or something speaks against it.
     #[inline]
-    fn record_pair(&mut self, now: Timestamp, transaction: &Transaction) -> Option<Box<Receipt>> {
+    fn record_pair(&mut self, now: Timestamp, transaction: &Transaction, near: [Index; 2]) -> Option<Box<Receipt>> {
         let postings = pair::plain(transaction)?;
         let is_closed = self.closed_through.is_some_and(|through| Date::of(now) <= through);
         if is_closed || self.tail.bytes() > TAIL_BYTES_MAX || self.has_any_bug() {
             return None;
         }
         let Found::New(hash) = self.numbers.find(transaction.id, None) else { return None };
-        let indexes = pair::find(&self.accounts, postings)?;
+        let indexes = pair::find(&self.accounts, postings, near)?;
         let number = self.numbers.push(transaction.id, hash, now)?;
         let [debit, credit] = postings;
-        let entry = self.tail.begin_pair(now, transaction.id, postings);
+        let mut entry = self.tail.begin_pair(now, transaction.id, postings);
         let balances = SmallVec::from_buf([
-            (debit.account, self.accounts.post(indexes[0], Side::Debit, debit.amount, number, entry)),
-            (credit.account, self.accounts.post(indexes[1], Side::Credit, credit.amount, number, entry)),
+            (debit.account, self.accounts.post(indexes[0], Side::Debit, debit.amount, number, &mut entry)),
+            (credit.account, self.accounts.post(indexes[1], Side::Credit, credit.amount, number, &mut entry)),
         ]);
-        self.tail.end_pair();
+        let bytes = entry.end();
+        self.tail.end_pair(bytes);
         Some(Box::new(Receipt { id: transaction.id, number, recorded_at: now, moved: 0, balances }))
     }
 
@@ -309,19 +316,19 @@ impl Books {
         self.tail.end();
     }
 
-    /// Looks at what these will look at: so the waits for memory come together instead of one after the other.
-    fn warm(&self, transactions: &[Transaction]) {
-        if self.accounts.len() < WARM_ACCOUNTS_MIN {
-            return;
-        }
-        let mut rows = [Index(u32::MAX); 2 * WARM];
-        for (transaction, at) in transactions.iter().zip(rows.chunks_exact_mut(2)) {
+    /// Where the accounts of these lie, most likely, and a look at each.
+    #[inline]
+    fn near(&self, transactions: &[Transaction]) -> [[Index; 2]; NEAR] {
+        let mut near = [[Index::NONE; 2]; NEAR];
+        for (transaction, near) in transactions.iter().zip(&mut near) {
             if let [a, b] = transaction.postings.as_slice() {
-                at[0] = self.accounts.likely(a.account);
-                at[1] = self.accounts.likely(b.account);
+                *near = [self.accounts.likely(a.account), self.accounts.likely(b.account)];
             }
         }
-        std::hint::black_box(rows.iter().fold(0, |all, index| all ^ self.accounts.touch(*index)));
+        let rows = || near.iter().take(transactions.len()).flatten();
+        std::hint::black_box(rows().fold(0, |all, index| all ^ self.accounts.touch(*index)));
+        std::hint::black_box(rows().fold(0, |all, index| all ^ self.accounts.touch_marks(*index)));
+        near
     }
 
     fn open(&mut self, account: &Account) -> Result<(), Rejection> {

@@ -16,15 +16,15 @@ pub(super) fn plain(transaction: &Transaction) -> Option<&[Posting; 2]> {
     (is_plain && pair[0].side == Side::Debit && pair[1].side == Side::Credit).then_some(pair)
 }
 
-/// The accounts of two such postings, if nothing speaks against them; `None` where [`resolve`](super::resolve::resolve) is to say what
+/// The accounts of two such postings, which are likely to be at `near`, if nothing speaks against them; `None` where [`resolve`](super::resolve::resolve) is to say what
 /// does.
 #[inline]
-pub(super) fn find(accounts: &Accounts, [debit, credit]: &[Posting; 2]) -> Option<[Index; 2]> {
+pub(super) fn find(accounts: &Accounts, [debit, credit]: &[Posting; 2], near: [Index; 2]) -> Option<[Index; 2]> {
     let is_balanced = debit.amount == credit.amount && debit.currency == credit.currency;
     if !is_balanced || debit.amount == 0 || debit.amount > AMOUNT_MAX || debit.account == credit.account {
         return None;
     }
-    let indexes = [accounts.find(debit.account)?, accounts.find(credit.account)?];
+    let indexes = [accounts.find_near(debit.account, near[0])?, accounts.find_near(credit.account, near[1])?];
     let may =
         |index, side| accounts.row(index).is_some_and(|row| accounts.may_post(row, debit.currency, side, debit.amount));
     (may(indexes[0], Side::Debit) && may(indexes[1], Side::Credit)).then_some(indexes)

@@ -7,7 +7,7 @@ use sysd_core::Timestamp;
 
 use super::resolve::Change;
 use crate::model::{Balance, Posting, Transaction, TransactionId};
-use crate::schema::entry::{self, PairEntry};
+use crate::schema::entry::{self, OpenBody, PairEntry};
 use crate::schema::journal::{CHUNK_BYTES, ChunkHash, SEGMENT_NUMBERS};
 
 /// A part of the journal that is full: it will never change.
@@ -32,7 +32,7 @@ pub(crate) struct Tail {
     pub(crate) hash: ChunkHash,
     pub(crate) full: VecDeque<Chunk>,
     /// The body of the one that is being filled; empty if nothing is in it.
-    pub(crate) open: Vec<u8>,
+    pub(crate) open: OpenBody,
     pub(crate) open_first: u64,
     pub(crate) is_open_indexed: bool,
     pub(crate) last: u64,
@@ -40,7 +40,6 @@ pub(crate) struct Tail {
     full_bytes: usize,
     /// The entry that is being written.
     line: Vec<u8>,
-    pair: PairEntry,
 }
 
 /// What is recorded under a number.
@@ -79,8 +78,7 @@ impl Tail {
         if self.open.is_empty() {
             self.open_first = number;
             self.last_at = now;
-            self.open.reserve_exact(CHUNK_BYTES + (CHUNK_BYTES >> 2));
-            entry::begin_body(number, now, &mut self.open);
+            self.open.begin(number, now);
         }
         self.last = number;
         let elapsed = now.as_micros().saturating_sub(self.last_at.as_micros());
@@ -90,15 +88,14 @@ impl Tail {
 
     /// Begins the entry of the next number, of a transaction with these two postings and nothing else.
     #[inline]
-    pub(super) fn begin_pair(&mut self, now: Timestamp, id: TransactionId, postings: &[Posting; 2]) -> &mut PairEntry {
+    pub(super) fn begin_pair(&mut self, now: Timestamp, id: TransactionId, postings: &[Posting; 2]) -> PairEntry<'_> {
         let elapsed = self.next(now);
-        self.pair.begin(elapsed, id, postings);
-        &mut self.pair
+        self.open.begin_pair(elapsed, id, postings)
     }
 
     #[inline]
-    pub(super) fn end_pair(&mut self) {
-        self.open.extend_from_slice(self.pair.finish());
+    pub(super) fn end_pair(&mut self, bytes: usize) {
+        self.open.end_pair(bytes);
         self.close_if_full();
     }
 
@@ -138,7 +135,7 @@ impl Tail {
 
     #[inline]
     pub(super) fn end(&mut self) {
-        entry::put_sized(&self.line, &mut self.open);
+        self.open.put_sized(&self.line);
         self.close_if_full();
     }
 
@@ -151,7 +148,7 @@ impl Tail {
 
     #[cold]
     fn close(&mut self) {
-        let body = Bytes::from(std::mem::take(&mut self.open));
+        let body = self.open.take();
         self.full_bytes += body.len();
         let is_indexed = std::mem::take(&mut self.is_open_indexed);
         self.full.push_back(Chunk { first: self.open_first, last: self.last, is_indexed, body });

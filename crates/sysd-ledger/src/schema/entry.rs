@@ -7,10 +7,14 @@
 //! and how many numbers ago the account was changed before: see [`Trail`]. These six numbers lie behind their widths in bytes, four
 //! bits each, so that they are written without a branch.
 
+use std::ops::Deref;
+
+use bytes::Bytes;
 use sysd_core::Timestamp;
 
 use super::bytes::{Reader, What, put_currency, put_id, put_number, put_side, put_small};
 use super::command::{IS_PAIR, put_transaction, transaction};
+use super::journal::CHUNK_BYTES;
 use crate::model::amount::AMOUNT_MAX;
 use crate::model::{
     AccountId, Action, Balance, Change, Currency, Event, JournalEntry, Posting, Side, Transaction, TransactionId,
@@ -84,46 +88,120 @@ pub(crate) struct ReadEntry {
     pub(crate) trails: Vec<Trail>,
 }
 
-pub(crate) fn begin_body(first: u64, base: Timestamp, out: &mut Vec<u8>) {
-    out.extend_from_slice(&first.to_be_bytes());
-    out.extend_from_slice(&base.as_micros().to_be_bytes());
-}
-
-/// The entry of a transaction that debits one account and credits another and says nothing else, if no number in it has more than
-/// 8 bytes: as [`put_transaction_entry`], [`put_after`] and [`put_sized`] write it, in one piece. There is one, used again and again.
-#[derive(Debug)]
-pub(crate) struct PairEntry {
-    bytes: [u8; PairEntry::ROOM],
+/// The body of a chunk that is being filled. There is always room behind it, so that entries are written where they stay.
+#[derive(Debug, Default)]
+pub(crate) struct OpenBody {
+    bytes: Vec<u8>,
     len: usize,
 }
 
-impl Default for PairEntry {
-    fn default() -> Self {
-        Self { bytes: [0; Self::ROOM], len: 0 }
+impl From<&[u8]> for OpenBody {
+    fn from(body: &[u8]) -> Self {
+        Self { bytes: body.to_vec(), len: body.len() }
     }
 }
 
-impl PairEntry {
+impl Deref for OpenBody {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl OpenBody {
+    /// Begins it, for entries from that number and that time on.
+    pub(crate) fn begin(&mut self, first: u64, base: Timestamp) {
+        self.bytes.resize(CHUNK_BYTES + (CHUNK_BYTES >> 2), 0);
+        self.extend(&first.to_be_bytes());
+        self.extend(&base.as_micros().to_be_bytes());
+    }
+
+    /// So many bytes behind it.
+    #[inline]
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        if self.bytes.len() < self.len + bytes {
+            self.grow(bytes);
+        }
+        &mut self.bytes[self.len..][..bytes]
+    }
+
+    #[cold]
+    fn grow(&mut self, bytes: usize) {
+        self.bytes.resize((self.len + bytes).next_multiple_of(CHUNK_BYTES >> 2), 0);
+    }
+
+    fn extend(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    /// Adds an entry, behind its length.
+    #[inline]
+    pub(crate) fn put_sized(&mut self, entry: &[u8]) {
+        let mut len = entry.len();
+        while len > 0x7F {
+            self.extend(&[len.to_le_bytes()[0] | 0x80]);
+            len >>= 7;
+        }
+        self.extend(&[len.to_le_bytes()[0]]);
+        self.extend(entry);
+    }
+
+    /// What it is when it is full; another can be begun.
+    pub(crate) fn take(&mut self) -> Bytes {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.truncate(std::mem::take(&mut self.len));
+        bytes.into()
+    }
+}
+
+/// The entry of a transaction that debits one account and credits another and says nothing else, if no number in it has more than
+/// 8 bytes: as [`put_transaction_entry`], [`put_after`] and [`OpenBody::put_sized`] write it, in place.
+pub(crate) struct PairEntry<'a> {
+    bytes: &'a mut [u8],
+    len: usize,
+}
+
+impl PairEntry<'_> {
     /// Its length takes two bytes at most.
-    const START: usize = 2;
-    const HEAD: usize = Self::START + 2 + 2 * 10 + 3 * 16 + 8;
+    const HEAD: usize = 2 + 2 + 2 * 10 + 3 * 16 + 8;
     const AFTER: usize = 3 + 6 * 8 + 10 * (TRAIL_MAX - 1);
     /// For all of it, and for the bytes behind a number that are written with it.
     const ROOM: usize = Self::HEAD + 2 * Self::AFTER + 10;
+}
 
+impl OpenBody {
+    /// Begins the entry of a transfer; [`end_pair`](Self::end_pair) adds it.
     #[inline]
-    pub(crate) fn begin(&mut self, elapsed_us: u64, id: TransactionId, [debit, credit]: &[Posting; 2]) {
-        self.len = Self::START;
-        self.put([AS_ASKED]);
-        self.put_small(elapsed_us);
-        self.put([IS_PAIR]);
-        self.put(id.0.to_be_bytes());
-        self.put(debit.currency.to_bits().to_be_bytes());
-        self.put_small(u64::try_from(debit.amount).unwrap_or(u64::MAX));
-        self.put(debit.account.0.to_be_bytes());
-        self.put(credit.account.0.to_be_bytes());
+    pub(crate) fn begin_pair(
+        &mut self,
+        elapsed_us: u64,
+        id: TransactionId,
+        [debit, credit]: &[Posting; 2],
+    ) -> PairEntry<'_> {
+        // Nearly always one byte is enough for its length.
+        let mut entry = PairEntry { bytes: self.room(PairEntry::ROOM), len: 1 };
+        entry.put([AS_ASKED]);
+        entry.put_small(elapsed_us);
+        entry.put([IS_PAIR]);
+        entry.put(id.0.to_be_bytes());
+        entry.put(debit.currency.to_bits().to_be_bytes());
+        entry.put_small(u64::try_from(debit.amount).unwrap_or(u64::MAX));
+        entry.put(debit.account.0.to_be_bytes());
+        entry.put(credit.account.0.to_be_bytes());
+        entry
     }
 
+    /// Adds the one that was begun last and ended with so many bytes.
+    #[inline]
+    pub(crate) fn end_pair(&mut self, bytes: usize) {
+        self.len += bytes;
+    }
+}
+
+impl PairEntry<'_> {
     #[inline]
     fn put<const N: usize>(&mut self, bytes: [u8; N]) {
         self.bytes[self.len..][..N].copy_from_slice(&bytes);
@@ -163,27 +241,20 @@ impl PairEntry {
         trail.back().iter().skip(1).for_each(|back| self.put_small(number.saturating_sub(*back)));
     }
 
-    /// The entry behind its length.
+    /// Writes its length. Answers how many bytes it has with that.
     #[inline]
-    pub(crate) fn finish(&mut self) -> &[u8] {
-        let len = self.len - Self::START;
+    pub(crate) fn end(self) -> usize {
+        let Self { bytes, len } = self;
         // Seven bits in each byte, as everywhere.
-        let start = if len <= 0x7F {
-            self.bytes[1] = len.to_le_bytes()[0];
-            1
-        } else {
-            self.bytes[..2].copy_from_slice(&[len.to_le_bytes()[0] | 0x80, (len >> 7).to_le_bytes()[0]]);
-            0
-        };
-        &self.bytes[start..self.len]
+        let of_entry = len - 1;
+        if of_entry <= 0x7F {
+            bytes[0] = of_entry.to_le_bytes()[0];
+            return len;
+        }
+        bytes.copy_within(1..len, 2);
+        bytes[..2].copy_from_slice(&[of_entry.to_le_bytes()[0] | 0x80, (of_entry >> 7).to_le_bytes()[0]]);
+        len + 1
     }
-}
-
-/// An entry behind its length.
-#[inline]
-pub(crate) fn put_sized(entry: &[u8], out: &mut Vec<u8>) {
-    put_small(entry.len() as u64, out);
-    out.extend_from_slice(entry);
 }
 
 /// Whether its changes are its postings.
@@ -513,20 +584,21 @@ mod tests {
                 (Balance { debits_posted, credits_posted, debits_held, credits_held }, trail)
             });
 
-            let (mut line, mut wanted) = (Vec::new(), Vec::new());
+            let (mut line, mut wanted, mut body) = (Vec::new(), OpenBody::default(), OpenBody::default());
             put_transaction_entry(elapsed_us, &transaction, 2, &mut line);
             for (balance, trail) in &after {
                 put_after(balance, number, trail, &mut line);
             }
-            put_sized(&line, &mut wanted);
+            wanted.put_sized(&line);
 
-            let mut entry = PairEntry::default();
-            entry.begin(elapsed_us, transaction.id, pair);
+            let mut entry = body.begin_pair(elapsed_us, transaction.id, pair);
             for (balance, trail) in &after {
                 entry.put_after(balance, trail.ordinal, trail.back().first().map_or(0, |back| number - back));
                 entry.put_farther(number, trail);
             }
-            prop_assert_eq!(entry.finish(), &wanted);
+            let bytes = entry.end();
+            body.end_pair(bytes);
+            prop_assert_eq!(&*body, &*wanted);
         }
 
         #[test]

@@ -124,7 +124,7 @@ fn tail(reader: &mut Reader<'_>) -> Result<Tail, What> {
     }
     tail.is_open_indexed = reader.flag()?;
     (tail.open_first, tail.last, tail.last_at) = (reader.number()?, reader.number()?, reader.time()?);
-    tail.open = reader.bytes()?.to_vec();
+    tail.open = reader.bytes()?.into();
     Ok(tail)
 }
 
