@@ -112,7 +112,7 @@ fn machine(name: &str, accounts: u64, hot: u64, batched: bool) {
                 .iter()
                 .map(|(from, to, id)| Transaction::transfer(TransactionId(*id), euro, 7, account(*to), account(*from)));
             let commands: Vec<_> = if batched {
-                vec![Command::Batch(transactions.collect())]
+                vec![Command::Batch(Arc::new(transactions.collect()))]
             } else {
                 transactions.map(Command::Transact).collect()
             };

@@ -109,7 +109,7 @@ fn lost() -> Error {
 /// What is answered to a transaction whose id was recorded before.
 fn first_answer(recorded: JournalEntry, asked: Transaction) -> Reply {
     match recorded.receipt() {
-        Some(receipt) if recorded.transaction() == Some(&asked) => Reply::Recorded(Box::new(receipt)),
+        Some(receipt) if recorded.transaction() == Some(&asked) => Reply::Recorded(receipt),
         _ => Reply::Conflict(Box::new(Conflict { recorded, asked })),
     }
 }
@@ -170,8 +170,9 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     /// It may be recorded all the same.
     pub async fn ask(&self, command: Command) -> Result<Reply> {
         let asked = match &command {
-            Command::Transact(transaction) => vec![transaction.clone()],
-            Command::Group(transactions) | Command::Batch(transactions) => transactions.clone(),
+            Command::Transact(transaction) => Arc::new(vec![transaction.clone()]),
+            Command::Group(transactions) => Arc::new(transactions.clone()),
+            Command::Batch(transactions) => Arc::clone(transactions),
             // What is not so would be believed: the journal, or an id, would be gone.
             Command::Wrote { .. } | Command::Forget { .. } | Command::Looked(..) => {
                 let why = "only the ledger itself says what the store has";
@@ -184,20 +185,20 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         };
         self.room().await?;
         match command {
-            Command::Group(_) => self.group(asked, command).await,
-            Command::Batch(_) => match self.submit(command, || Command::Batch(asked.clone())).await? {
-                Reply::Batch(replies) => self.each(asked, replies).await.map(Reply::Batch),
+            Command::Group(_) => self.group(&asked, command).await,
+            Command::Batch(_) => match self.submit(command, || Command::Batch(Arc::clone(&asked))).await? {
+                Reply::Batch(replies) => self.each(&asked, replies).await.map(Reply::Batch),
                 reply => Ok(reply),
             },
             _ => {
-                let again = || Command::Batch(asked.clone());
+                let again = || Command::Batch(Arc::clone(&asked));
                 let first = match self.submit(command, again).await? {
                     Reply::Batch(mut replies) if replies.len() == 1 => replies.remove(0),
                     reply => reply,
                 };
                 match first {
                     Reply::LookUp(_) | Reply::Exists { .. } => {
-                        let mut replies = self.each(asked, vec![first]).await?;
+                        let mut replies = self.each(&asked, vec![first]).await?;
                         Ok(replies.remove(0))
                     }
                     reply => Ok(reply),
@@ -212,17 +213,17 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         self.journal.takes_ids()
     }
 
-    async fn group(&self, asked: Vec<Transaction>, command: Command) -> Result<Reply> {
-        let mut reply = self.submit(command, || Command::Group(asked.clone())).await?;
+    async fn group(&self, asked: &[Transaction], command: Command) -> Result<Reply> {
+        let mut reply = self.submit(command, || Command::Group(asked.to_vec())).await?;
         let mut looked = Looked::default();
         for _ in 0..LOOKS_MAX {
             let Reply::LookUp(known) = reply else { break };
-            looked = self.journal.look_up(&asked, *known).await?;
+            looked = self.journal.look_up(asked, *known).await?;
             // What was recorded need not be asked again: with all its numbers it might be more than an entry of the log holds.
             if asked.iter().all(|transaction| looked.number(transaction.id).is_some()) {
                 return self.group_again(asked, &looked).await;
             }
-            reply = self.ask_looked(&looked.of(&asked), Command::Group(asked.clone())).await?;
+            reply = self.ask_looked(&looked.of(asked), Command::Group(asked.to_vec())).await?;
         }
         match reply {
             Reply::Exists { .. } => self.group_again(asked, &looked).await,
@@ -271,12 +272,12 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     }
 
     /// Answers a group that was recorded before, of which that is known.
-    async fn group_again(&self, asked: Vec<Transaction>, looked: &Looked) -> Result<Reply> {
+    async fn group_again(&self, asked: &[Transaction], looked: &Looked) -> Result<Reply> {
         let ids = || asked.iter().map(|transaction| transaction.id);
         let mut known: HashMap<_, _> = ids().filter_map(|id| Some((id, looked.number(id)?))).collect();
         if known.len() < asked.len() {
             // They are in memory, or have left it since.
-            let here = self.latest().read(|books| books.known(&asked)).await?;
+            let here = self.latest().read(|books| books.known(asked)).await?;
             known.extend(ids().filter_map(|id| Some((id, here.number(id)?))));
             let rest: Vec<_> = ids().filter(|id| !known.contains_key(id)).collect();
             known.extend(self.journal.numbers_of(rest).await?);
@@ -284,9 +285,9 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         let numbers = ids().map(|id| known.get(&id).copied().ok_or_else(lost)).collect::<Result<Vec<_>>>()?;
         let recorded = self.recorded(&numbers).await?;
         let mut receipts = Vec::with_capacity(asked.len());
-        for (transaction, recorded) in asked.into_iter().zip(recorded) {
-            match first_answer(recorded, transaction) {
-                Reply::Recorded(receipt) => receipts.push(*receipt),
+        for (transaction, recorded) in asked.iter().zip(recorded) {
+            match first_answer(recorded, transaction.clone()) {
+                Reply::Recorded(receipt) => receipts.push(receipt),
                 conflict => return Ok(conflict),
             }
         }
@@ -306,10 +307,10 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     }
 
     /// Looks up what the books did not know, and what was recorded before.
-    async fn each(&self, asked: Vec<Transaction>, mut replies: Vec<Reply>) -> Result<Vec<Reply>> {
+    async fn each(&self, asked: &[Transaction], mut replies: Vec<Reply>) -> Result<Vec<Reply>> {
         for looks in 0..=LOOKS_MAX {
             let (mut known, mut places, mut some) = (Vec::new(), Vec::new(), Vec::new());
-            for (at, (reply, transaction)) in replies.iter_mut().zip(&asked).enumerate() {
+            for (at, (reply, transaction)) in replies.iter_mut().zip(asked).enumerate() {
                 if let Reply::LookUp(of) = reply {
                     known.push(std::mem::take(&mut **of));
                     places.push(at);
@@ -362,7 +363,7 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
         while begin < new.len() {
             let end = new.len().min(begin + size);
             let part = &new[begin..end];
-            match self.ask_looked(&looked.of(part), Command::Batch(part.to_vec())).await {
+            match self.ask_looked(&looked.of(part), Command::Batch(Arc::new(part.to_vec()))).await {
                 Ok(Reply::Batch(found)) => {
                     for (at, reply) in new_places[begin..end].iter().zip(found) {
                         replies[*at] = reply;
@@ -422,7 +423,7 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     /// As [`Ledger::ask`], for all of them. They are one command of the log: [`TooLarge`](ErrorKind::TooLarge) if that is more than an
     /// entry holds. A transfer is about 60 bytes.
     pub async fn transact_each(&self, transactions: Vec<Transaction>) -> Result<Vec<Reply>> {
-        match self.ask(Command::Batch(transactions)).await? {
+        match self.ask(Command::Batch(Arc::new(transactions))).await? {
             Reply::Batch(replies) => Ok(replies),
             reply => Ok(vec![reply]),
         }

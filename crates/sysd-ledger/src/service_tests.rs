@@ -21,7 +21,7 @@ async fn who_asks_is_held_back_while_ids_wait_to_leave_memory() {
     let asked = [
         Command::Transact(transfer(1)),
         Command::Group(vec![transfer(2), transfer(3)]),
-        Command::Batch(vec![transfer(4)]),
+        Command::Batch(Arc::new(vec![transfer(4)])),
     ];
     for command in asked.clone() {
         let error = ledger.ask(command).await.unwrap_err();

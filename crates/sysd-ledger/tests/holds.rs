@@ -62,7 +62,7 @@ fn after_the_deadline(bug: Option<Bug>) -> Result<(), String> {
         Command::Update(ANN, AccountUpdate::Close),
         // They wait for no hold.
         Command::Update(NONE, AccountUpdate::Freeze),
-        Command::Batch(vec![transfer(10_002, HOLDS, BANK, ANN), transfer(10_003, 1, BANK, ANN)]),
+        Command::Batch(Arc::new(vec![transfer(10_002, HOLDS, BANK, ANN), transfer(10_003, 1, BANK, ANN)])),
     ];
     let mut replies = Vec::new();
     for command in &due {

@@ -234,7 +234,7 @@ async fn an_id_again_is_given_its_first_answer_or_shown_what_it_was() {
         other.postings[0].amount = 6;
         other.postings[1].amount = 6;
         let Reply::Conflict(conflict) = ledger.transact(other.clone()).await.unwrap() else { panic!("it is another") };
-        assert_eq!((conflict.recorded.receipt().as_ref(), &conflict.asked), (Some(&**receipt), &other));
+        assert_eq!((conflict.recorded.receipt().as_ref(), &conflict.asked), (Some(receipt), &other));
         let mut changed = group.clone();
         changed[1].effective = Some(Date(1));
         assert!(matches!(ledger.transact_all(changed).await.unwrap(), Reply::Conflict(_)));
@@ -376,7 +376,9 @@ fn many(first: u32, count: u32) -> Vec<Transaction> {
 async fn record_many(replica: &Replica<Books>, first: u32, count: u32) {
     for from in (first..first + count).step_by(4_096) {
         let batch = many(from, 4_096);
-        let Reply::Batch(replies) = replica.submit(Command::Batch(batch)).await.unwrap() else { panic!("a batch") };
+        let Reply::Batch(replies) = replica.submit(Command::Batch(Arc::new(batch))).await.unwrap() else {
+            panic!("a batch")
+        };
         assert!(replies.iter().all(|reply| matches!(reply, Reply::Recorded(_))));
     }
 }

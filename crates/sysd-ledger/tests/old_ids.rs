@@ -58,7 +58,7 @@ async fn largest(ledger: &OnMemory) -> u128 {
 
 fn receipts(replies: Vec<Reply>) -> Vec<Receipt> {
     let receipt = |reply| match reply {
-        Reply::Recorded(receipt) => *receipt,
+        Reply::Recorded(receipt) => receipt,
         other => panic!("{other:?}"),
     };
     replies.into_iter().map(receipt).collect()

@@ -1,6 +1,7 @@
 //! The machine: accounts, transactions, holds, groups.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -48,8 +49,8 @@ pub enum Command {
     ClosePeriod(Date),
     /// Nothing but that time passes: holds end, 1,000 at most.
     Tick,
-    /// Several transactions, each for itself, in one command.
-    Batch(Vec<Transaction>),
+    /// Several transactions, each for itself, in one command. Shared: who asks keeps them, for there may be many.
+    Batch(Arc<Vec<Transaction>>),
     /// The store has the journal through that number, the last of a chunk of that hash.
     Wrote {
         /// The last number of a chunk.
@@ -272,7 +273,7 @@ impl Books {
         match self.transact(now, transaction, looked) {
             Ok(done) => {
                 self.write(now, Recorded::Transaction(transaction), &done.changes, &done.balances);
-                Reply::Recorded(Box::new(done.receipt(transaction.id, now)))
+                Reply::Recorded(done.receipt(transaction.id, now))
             }
             Err(Refusal::Exists(number)) => Reply::Exists { id: transaction.id, number },
             Err(Refusal::Forgotten) => Reply::LookUp(Box::new(self.known(std::slice::from_ref(transaction)))),
@@ -282,7 +283,7 @@ impl Books {
 
     /// Records a transfer between two accounts. `None`, and nothing was done, if it is anything else, or something speaks against it.
     #[inline]
-    fn record_pair(&mut self, now: Timestamp, transaction: &Transaction, near: [Index; 2]) -> Option<Box<Receipt>> {
+    fn record_pair(&mut self, now: Timestamp, transaction: &Transaction, near: [Index; 2]) -> Option<Receipt> {
         let postings = pair::plain(transaction)?;
         let is_closed = self.closed_through.is_some_and(|through| Date::of(now) <= through);
         if is_closed || self.tail.bytes() > TAIL_BYTES_MAX || self.has_any_bug() {
@@ -299,7 +300,7 @@ impl Books {
         ]);
         let bytes = entry.end();
         self.tail.end_pair(bytes);
-        Some(Box::new(Receipt { id: transaction.id, number, recorded_at: now, moved: 0, balances }))
+        Some(Receipt { id: transaction.id, number, recorded_at: now, moved: 0, balances })
     }
 
     /// Writes the next number into the journal.

@@ -64,7 +64,7 @@ pub enum Reply {
     /// Done: an account opened or changed, a period closed, or nothing to do.
     Done,
     /// A transaction was posted, held or voided.
-    Recorded(Box<Receipt>),
+    Recorded(Receipt),
     /// All of a group were, in order.
     GroupRecorded(Vec<Receipt>),
     /// The id was recorded before, under that number of the journal.

@@ -14,6 +14,7 @@ use crate::model::{
     Transaction, TransactionId,
 };
 use bytes::Bytes;
+use std::sync::Arc;
 
 const OPEN: u8 = 0;
 const UPDATE: u8 = 1;
@@ -106,7 +107,7 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Command, What> {
         }
         TRANSACT => Command::Transact(transaction(reader)?),
         GROUP => Command::Group(transactions(reader)?),
-        BATCH => Command::Batch(transactions(reader)?),
+        BATCH => Command::Batch(Arc::new(transactions(reader)?)),
         CLOSE_PERIOD => Command::ClosePeriod(reader.day()?),
         TICK => Command::Tick,
         WROTE => Command::Wrote { through: reader.number()?, hash: ChunkHash(reader.array()?) },

@@ -99,7 +99,7 @@ fn command() -> impl Strategy<Value = Command> {
         proptest::collection::vec(transaction(), 0..4).prop_map(Command::Group),
         any::<i32>().prop_map(|through| Command::ClosePeriod(Date(through))),
         Just(Command::Tick),
-        proptest::collection::vec(transaction(), 0..4).prop_map(Command::Batch),
+        proptest::collection::vec(transaction(), 0..4).prop_map(|transactions| Command::Batch(Arc::new(transactions))),
         (any::<u64>(), any::<[u8; 32]>()).prop_map(|(through, hash)| Command::Wrote { through, hash: ChunkHash(hash) }),
         any::<u64>().prop_map(|through| Command::Forget { through }),
         (any::<u64>(), by_id(), by_id(), transaction()).prop_map(|(through, numbers, reversed, transaction)| {
@@ -188,7 +188,7 @@ fn the_format_is_pinned() {
         (Command::Update(AccountId(7), AccountUpdate::Close), format!("01{}02", of("07"))),
         (Command::ClosePeriod(Date(20_000)), "0400004e20".to_owned()),
         (Command::Tick, "05".to_owned()),
-        (Command::Batch(Vec::new()), "0600".to_owned()),
+        (Command::Batch(Arc::default()), "0600".to_owned()),
         (Command::Wrote { through: 300, hash: ChunkHash([0xAB; 32]) }, format!("07ac02{}", "ab".repeat(32))),
         (Command::Forget { through: 8_192 }, "088040".to_owned()),
         (

@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
+use std::sync::Arc;
+
 use sysd_core::StateMachine as _;
 
 use super::*;
@@ -36,7 +38,9 @@ fn ids_of_the_far_future_that_left_are_not_new_behind_a_snapshot() {
     let (day, century) = (86_400_000, 3_155_760_000_000);
     let recorded = |rest: u64| minted(if rest.is_multiple_of(100) { century } else { day } + rest, rest);
     for from in (0..count).step_by(8_192) {
-        let Reply::Batch(replies) = ask(Command::Batch((from..from + 8_192).map(recorded).collect())) else { panic!() };
+        let Reply::Batch(replies) = ask(Command::Batch(Arc::new((from..from + 8_192).map(recorded).collect()))) else {
+            panic!()
+        };
         assert!(replies.iter().all(|reply| matches!(reply, Reply::Recorded(_))));
     }
     let last = books.tail().full.back().unwrap().last;

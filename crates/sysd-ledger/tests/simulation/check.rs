@@ -91,7 +91,7 @@ impl Replay {
         };
         match (command, reply) {
             (Command::Transact(transaction), Reply::Exists { .. }) => {
-                first(transaction).map(|receipt| Reply::Recorded(Box::new(receipt)))
+                first(transaction).map(|receipt| Reply::Recorded(receipt))
             }
             (Command::Group(transactions), Reply::Exists { .. }) => {
                 transactions.iter().map(first).collect::<Option<_>>().map(Reply::GroupRecorded)
@@ -164,7 +164,8 @@ fn is_changed_by_time_alone(before: &[u8], after: &[u8], now: Timestamp) -> Resu
 fn transactions(command: &Command) -> &[Transaction] {
     match command {
         Command::Transact(transaction) => std::slice::from_ref(transaction),
-        Command::Group(transactions) | Command::Batch(transactions) => transactions,
+        Command::Group(transactions) => transactions,
+        Command::Batch(transactions) => transactions,
         _ => &[],
     }
 }
@@ -323,7 +324,7 @@ fn of_two_under_one_id_in_a_batch_the_one_is_known_that_was_recorded() {
     let right = Transaction::transfer(TransactionId(1), euro, 5, AccountId(0), AccountId(1));
     let mut unbalanced = right.clone();
     unbalanced.postings[0].amount += 1;
-    let batch = Command::Batch(vec![unbalanced, right.clone()]);
+    let batch = Command::Batch(Arc::new(vec![unbalanced, right.clone()]));
     let commands = [open(0), open(1), batch];
     let steps = (1..).zip(commands).map(|(number, command)| (Timestamp::UNIX_EPOCH, Asked { number, command }));
     let replay = replay(&History { steps: steps.collect() }).unwrap();

@@ -50,9 +50,13 @@ fn commands() -> Vec<Command> {
         Command::Group(vec![transfer(5, 10, BEN, ANN), transfer(6, 20, ANN, BANK)]),
         Command::Transact(Transaction::void(TransactionId(7), TransactionId(2))),
         Command::Transact(reversal),
-        Command::Batch(vec![transfer(10, 1, BEN, ANN), transfer(11, 1_000, BEN, ANN), transfer(12, 2, BEN, ANN)]),
+        Command::Batch(Arc::new(vec![
+            transfer(10, 1, BEN, ANN),
+            transfer(11, 1_000, BEN, ANN),
+            transfer(12, 2, BEN, ANN),
+        ])),
         // The first answer of one is read in the journal, the other is new.
-        Command::Batch(vec![transfer(10, 1, BEN, ANN), transfer(13, 1, BEN, ANN)]),
+        Command::Batch(Arc::new(vec![transfer(10, 1, BEN, ANN), transfer(13, 1, BEN, ANN)])),
         Command::Update(BEN, AccountUpdate::Freeze),
     ]
 }

@@ -1,5 +1,7 @@
 //! Random commands.
 
+use std::sync::Arc;
+
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 use sysd_core::Timestamp;
@@ -82,7 +84,8 @@ impl World {
     pub(crate) fn recorded(&mut self, command: &Command, reply: &Reply) {
         let transactions = match command {
             Command::Transact(transaction) => std::slice::from_ref(transaction),
-            Command::Group(transactions) | Command::Batch(transactions) => transactions,
+            Command::Group(transactions) => transactions,
+            Command::Batch(transactions) => transactions,
             _ => &[],
         };
         let recorded: Vec<_> = receipts(reply).iter().map(|receipt| receipt.id).collect();
@@ -202,7 +205,7 @@ impl World {
             7..14 => {
                 let count = self.random.random_range(1..4);
                 let transactions = (0..count).map(|_| self.transaction()).collect();
-                if self.one_in(3) { Command::Batch(transactions) } else { Command::Group(transactions) }
+                if self.one_in(3) { Command::Batch(Arc::new(transactions)) } else { Command::Group(transactions) }
             }
             14 => Command::Tick,
             15 if self.one_in(20) => Command::ClosePeriod(Date(Date::of(self.now).0 - 1)),

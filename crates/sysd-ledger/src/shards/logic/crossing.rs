@@ -303,7 +303,7 @@ impl Crossing {
             (Asked::Hold(_), Ok(Reply::Recorded(_)), _) => State::Held,
             (Asked::Hold(_), Ok(Reply::Exists { .. }), _) => State::Known,
             (Asked::Post(_), Ok(Reply::Recorded(receipt)), _) => {
-                self.receipts.push(ShardReceipt { shard: working.part.shard, receipt: *receipt });
+                self.receipts.push(ShardReceipt { shard: working.part.shard, receipt });
                 State::Settled
             }
             (Asked::Post(_) | Asked::Void(_), Ok(Reply::Recorded(_) | Reply::Exists { .. }), _) => State::Settled,
