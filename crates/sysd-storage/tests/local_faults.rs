@@ -41,10 +41,11 @@ async fn open(path: &Path) -> LocalStore {
     LocalStore::open_with(path, config(), SystemClock).await.unwrap()
 }
 
-/// The value that goes with a version: a record that is half of one write and half of another shows.
+/// The value that goes with a version: a record that is half of one write and half of another shows. Some are large.
 fn value_of(version: Version) -> Vec<u8> {
     let bytes = version.to_bytes();
-    bytes.iter().copied().cycle().take(1 + usize::from(bytes[0]) * 8).collect()
+    let each = if bytes[1] < 32 { 64 } else { 8 };
+    bytes.iter().copied().cycle().take(1 + usize::from(bytes[0]) * each).collect()
 }
 
 fn version_of(record: Option<&Record>) -> Option<Version> {

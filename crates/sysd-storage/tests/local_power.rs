@@ -34,10 +34,11 @@ fn open(path: &Path, sync: SyncMode) -> LocalStore {
     block_on(LocalStore::open_with(path, config(sync), SystemClock)).unwrap()
 }
 
-/// The value that goes with a version: a record that is half of one write and half of another shows.
+/// The value that goes with a version: a record that is half of one write and half of another shows. Some are large.
 fn value_of(version: Version) -> Vec<u8> {
     let bytes = version.to_bytes();
-    bytes.iter().copied().cycle().take(1 + usize::from(bytes[0]) * 8).collect()
+    let each = if bytes[1] < 32 { 64 } else { 8 };
+    bytes.iter().copied().cycle().take(1 + usize::from(bytes[0]) * each).collect()
 }
 
 fn row_name(life: u32, writer: u32, at: u32) -> [u8; 12] {

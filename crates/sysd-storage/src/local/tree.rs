@@ -267,6 +267,8 @@ fn open_database(tree: &Path, config: &LocalConfig, reclaim: &Arc<Reclaim>) -> f
         .open()
 }
 
+/// Large values lie beside the small ones. Apart from them they would be merged less, but the library (3.1) does not sync the directory of
+/// their files: `tests/local_power.rs` loses some with the power.
 fn keyspaces(database: &Database, config: &LocalConfig) -> fjall::Result<[Keyspace; 2]> {
     let options = || KeyspaceCreateOptions::default().max_memtable_size(config.memtable_bytes);
     let [lone, rows] = KEYSPACES;
