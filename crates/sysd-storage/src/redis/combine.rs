@@ -1,8 +1,8 @@
 //! Updates that run together.
 //!
 //! Calls of one script to one node, or on a Cluster to one slot, share a lane. A few batches of a lane are in flight at most; calls
-//! that come meanwhile make up the next batch, which goes out as one call of the script. So a lone call costs one round trip,
-//! and under load the cost of a call of a script is shared by as many as wait for it: group commit, without a delay.
+//! that come meanwhile make up the next batch, which goes out as one call of the script, at once if enough have come. So a lone call
+//! costs one round trip, and under load the cost of a call of a script is shared by as many as wait for it: group commit, without a delay.
 //!
 //! # Cancel safety
 //! All callers of a batch hold it, and whichever of them is polled moves it on: one that is dropped leaves it to the others. A
@@ -28,6 +28,8 @@ use super::link::Failure;
 const IN_FLIGHT_MAX: usize = 2;
 /// A batch is full with so many updates; the server does nothing else while it runs them.
 const BATCH_UPDATES: usize = 128;
+/// So many share the cost of a call well enough: a batch that has them goes out as soon as there is a place in flight.
+const UPDATES_ENOUGH: usize = 32;
 /// Or with so many bytes.
 const BATCH_BYTES: usize = 64 << 10;
 
@@ -158,8 +160,11 @@ impl Lane {
         F: Future<Output = Vec<Result<Value, Failure>>> + Send + 'static,
     {
         let (place, sending) = self.join(update, patience, send);
-        // Whoever else is ready to run joins before the first of them moves the batch on.
-        once_more().await;
+        // Whoever else is ready to run joins before the first of them moves the batch on; but no more than make it worth while, so that
+        // it is under way while others join the next.
+        if place + 1 < UPDATES_ENOUGH {
+            once_more().await;
+        }
         let answers = sending.await;
         match answers.get(place) {
             Some(answer) => answer.clone(),
@@ -332,6 +337,25 @@ mod tests {
         }
         assert!(join_all(callers).await.into_iter().all(|is_own| is_own.unwrap()));
         assert_eq!(sizes, [BATCH_UPDATES, BATCH_UPDATES, 298 - 2 * BATCH_UPDATES]);
+    }
+
+    /// So the server runs one part while the client makes the other.
+    #[tokio::test]
+    async fn of_a_crowd_so_many_go_out_as_are_enough_while_others_come() {
+        let (server, mut batches) = Server::new();
+        let spawn = |at: u16| {
+            let server = server.clone();
+            tokio::spawn(async move { is_own(&server.run(&at.to_be_bytes()).await, &at.to_be_bytes()) })
+        };
+        let callers: Vec<_> = (0..u16::try_from(3 * UPDATES_ENOUGH).unwrap()).map(spawn).collect();
+        let mut sizes = Vec::new();
+        while sizes.iter().sum::<usize>() < 3 * UPDATES_ENOUGH {
+            let (arguments, answer) = batches.next().await.unwrap();
+            sizes.push(arguments.len());
+            answer.send(()).unwrap();
+        }
+        assert!(join_all(callers).await.into_iter().all(|is_own| is_own.unwrap()));
+        assert_eq!(sizes, [UPDATES_ENOUGH; 3]);
     }
 
     #[tokio::test]
