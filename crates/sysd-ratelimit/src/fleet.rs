@@ -17,6 +17,44 @@
 //! All of them keep the states that a `RuleLimiter` of the same name and rule keeps, but for the sharded one, so that some
 //! processes may decide centrally while others lease.
 //!
+//! # A store that is slow or down
+//!
+//! The layers of `sysd_storage` go around the store: a breaker that leaves it alone while it keeps failing, and under it a timeout, which is to be shorter than the
+//! deadline above, for of a call that the limiter gives up the breaker learns nothing. What each mode does then: `docs/ratelimit.md`, "A fleet on a store that is slow or down".
+//!
+//! ```
+//! use std::time::Duration;
+//! use sysd_core::ErrorKind;
+//! use sysd_ratelimit::{LeaseConfig, LeasedLimiter, LocalFirstLimiter, Rule, ShardedLimiter, TokenBucket};
+//! use sysd_storage::Memory;
+//! use sysd_storage::layer::{Breaker, BreakerConfig, LayerExt, Timeout, TimeoutConfig};
+//!
+//! # futures::executor::block_on(async {
+//! let timeout = TimeoutConfig { write_max: Duration::from_millis(100), ..Default::default() };
+//! let breaker = BreakerConfig { calls_min: 5, ..Default::default() };
+//! // Clones share what the breaker has seen.
+//! let store = Memory::new().layer(Timeout::new(timeout)).layer(Breaker::new(breaker));
+//!
+//! let bucket = TokenBucket::new("1000/s".parse()?, 1_000)?;
+//! let rule = Rule::new("each client", bucket)?;
+//! let (leased, keeper) = LeasedLimiter::new(store.clone(), "leased", rule.clone(), LeaseConfig::new(100))?;
+//! # drop(keeper);
+//! let (local_first, keeper) = LocalFirstLimiter::new(store.clone(), "local first", rule, Default::default())?;
+//! # drop(keeper);
+//! let sharded = ShardedLimiter::new(store.clone(), "sharded", bucket, 8)?.with_deadline(Duration::from_millis(400));
+//! for answer in [leased.check("ann", 1).await, local_first.check("ann", 1).await, sharded.check("ann", 1).await] {
+//!     match answer {
+//!         Ok(decision) => assert!(decision.is_allowed()),
+//!         // The store is left alone, and nothing has happened.
+//!         Err(error) if error.kind() == ErrorKind::Unavailable => println!("a choice of the route's: pass or not"),
+//!         Err(error) => return Err(error.into()),
+//!     }
+//! }
+//! assert!(!store.interceptor().is_open());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
 //! # Metrics
 //!
 //! With the feature `metrics` decisions are counted by mode and outcome, and calls of the store by what they ask for. What is decided within the process is told by

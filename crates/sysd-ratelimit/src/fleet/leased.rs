@@ -8,11 +8,10 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::channel::oneshot;
 use futures::future::{Either, select};
-use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Clock, Effect, Error, ErrorKind, FastClock, Key, Result, Store, StoreExt as _};
 
-use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share};
+use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share, until_outage};
 use super::lease::{Batch, Grant, Lease, Refill, Rest, Said, Terms};
 use super::meter::{Meter, Tally};
 use super::seat::{Called, Late, Lead, Next, Numbers, Overdue, Place, Seat, Told, Turn};
@@ -86,6 +85,11 @@ impl LeaseConfig {
 ///
 /// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule: some processes may lease while
 /// others decide centrally.
+///
+/// # A store that is slow or down
+/// What is in hand and what was denied goes on deciding, for [`hold_for`](LeaseConfig::hold_for) at most. On a store in the layers `Timeout` and `Breaker` requests for
+/// more end at once while the breaker is open, [`Unavailable`](ErrorKind::Unavailable) without effect, and what is to be given back waits for a store that
+/// is well: the example of [`fleet`](super). The layer's timeout is to be no longer than [`call_wait_max`](LeaseConfig::call_wait_max).
 #[derive(Debug)]
 pub struct LeasedLimiter<S, C = FastClock> {
     shared: Shared<Leased<S, C>>,
@@ -624,13 +628,7 @@ impl<S: Store, C: Clock> Kept for Leased<S, C> {
         // Those that are not sent go back to their leases. A call is made when it is its turn: it is larger.
         let giving = |(key, rest)| Giving { leased: Arc::clone(this), key, rest: Some(rest), sent: 0, is_last: ends };
         let givings: Vec<_> = rests.into_iter().map(giving).collect();
-        let mut gives = stream::iter(givings.into_iter().map(Giving::give)).buffer_unordered(GIVES_MAX);
-        while let Some(given) = gives.next().await {
-            if let Err(key) = given {
-                // Those that were not sent wait for the next round: a store that hangs would hold this one for ever.
-                this.ended_at.note(key);
-                break;
-            }
-        }
+        let gives = givings.into_iter().map(Giving::give);
+        until_outage(gives, GIVES_MAX, &this.ended_at, std::result::Result::err).await;
     }
 }

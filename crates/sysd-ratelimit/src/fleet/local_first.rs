@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Clock, Effect, FastClock, Key, Result, Store, StoreExt as _};
 
-use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share};
+use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share, until_outage};
 use super::meter::{Meter, Tally};
 use super::table::Table;
 use super::view::View;
@@ -75,6 +74,10 @@ impl Default for LocalFirstConfig {
 ///   answer is lost. So much may be denied too much, and nothing is admitted too much by it.
 ///
 /// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule.
+///
+/// # A store that is slow or down
+/// Requests don't notice, but for keys beyond [`keys_max`](LocalFirstConfig::keys_max). On a store in the layers `Timeout` and `Breaker` postings are turned away at once, and
+/// wait for a store that is well: the example of [`fleet`](super). The layer's timeout is to be no longer than [`call_wait_max`](LocalFirstConfig::call_wait_max).
 #[derive(Debug)]
 pub struct LocalFirstLimiter<S, C = FastClock> {
     shared: Shared<LocalFirst<S, C>>,
@@ -114,7 +117,7 @@ struct Posting<S: Store, C: Clock> {
 }
 
 /// How it ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Posted {
     Taken,
     /// Not now, or nobody knows.
@@ -337,16 +340,12 @@ impl<S: Store, C: Clock> Kept for LocalFirst<S, C> {
         // From here on each is answered, or told that it was not, also if this future is dropped.
         let post = |(key, cost)| Posting { shared: Arc::clone(this), key, is_sent: false, is_over: false }.post(cost);
         let posts: Vec<_> = keys.into_iter().map(post).collect();
-        let mut posts = stream::iter(posts).buffer_unordered(POSTS_MAX);
         let mut all_are_posted = true;
-        while let Some(posted) = posts.next().await {
-            all_are_posted &= posted == Posted::Taken;
-            if let Posted::Outage(key) = posted {
-                // The others wait for the next round: a store that hangs would hold this one for ever.
-                this.ended_at.note(key);
-                break;
-            }
-        }
+        let tells = |posted| {
+            all_are_posted &= matches!(posted, Posted::Taken);
+            if let Posted::Outage(key) = posted { Some(key) } else { None }
+        };
+        until_outage(posts, POSTS_MAX, &this.ended_at, tells).await;
         if all_are_posted {
             this.posted_us.store(begun_us, Ordering::Relaxed);
         }

@@ -66,6 +66,10 @@ const RULE: &str = "shard";
 /// - **Never late.** A decision waits no longer than [its deadline](Self::with_deadline), however many shards hang, and as long again where
 ///   parts are to be given back.
 /// - The number of shards is a part of the key: with another number the key begins anew.
+///
+/// # A store that is slow or down
+/// On a store in the layers `Timeout` and `Breaker` requests end at once while the breaker is open, [`Unavailable`](ErrorKind::Unavailable) without effect: the example of
+/// [`fleet`](super). The layer's timeout is to be no longer than a quarter of the deadline.
 #[derive(Debug, Clone)]
 pub struct ShardedLimiter<S, E = SystemEntropy, C = FastClock> {
     store: S,
