@@ -190,7 +190,9 @@ impl Scene {
         self.does(Does::AnswersLater);
         let limiter = self.limiter.as_ref().unwrap();
         let answers = block_on(join_all((0..callers).map(|at| limiter.check(b"ann", 1 + at % 2))));
-        answers.iter().for_each(|answer| self.made.note(answer));
+        for answer in &answers {
+            self.made.note(answer);
+        }
         self.does(Does::Answers);
     }
 
@@ -332,8 +334,7 @@ fn each_call_is_counted_and_so_the_share_that_is_decided_within_the_process_is_s
                 scene.ask(b"ann", u32::from(at % 5 > 0)).unwrap();
             }
             scene.round();
-            let calls = scene.store.calls.lock().unwrap().clone();
-            calls
+            scene.store.calls.lock().unwrap().clone()
         });
         let counted = numbers.labelled(CALLS);
         let of = |call: &str| {

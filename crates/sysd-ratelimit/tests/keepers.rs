@@ -521,8 +521,8 @@ fn last_round(last: Last) -> Accounts {
         }
         (2 * u64::from(KEYS), left() - before)
     });
-    let lost = numbers.labelled("sysd_ratelimit_keeper_lost_tokens_total");
-    let of = |effect| lost.get(&format!("limiter=api,mode=leased,effect={effect}")).copied().unwrap_or(0);
+    let series = numbers.labelled("sysd_ratelimit_keeper_lost_tokens_total");
+    let of = |effect| series.get(&format!("limiter=api,mode=leased,effect={effect}")).copied().unwrap_or(0);
     Accounts { held, given_back, lost: of("none"), unknown: of("unknown") }
 }
 

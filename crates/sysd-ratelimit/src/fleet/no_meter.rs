@@ -7,7 +7,7 @@ use super::StoreCall;
 use crate::model::{Decision, Outcome};
 
 #[derive(Debug, Default)]
-pub(super) struct Tally;
+pub(super) struct Tally(());
 
 impl Tally {
     #[inline]
