@@ -16,12 +16,60 @@
 //!
 //! All of them keep the states that a `RuleLimiter` of the same name and rule keeps, but for the sharded one, so that some
 //! processes may decide centrally while others lease.
+//!
+//! # A store that is slow or down
+//!
+//! The layers of `sysd_storage` go around the store: a breaker that leaves it alone while it keeps failing, and under it a timeout, which is to be shorter than the
+//! deadline above, for of a call that the limiter gives up the breaker learns nothing. What each mode does then: `docs/ratelimit.md`, "A fleet on a store that is slow or down".
+//!
+//! ```
+//! use std::time::Duration;
+//! use sysd_core::ErrorKind;
+//! use sysd_ratelimit::{LeaseConfig, LeasedLimiter, LocalFirstLimiter, Rule, ShardedLimiter, TokenBucket};
+//! use sysd_storage::Memory;
+//! use sysd_storage::layer::{Breaker, BreakerConfig, LayerExt, Timeout, TimeoutConfig};
+//!
+//! # futures::executor::block_on(async {
+//! let timeout = TimeoutConfig { write_max: Duration::from_millis(100), ..Default::default() };
+//! let breaker = BreakerConfig { calls_min: 5, ..Default::default() };
+//! // Clones share what the breaker has seen.
+//! let store = Memory::new().layer(Timeout::new(timeout)).layer(Breaker::new(breaker));
+//!
+//! let bucket = TokenBucket::new("1000/s".parse()?, 1_000)?;
+//! let rule = Rule::new("each client", bucket)?;
+//! let (leased, keeper) = LeasedLimiter::new(store.clone(), "leased", rule.clone(), LeaseConfig::new(100))?;
+//! # drop(keeper);
+//! let (local_first, keeper) = LocalFirstLimiter::new(store.clone(), "local first", rule, Default::default())?;
+//! # drop(keeper);
+//! let sharded = ShardedLimiter::new(store.clone(), "sharded", bucket, 8)?.with_deadline(Duration::from_millis(400));
+//! for answer in [leased.check("ann", 1).await, local_first.check("ann", 1).await, sharded.check("ann", 1).await] {
+//!     match answer {
+//!         Ok(decision) => assert!(decision.is_allowed()),
+//!         // The store is left alone, and nothing has happened.
+//!         Err(error) if error.kind() == ErrorKind::Unavailable => println!("a choice of the route's: pass or not"),
+//!         Err(error) => return Err(error.into()),
+//!     }
+//! }
+//! assert!(!store.interceptor().is_open());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # Metrics
+//!
+//! With the feature `metrics` decisions are counted by mode and outcome, and calls of the store by what they ask for. What is decided within the process is told by
+//! the keeper: a round later, and not at all without it. The names: `docs/ratelimit.md`, "Metrics".
 
 mod gather;
 mod keeper;
 mod lease;
 mod leased;
 mod local_first;
+#[cfg(feature = "metrics")]
+mod meter;
+#[cfg(not(feature = "metrics"))]
+#[path = "fleet/no_meter.rs"]
+mod meter;
 mod seat;
 mod sharded;
 mod table;
@@ -38,19 +86,59 @@ use sysd_core::{Clock, Effect, Error, ErrorKind, Result, timeout};
 
 use crate::elapsed::{micros, steady_us};
 use crate::error::RateLimitError;
+use meter::Meter;
 
 /// How long a request asks the store unless the config says otherwise.
 const CALL_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// A call of the store's, for at most so long.
+/// What the store is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StoreCall {
+    /// To take tokens, for a request.
+    Take,
+    /// To say to a request what is there.
+    Look,
+    /// To take tokens back.
+    Give,
+    /// To note what was admitted, or to say first whether it is well.
+    Post,
+}
+
+impl StoreCall {
+    /// A request's, for so many tokens.
+    const fn of(tokens: u32) -> Self {
+        if tokens == 0 { Self::Look } else { Self::Take }
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl StoreCall {
+    const ALL: usize = 4;
+
+    /// As a label.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Take => "take",
+            Self::Look => "look",
+            Self::Give => "give",
+            Self::Post => "post",
+        }
+    }
+}
+
+/// Calls of the store's, one after the other, for at most so long.
 async fn within<T: Send>(
     clock: &impl Clock,
+    meter: &Meter,
+    what: StoreCall,
     wait: Duration,
-    call: impl Future<Output = Result<T>> + Send,
+    calls: impl Future<Output = Result<T>> + Send,
 ) -> Result<T> {
-    let late =
-        |_| Err(Error::new(ErrorKind::Timeout, Effect::Unknown, "the store did not answer within call_wait_max"));
-    timeout(clock, wait, call).await.unwrap_or_else(late)
+    timeout(clock, wait, calls).await.unwrap_or_else(|_| {
+        let late = Error::new(ErrorKind::Timeout, Effect::Unknown, "the store did not answer within call_wait_max");
+        meter.failed(what, &late);
+        Err(late)
+    })
 }
 
 /// No field of a config may be zero: which are is told by name.

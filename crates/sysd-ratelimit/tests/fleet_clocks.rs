@@ -28,18 +28,24 @@ const DRIFT_MAX_PPM: u64 = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct World {
     per_second: u32,
-    /// How often each of a process's two callers asks.
+    /// How often each of a process's callers asks.
     asks: u32,
+    /// They are many, and ask at the same moments; else two, each when it likes.
+    crowds: bool,
     /// The store decides by its callers' clocks, else by its own.
     by_callers: bool,
     /// It loses what it had acknowledged when it is started again.
     forgets: bool,
 }
 
-const FROZEN_WORLD: World = World { per_second: FROZEN, asks: 50, by_callers: false, forgets: false };
-const BY_CALLERS: World = World { per_second: 400, asks: 50, by_callers: true, forgets: false };
+const FROZEN_WORLD: World = World { per_second: FROZEN, asks: 50, crowds: false, by_callers: false, forgets: false };
+const BY_CALLERS: World = World { per_second: 400, by_callers: true, ..FROZEN_WORLD };
 /// So long, and at such a rate, that a process by itself admits far more than it may within [`LAG_MAX`].
-const LONG: World = World { per_second: 500, asks: 1_200, by_callers: false, forgets: false };
+const LONG: World = World { per_second: 500, asks: 1_200, ..FROZEN_WORLD };
+/// More requests of a process at once than a batch is for.
+const FROZEN_CROWDS: World = World { asks: 10, crowds: true, ..FROZEN_WORLD };
+const CROWDS: World = World { per_second: 400, ..FROZEN_CROWDS };
+const CROWDS_BY_CALLERS: World = World { by_callers: true, ..CROWDS };
 
 /// What happened.
 #[derive(Debug, Default)]
@@ -68,7 +74,8 @@ fn run(seed: u64, mode: Mode, world: World) -> Outcome {
     let begin = |node: u32, times: u32| {
         let clock = clocks[node as usize].clone();
         let process = fleet(mode, &simulation, Node(node), bucket(world.per_second), clock, world.by_callers, 0);
-        start(&simulation, Node(node), process, Demand::bursts(times), &told);
+        let demand = if world.crowds { Demand::crowds(times) } else { Demand::bursts(times) };
+        start(&simulation, Node(node), process, demand, &told);
     };
     for node in 0..NODES {
         begin(node, world.asks);
@@ -134,8 +141,14 @@ fn no_mode_admits_more_than_it_says_by_whatever_clocks() {
             let forgets = seed % 2 == 1 && mode != Mode::Sharded;
             let worlds = [FROZEN_WORLD, World { by_callers: false, ..BY_CALLERS }, BY_CALLERS];
             let long = (seed % 8 == 0 && mode == Mode::LocalFirst).then_some(LONG);
-            for world in worlds.into_iter().chain(long).map(|world| World { forgets, ..world }) {
+            let crowds = [FROZEN_CROWDS, CROWDS, CROWDS_BY_CALLERS];
+            let has_crowds = seed % 4 < 2 && matches!(mode, Mode::Leased | Mode::LocalFirst);
+            let crowds = crowds.into_iter().filter(|_| has_crowds);
+            for world in worlds.into_iter().chain(long).chain(crowds).map(|world| World { forgets, ..world }) {
                 let outcome = run(seed, mode, world);
+                // Of the leased one they wait in line.
+                let is_crowd = !world.crowds || mode != Mode::Leased || outcome.told.at_once >= BATCH_MAX;
+                assert!(is_crowd, "seed {seed}: {mode:?}, {world:?}: only {} at once", outcome.told.at_once);
                 assert!(
                     outcome.told.lag <= LAG_MAX,
                     "seed {seed}: {mode:?}, {world:?}: nothing was posted: {outcome:?}"
@@ -165,12 +178,16 @@ fn no_mode_admits_more_than_it_says_by_whatever_clocks() {
 /// Where nothing comes back by time, what is admitted was taken, however often processes and the store are started again.
 #[test]
 fn leases_admit_nothing_that_was_not_taken_by_whatever_clocks() {
-    for seed in seeds(300) {
-        let outcome = run(seed, Mode::Leased, FROZEN_WORLD);
-        // A run lasts seven seconds at most.
-        assert!(outcome.told.sum() <= BURST + 7 * FROZEN, "seed {seed}: {}", outcome.told.sum());
+    for (world, count) in [(FROZEN_WORLD, 300), (FROZEN_CROWDS, 100)] {
+        for seed in seeds(count) {
+            let outcome = run(seed, Mode::Leased, world);
+            assert!(outcome.told.sum() <= TAKEN_MAX, "seed {seed}, {world:?}: {}", outcome.told.sum());
+        }
     }
 }
+
+/// Of what never comes back by time: a run lasts seven seconds at most.
+const TAKEN_MAX: u32 = BURST + 7 * FROZEN;
 
 /// What clocks that differ are said to cost is not said in vain.
 #[test]
@@ -180,8 +197,15 @@ fn by_the_callers_clocks_more_is_admitted_than_by_one() {
 
 #[test]
 fn broken_fleets_are_found() {
-    let sends_again = |seed| run(seed, Mode::SendsAgain, FROZEN_WORLD).told.sum() > BURST + 7 * FROZEN;
-    assert!((0..2_000).any(sends_again), "nobody noticed what was given back twice");
+    for world in [FROZEN_WORLD, FROZEN_CROWDS] {
+        let sends_again = |seed| run(seed, Mode::SendsAgain, world).told.sum() > TAKEN_MAX;
+        assert!((0..2_000).any(sends_again), "nobody noticed what was given back twice: {world:?}");
+    }
+    let shares_nothing = |seed| {
+        let outcome = run(seed, Mode::SharesNothing, FROZEN_CROWDS);
+        outcome.over > bound(Mode::SharesNothing, FROZEN_CROWDS, &outcome)
+    };
+    assert!((0..100).any(shares_nothing), "nobody noticed that each of the crowds has a limit of its own");
     let time_goes_back = |seed| {
         let outcome = run(seed, Mode::TimeGoesBack, BY_CALLERS);
         outcome.over > bound(Mode::TimeGoesBack, BY_CALLERS, &outcome)

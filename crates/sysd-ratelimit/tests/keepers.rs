@@ -70,6 +70,11 @@ fn bucket(burst: u32) -> Rule {
     Rule::new("all", TokenBucket::new("10/s".parse().unwrap(), burst).unwrap()).unwrap()
 }
 
+/// The series that keepers have beside those of decisions and calls.
+fn of_keepers(numbers: &Numbers) -> Vec<String> {
+    numbers.names().into_iter().filter(|name| name.starts_with("sysd_ratelimit_keeper")).collect()
+}
+
 type Keeper = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A limiter whose keeper has begun, and keeps every [`EVERY`].
@@ -132,7 +137,7 @@ fn a_lease_that_could_not_be_given_back_is_told() {
     });
     let series = "sysd_ratelimit_keeper_errors_total{limiter=api,mode=leased,kind=denied,effect=none}";
     let lost = "sysd_ratelimit_keeper_lost_tokens_total{limiter=api,mode=leased,effect=none}";
-    assert_eq!(numbers.names(), [series.to_owned(), lost.to_owned()]);
+    assert_eq!(of_keepers(&numbers), [series.to_owned(), lost.to_owned()]);
     assert_eq!((numbers.count(series), numbers.count(lost)), (1, 3));
 }
 
@@ -206,7 +211,7 @@ fn what_could_not_be_posted_is_told_until_all_of_it_is() {
         assert!(block_on(central.check("ann", 0)).unwrap().decision().remaining() <= 61);
     });
     let series = "sysd_ratelimit_keeper_errors_total{limiter=api,mode=local_first,kind=unavailable,effect=unknown}";
-    assert_eq!((numbers.names(), numbers.count(series)), (vec![series.to_owned()], 3));
+    assert_eq!((of_keepers(&numbers), numbers.count(series)), (vec![series.to_owned()], 3));
 }
 
 #[test]
@@ -431,4 +436,150 @@ fn what_the_store_refuses_64_times_is_forgotten() {
     assert_eq!(block_on(limiter.check("ann", 1)).unwrap().remaining(), 99);
     let central = RuleLimiter::new(memory, "api", RuleSet::new([hourly]).unwrap()).unwrap();
     assert_eq!(block_on(central.check("ann", 0)).unwrap().decision().remaining(), 99);
+}
+
+/// What a store does in a keeper's last round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    Does(Does),
+    /// It is never answered, and the keeper is dropped in the middle of it.
+    IsCutOff,
+    /// Broken: the keeper is dropped before.
+    IsLeftOut,
+}
+
+/// What became of the tokens that a process held when its last limiter went.
+#[derive(Debug, PartialEq, Eq)]
+struct Accounts {
+    held: u64,
+    given_back: u64,
+    lost: u64,
+    /// They may have been given back.
+    unknown: u64,
+}
+
+impl Accounts {
+    const fn add_up(&self) -> bool {
+        self.held == self.given_back + self.lost + self.unknown
+    }
+}
+
+/// Of as many keys as a round has under way several times over, of each a token in hand and one that could not be given back before. The keeper sleeps when the
+/// last limiter goes, so one more round comes first, for which what is in hand is not due.
+fn last_round(last: Last) -> Accounts {
+    let numbers = Numbers::default();
+    let (held, given_back) = metrics::with_local_recorder(&numbers, || {
+        let (clock, memory, store, does) = scene();
+        // A log gives back exactly, whenever.
+        let rule = Rule::new("all", SlidingLog::new("100/h".parse().unwrap()).unwrap()).unwrap();
+        let (limiter, mut keeper) = leased(&clock, store, rule.clone());
+        let ask_twice = || {
+            for at in 0..KEYS {
+                for _ in 0..2 {
+                    assert!(block_on(limiter.check(name(at), 1)).unwrap().is_allowed());
+                }
+                assert_eq!(limiter.in_hand(name(at)), 1);
+            }
+        };
+        ask_twice();
+        *does.lock().unwrap() = Does::Fails(ErrorKind::Unavailable, Effect::None);
+        clock.advance(EVERY);
+        assert!(poll(keeper.as_mut()).is_pending());
+        *does.lock().unwrap() = Does::Answers;
+        clock.advance(EVERY / 2);
+        ask_twice();
+        let central = RuleLimiter::new(memory, "api", RuleSet::new([rule]).unwrap()).unwrap();
+        let left = || -> u64 {
+            let of_key = |at| u64::from(block_on(central.check(name(at), 0)).unwrap().decision().remaining());
+            (0..KEYS).map(of_key).sum()
+        };
+        let before = left();
+        drop(limiter);
+        *does.lock().unwrap() = match last {
+            Last::Does(does) => does,
+            Last::IsCutOff => Does::HangsOnGiving,
+            Last::IsLeftOut => Does::Answers,
+        };
+        if last == Last::IsLeftOut {
+            drop(keeper);
+            return (2 * u64::from(KEYS), left() - before);
+        }
+        clock.advance(EVERY / 2);
+        if last == Last::IsCutOff || last == Last::Does(Does::HangsOnGiving) {
+            // Each round waits for what is under way, and begins no other.
+            assert!(poll(keeper.as_mut()).is_pending());
+            clock.advance(LeaseConfig::new(1).call_wait_max);
+            assert!(poll(keeper.as_mut()).is_pending());
+            if last == Last::IsCutOff {
+                drop(keeper);
+            } else {
+                clock.advance(LeaseConfig::new(1).call_wait_max);
+                assert!(poll(keeper.as_mut()).is_ready());
+            }
+        } else {
+            assert!(poll(keeper.as_mut()).is_ready(), "{last:?}");
+        }
+        (2 * u64::from(KEYS), left() - before)
+    });
+    let series = numbers.labelled("sysd_ratelimit_keeper_lost_tokens_total");
+    let of = |effect| series.get(&format!("limiter=api,mode=leased,effect={effect}")).copied().unwrap_or(0);
+    Accounts { held, given_back, lost: of("none"), unknown: of("unknown") }
+}
+
+#[test]
+fn what_the_last_round_can_not_give_back_is_counted_as_lost() {
+    let held = 2 * u64::from(KEYS);
+    // So many are under way at once, in each of two rounds.
+    let sent = 2 * 32;
+    let fails = |kind, effect| Last::Does(Does::Fails(kind, effect));
+    for (last, [given_back, lost, unknown]) in [
+        (Last::Does(Does::Answers), [held, 0, 0]),
+        // The first of each round tells that nobody is answered; the others are not tried.
+        (fails(ErrorKind::Unavailable, Effect::None), [0, held, 0]),
+        (fails(ErrorKind::Timeout, Effect::Unknown), [0, held - 2, 2]),
+        // Each is tried.
+        (fails(ErrorKind::Denied, Effect::None), [0, held, 0]),
+        (fails(ErrorKind::Contention, Effect::Unknown), [0, 0, held]),
+        (Last::Does(Does::HangsOnGiving), [0, held - sent, sent]),
+        (Last::IsCutOff, [0, held - sent, sent]),
+        (Last::Does(Does::FailsFor(name(77), ErrorKind::Denied, Effect::None)), [held - 2, 2, 0]),
+    ] {
+        let accounts = last_round(last);
+        assert_eq!(accounts, Accounts { held, given_back, lost, unknown }, "{last:?}");
+        assert!(accounts.add_up());
+    }
+    let left_out = last_round(Last::IsLeftOut);
+    assert!(!left_out.add_up(), "nobody noticed that there was none: {left_out:?}");
+}
+
+/// The same of what was admitted and not posted: it is posted, or told.
+#[test]
+fn what_the_last_round_can_not_post_is_told() {
+    let hourly = Rule::new("all", TokenBucket::new("1/h".parse().unwrap(), 100).unwrap()).unwrap();
+    for (last, posted) in [
+        (Does::Answers, true),
+        (Does::Fails(ErrorKind::Unavailable, Effect::None), false),
+        (Does::Fails(ErrorKind::Denied, Effect::None), false),
+    ] {
+        let numbers = Numbers::default();
+        metrics::with_local_recorder(&numbers, || {
+            let (clock, memory, store, does) = scene();
+            let config = LocalFirstConfig { flush_every: EVERY, ..LocalFirstConfig::default() };
+            let made = LocalFirstLimiter::with_clock(store, "api", hourly.clone(), config, clock.clone()).unwrap();
+            let (limiter, keeper) = made;
+            let mut keeper = pin!(keeper);
+            assert!(poll(keeper.as_mut()).is_pending());
+            assert!(block_on(limiter.check("ann", 40)).unwrap().is_allowed());
+            drop(limiter);
+            *does.lock().unwrap() = last;
+            clock.advance(EVERY);
+            assert!(poll(keeper.as_mut()).is_ready());
+            *does.lock().unwrap() = Does::Answers;
+            let central = RuleLimiter::new(memory, "api", RuleSet::new([hourly.clone()]).unwrap()).unwrap();
+            let remaining = block_on(central.check("ann", 0)).unwrap().decision().remaining();
+            assert_eq!(remaining, if posted { 60 } else { 100 }, "{last:?}");
+        });
+        let errors: u64 = numbers.labelled("sysd_ratelimit_keeper_errors_total").values().sum();
+        assert_eq!(errors == 0, posted, "{last:?}");
+    }
 }

@@ -350,7 +350,8 @@ fn parts_that_are_not_enough_go_back_and_what_does_not_is_told() {
         }
     });
     let series = "sysd_ratelimit_shard_errors_total{limiter=api,kind=timeout,effect=unknown}";
-    assert_eq!((numbers.names(), numbers.count(series)), (vec![series.to_owned()], 4));
+    let names: Vec<_> = numbers.names().into_iter().filter(|name| !name.contains("_fleet_")).collect();
+    assert_eq!((names, numbers.count(series)), (vec![series.to_owned()], 4));
 }
 
 /// Calls of these shards, of this procedure, are never answered.

@@ -2,8 +2,10 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
 use sysd_core::tuple::KeyBytes;
 use sysd_core::{Clock, Effect, Error, ErrorKind, Timestamp};
@@ -79,6 +81,40 @@ impl EndedAt {
             round.rotate_left(last + 1);
         }
     }
+}
+
+/// Makes the calls of a round, so many at once, until one tells of a store that answers nobody, and of which key: no other begins then, for one that
+/// hangs would hold the round for ever. Those under way are waited for, no longer than a call may take: of one that is dropped nobody
+/// would know whether it happened, and a breaker that tries the store by it would learn nothing. Those that did not begin are dropped.
+pub(super) async fn until_outage<F: Future + Send>(
+    calls: impl IntoIterator<Item = F, IntoIter: Send>,
+    at_once: usize,
+    ended_at: &EndedAt,
+    mut tells: impl FnMut(F::Output) -> Option<KeyBytes> + Send,
+) where
+    F::Output: Send,
+{
+    let (mut calls, is_over) = (calls.into_iter(), AtomicBool::new(false));
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        while under_way.len() < at_once
+            && !is_over.load(Ordering::Relaxed)
+            && let Some(call) = calls.next()
+        {
+            under_way.push(unless(&is_over, call));
+        }
+        let Some(done) = under_way.next().await else { return };
+        if let Some(key) = done.and_then(&mut tells)
+            && !is_over.swap(true, Ordering::Relaxed)
+        {
+            ended_at.note(key);
+        }
+    }
+}
+
+/// The call, if it begins before it is over.
+async fn unless<F: Future>(is_over: &AtomicBool, call: F) -> Option<F::Output> {
+    if is_over.load(Ordering::Relaxed) { None } else { Some(call.await) }
 }
 
 /// The last error of a store of which no request was told, because a keeper met with it. It names neither key nor server.

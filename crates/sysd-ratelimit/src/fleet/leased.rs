@@ -8,15 +8,15 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::channel::oneshot;
 use futures::future::{Either, select};
-use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Clock, Effect, Error, ErrorKind, FastClock, Key, Result, Store, StoreExt as _};
 
-use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share};
+use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share, until_outage};
 use super::lease::{Batch, Grant, Lease, Refill, Rest, Said, Terms};
+use super::meter::{Meter, Tally};
 use super::seat::{Called, Late, Lead, Next, Numbers, Overdue, Place, Seat, Told, Turn};
 use super::table::Table;
-use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
+use super::{CALL_WAIT_MAX, StoreCall, micros, none_is_zero, steady_us, within};
 use crate::algorithm::{Algorithm as _, Limit};
 use crate::error::RateLimitError;
 use crate::joint::is_outage;
@@ -85,6 +85,11 @@ impl LeaseConfig {
 ///
 /// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule: some processes may lease while
 /// others decide centrally.
+///
+/// # A store that is slow or down
+/// What is in hand and what was denied goes on deciding, for [`hold_for`](LeaseConfig::hold_for) at most. On a store in the layers `Timeout` and `Breaker` requests for
+/// more end at once while the breaker is open, [`Unavailable`](ErrorKind::Unavailable) without effect, and what is to be given back waits for a store that
+/// is well: the example of [`fleet`](super). The layer's timeout is to be no longer than [`call_wait_max`](LeaseConfig::call_wait_max).
 #[derive(Debug)]
 pub struct LeasedLimiter<S, C = FastClock> {
     shared: Shared<Leased<S, C>>,
@@ -111,6 +116,7 @@ struct Leased<S, C> {
     numbers: Numbers,
     ended_at: EndedAt,
     errors: Errors,
+    meter: Meter,
 }
 
 /// A rest on its way back. One that was not sent is its lease's again when this is dropped.
@@ -133,9 +139,15 @@ impl<S: Store, C: Clock> Giving<S, C> {
         };
         let leased = Arc::clone(&self.leased);
         let partition = partition(&leased.prefix, &self.key);
-        let call = leased.store.run(Key::lone(schema::RULES, &partition), &give);
+        let call = async {
+            let under_way = leased.meter.begin(&leased.clock, StoreCall::Give);
+            let given = leased.store.run(Key::lone(schema::RULES, &partition), &give).await;
+            under_way.answered(&given);
+            given
+        };
         self.sent = rest.tokens;
-        let given = within(&leased.clock, leased.config.call_wait_max, call).await;
+        let wait = leased.config.call_wait_max;
+        let given = within(&leased.clock, &leased.meter, StoreCall::Give, wait, call).await;
         self.sent = 0;
         let Err(error) = given else {
             leased.leases.with_known(&self.key, |seat| seat.lease.given_back(rest.tokens));
@@ -270,7 +282,8 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
             ("call_wait_max", wait_max_us == 0),
         ])?;
         let (leases, limit) = (Table::new(config.keys_max), rule.limit().limit());
-        let (prefix, errors) = (tuple::encode(&(name,)), Errors::new("leased", name));
+        let (prefix, errors, meter) =
+            (tuple::encode(&(name,)), Errors::new("leased", name), Meter::new("leased", name));
         let (shared, keeper) = share(Leased {
             store,
             clock,
@@ -284,6 +297,7 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
             numbers: Numbers::default(),
             ended_at: EndedAt::default(),
             errors,
+            meter,
         });
         Ok((Self { shared }, keeper))
     }
@@ -321,7 +335,9 @@ impl<S: Store, C: Clock> LeasedLimiter<S, C> {
             return Ok(decision);
         }
         let key = KeyBytes::from_slice(key.as_ref());
-        shared.check(key, cost).await
+        let answer = shared.check(key, cost).await;
+        shared.meter.count(&answer);
+        answer
     }
 
     /// The last error of the store's in giving back, of which no request was told. What was to be given back is lost then, unless
@@ -351,7 +367,12 @@ impl<S: Store, C: Clock> Leased<S, C> {
         }
         // Before the lock, which is held the shorter.
         let terms = self.terms();
-        self.leases.with_known(key, |seat| seat.lease.decide(&terms, cost)).flatten()
+        let decide = |seat: &mut Seat, tally: &mut Tally| {
+            let decision = seat.lease.decide(&terms, cost)?;
+            tally.count(decision.outcome());
+            Some(decision)
+        };
+        self.leases.counting_known(key, decide).flatten()
     }
 
     async fn check(&self, key: KeyBytes, cost: u32) -> Result<Decision> {
@@ -383,8 +404,8 @@ impl<S: Store, C: Clock> Leased<S, C> {
                 self.lead(&partition, cost, lead, Duration::from_micros(left_us), asking).await
             }
             Turn::Alone => {
-                let call = self.take(&partition, cost);
-                Ok(within(&self.clock, self.config.call_wait_max, call).await?.1)
+                let (call, wait) = (self.take(&partition, cost), self.config.call_wait_max);
+                Ok(within(&self.clock, &self.meter, StoreCall::of(cost), wait, call).await?.1)
             }
             Turn::Failed(error) => Err(error.share()),
         }
@@ -496,7 +517,10 @@ impl<S: Store, C: Clock> Leased<S, C> {
 
     async fn take(&self, partition: &KeyBytes, tokens: u32) -> Result<(Box<Batch>, Decision)> {
         let take = TakeAll::new([(&self.rule, tokens)]);
-        let verdict = self.store.run(Key::lone(schema::RULES, partition), &take).await?;
+        let under_way = self.meter.begin(&self.clock, StoreCall::of(tokens));
+        let verdict = self.store.run(Key::lone(schema::RULES, partition), &take).await;
+        under_way.answered(&verdict);
+        let verdict = verdict?;
         let decision = *take.decision(&verdict).decision();
         Ok((Box::new(Batch { take, verdict }), decision))
     }
@@ -526,7 +550,8 @@ impl<S: Store, C: Clock> Leased<S, C> {
         wait_max: Duration,
         asking: Asking<'_, S, C>,
     ) -> Result<Decision> {
-        let answer = within(&self.clock, wait_max, self.take_some(partition, least, tokens)).await;
+        let calls = self.take_some(partition, least, tokens);
+        let answer = within(&self.clock, &self.meter, StoreCall::Take, wait_max, calls).await;
         let (at_us, hold_us) = (steady_us(&self.clock), self.hold_us);
         match answer {
             Ok(Taken { tokens: taken, batch, decision, asked_at_us }) if decision.is_allowed() => {
@@ -593,22 +618,17 @@ impl<S: Store, C: Clock> Kept for Leased<S, C> {
     async fn round(this: &Arc<Self>, ends: bool) {
         let now_us = steady_us(&this.clock);
         let mut rests: Vec<(KeyBytes, Rest)> = Vec::new();
-        this.leases.retain(|key, Seat { lease, .. }| {
+        let tally = this.leases.retain(|key, Seat { lease, .. }| {
             rests.extend(lease.expire(now_us, ends).into_iter().map(|rest| (KeyBytes::from_slice(key), rest)));
             this.errors.lost(lease.lost(), Effect::None);
             !lease.is_idle(now_us, this.hold_us)
         });
+        this.meter.tell(tally);
         this.ended_at.turn(&mut rests);
         // Those that are not sent go back to their leases. A call is made when it is its turn: it is larger.
         let giving = |(key, rest)| Giving { leased: Arc::clone(this), key, rest: Some(rest), sent: 0, is_last: ends };
         let givings: Vec<_> = rests.into_iter().map(giving).collect();
-        let mut gives = stream::iter(givings.into_iter().map(Giving::give)).buffer_unordered(GIVES_MAX);
-        while let Some(given) = gives.next().await {
-            if let Err(key) = given {
-                // Those that were not sent wait for the next round: a store that hangs would hold this one for ever.
-                this.ended_at.note(key);
-                break;
-            }
-        }
+        let gives = givings.into_iter().map(Giving::give);
+        until_outage(gives, GIVES_MAX, &this.ended_at, std::result::Result::err).await;
     }
 }

@@ -4,19 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt as _};
 use sysd_core::tuple::{self, KeyBytes};
 use sysd_core::{Clock, Effect, FastClock, Key, Result, Store, StoreExt as _};
 
-use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share};
+use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, share, until_outage};
+use super::meter::{Meter, Tally};
 use super::table::Table;
 use super::view::View;
-use super::{CALL_WAIT_MAX, micros, none_is_zero, steady_us, within};
+use super::{CALL_WAIT_MAX, StoreCall, micros, none_is_zero, steady_us, within};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
 use crate::joint::is_outage;
 use crate::model::{Decision, Outcome, Rule, RuleLimit, TokenBucket};
-use crate::procedure::{Take, TakeAll};
+use crate::procedure::{JointVerdict, Take, TakeAll};
 use crate::schema;
 use crate::service::partition;
 
@@ -74,6 +74,10 @@ impl Default for LocalFirstConfig {
 ///   answer is lost. So much may be denied too much, and nothing is admitted too much by it.
 ///
 /// Its states are those of a [`RuleLimiter`](crate::RuleLimiter) of the same name and rule.
+///
+/// # A store that is slow or down
+/// Requests don't notice, but for keys beyond [`keys_max`](LocalFirstConfig::keys_max). On a store in the layers `Timeout` and `Breaker` postings are turned away at once, and
+/// wait for a store that is well: the example of [`fleet`](super). The layer's timeout is to be no longer than [`call_wait_max`](LocalFirstConfig::call_wait_max).
 #[derive(Debug)]
 pub struct LocalFirstLimiter<S, C = FastClock> {
     shared: Shared<LocalFirst<S, C>>,
@@ -101,6 +105,7 @@ struct LocalFirst<S, C> {
     posted_us: AtomicU64,
     ended_at: EndedAt,
     errors: Errors,
+    meter: Meter,
 }
 
 /// A posting is under way; what is not answered is told so when this is dropped.
@@ -112,7 +117,7 @@ struct Posting<S: Store, C: Clock> {
 }
 
 /// How it ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Posted {
     Taken,
     /// Not now, or nobody knows.
@@ -126,8 +131,7 @@ impl<S: Store, C: Clock> Posting<S, C> {
         let shared = Arc::clone(&self.shared);
         self.is_sent = true;
         let take = TakeAll::new([(&shared.lifted_rule, cost)]);
-        let call = shared.store.run(Key::lone(schema::RULES, &self.key), &take);
-        let answer = within(&shared.clock, shared.config.call_wait_max, call).await;
+        let answer = shared.run(StoreCall::Post, &self.key, &take).await;
         let now_us = steady_us(&shared.clock);
         self.is_over = true;
         let tell = |tell: &dyn Fn(&mut View)| shared.views.with_known(&self.key, tell);
@@ -221,6 +225,7 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
             posted_us,
             ended_at,
             errors,
+            meter: Meter::new("local_first", name),
         };
         let (shared, keeper) = share(of);
         Ok((Self { shared }, keeper))
@@ -248,19 +253,15 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
         let shared = &*self.shared;
         let partition = partition(&shared.prefix, key);
         // A key that the store will refuse is refused before it is admitted.
-        shared.store.limits().check_update(Key::lone(schema::RULES, &partition))?;
-        let now_us = steady_us(&shared.clock);
-        let take = |view: &mut View| (!view.is_refused()).then(|| view.take(&shared.bucket, now_us, cost));
-        if let Some(verdict) = shared.views.with(&partition, take).flatten() {
-            return Ok(Take::new(shared.bucket, cost).decision(&verdict));
-        }
-        if cost > shared.bucket.burst() {
-            return Ok(Decision::new(Outcome::NeverAllowed, shared.bucket.burst(), 0, 0));
-        }
-        let take = TakeAll::new([(&shared.rule, cost)]);
-        let call = shared.store.run(Key::lone(schema::RULES, &partition), &take);
-        let verdict = within(&shared.clock, shared.config.call_wait_max, call).await?;
-        Ok(*take.decision(&verdict).decision())
+        let answer = match shared.store.limits().check_update(Key::lone(schema::RULES, &partition)) {
+            Ok(()) => match shared.decide(&partition, cost) {
+                Some(decision) => return Ok(decision),
+                None => shared.ask(&partition, cost).await,
+            },
+            Err(error) => Err(error),
+        };
+        shared.meter.count(&answer);
+        answer
     }
 
     /// How long ago the last round began in which all was posted: the `lag` of the guarantees, as far as it has come.
@@ -280,6 +281,43 @@ impl<S: Store, C: Clock> LocalFirstLimiter<S, C> {
     }
 }
 
+impl<S: Store, C: Clock> LocalFirst<S, C> {
+    /// By what is believed of a key.
+    #[inline]
+    fn decide(&self, partition: &KeyBytes, cost: u32) -> Option<Decision> {
+        let now_us = steady_us(&self.clock);
+        let take = |view: &mut View, tally: &mut Tally| {
+            if view.is_refused() {
+                return None;
+            }
+            let verdict = view.take(&self.bucket, now_us, cost);
+            tally.count(Outcome::of(cost, self.bucket.burst(), verdict.allowed, || 0));
+            Some(verdict)
+        };
+        let verdict = self.views.counting(partition, take).flatten()?;
+        Some(Take::new(self.bucket, cost).decision(&verdict))
+    }
+
+    async fn ask(&self, partition: &KeyBytes, cost: u32) -> Result<Decision> {
+        if cost > self.bucket.burst() {
+            return Ok(Decision::new(Outcome::NeverAllowed, self.bucket.burst(), 0, 0));
+        }
+        let take = TakeAll::new([(&self.rule, cost)]);
+        let verdict = self.run(StoreCall::of(cost), partition, &take).await?;
+        Ok(*take.decision(&verdict).decision())
+    }
+
+    async fn run(&self, what: StoreCall, partition: &KeyBytes, take: &TakeAll) -> Result<JointVerdict> {
+        let call = async {
+            let under_way = self.meter.begin(&self.clock, what);
+            let answer = self.store.run(Key::lone(schema::RULES, partition), take).await;
+            under_way.answered(&answer);
+            answer
+        };
+        within(&self.clock, &self.meter, what, self.config.call_wait_max, call).await
+    }
+}
+
 impl<S: Store, C: Clock> Kept for LocalFirst<S, C> {
     fn clock(&self) -> &impl Clock {
         &self.clock
@@ -293,24 +331,21 @@ impl<S: Store, C: Clock> Kept for LocalFirst<S, C> {
     async fn round(this: &Arc<Self>, _: bool) {
         let begun_us = steady_us(&this.clock);
         let mut keys: Vec<(KeyBytes, u32)> = Vec::new();
-        this.views.retain(|key, view| {
+        let tally = this.views.retain(|key, view| {
             keys.extend(view.post(this.lifted.burst()).map(|cost| (KeyBytes::from_slice(key), cost)));
             !view.is_idle(begun_us)
         });
+        this.meter.tell(tally);
         this.ended_at.turn(&mut keys);
         // From here on each is answered, or told that it was not, also if this future is dropped.
         let post = |(key, cost)| Posting { shared: Arc::clone(this), key, is_sent: false, is_over: false }.post(cost);
         let posts: Vec<_> = keys.into_iter().map(post).collect();
-        let mut posts = stream::iter(posts).buffer_unordered(POSTS_MAX);
         let mut all_are_posted = true;
-        while let Some(posted) = posts.next().await {
-            all_are_posted &= posted == Posted::Taken;
-            if let Posted::Outage(key) = posted {
-                // The others wait for the next round: a store that hangs would hold this one for ever.
-                this.ended_at.note(key);
-                break;
-            }
-        }
+        let tells = |posted| {
+            all_are_posted &= matches!(posted, Posted::Taken);
+            if let Posted::Outage(key) = posted { Some(key) } else { None }
+        };
+        until_outage(posts, POSTS_MAX, &this.ended_at, tells).await;
         if all_are_posted {
             this.posted_us.store(begun_us, Ordering::Relaxed);
         }

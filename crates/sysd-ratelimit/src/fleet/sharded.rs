@@ -12,7 +12,8 @@ use sysd_core::{
 };
 
 use super::gather::{Gather, Next, Part, enough_after};
-use super::{CALL_WAIT_MAX, micros};
+use super::meter::Meter;
+use super::{CALL_WAIT_MAX, StoreCall, micros};
 use crate::error::RateLimitError;
 use crate::model::{Decision, Outcome, Rate, Rule, Span, TokenBucket};
 use crate::procedure::{GiveAll, TakeAll};
@@ -65,6 +66,10 @@ const RULE: &str = "shard";
 /// - **Never late.** A decision waits no longer than [its deadline](Self::with_deadline), however many shards hang, and as long again where
 ///   parts are to be given back.
 /// - The number of shards is a part of the key: with another number the key begins anew.
+///
+/// # A store that is slow or down
+/// On a store in the layers `Timeout` and `Breaker` requests end at once while the breaker is open, [`Unavailable`](ErrorKind::Unavailable) without effect: the example of
+/// [`fleet`](super). The layer's timeout is to be no longer than a quarter of the deadline.
 #[derive(Debug, Clone)]
 pub struct ShardedLimiter<S, E = SystemEntropy, C = FastClock> {
     store: S,
@@ -75,6 +80,7 @@ pub struct ShardedLimiter<S, E = SystemEntropy, C = FastClock> {
     bucket: TokenBucket,
     shards: Vec<Shard>,
     untold: Arc<Untold>,
+    meter: Arc<Meter>,
 }
 
 #[derive(Debug, Clone)]
@@ -124,8 +130,9 @@ impl<S: Store, E: Entropy> ShardedLimiter<S, E> {
         // The number of shards tells the keys of one cut from those of another.
         let prefix = tuple::encode(&(name, shards.len() as u64));
         let untold = Arc::new(Untold::new(What::Shard, name));
+        let meter = Arc::new(Meter::new("sharded", name));
         let (clock, deadline) = (FastClock::new(), CALL_WAIT_MAX);
-        Ok(Self { store, entropy, clock, deadline, prefix, bucket, shards, untold })
+        Ok(Self { store, entropy, clock, deadline, prefix, bucket, shards, untold, meter })
     }
 }
 
@@ -133,8 +140,8 @@ impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
     /// The same, waiting by `clock`; without it by one of real time.
     #[must_use]
     pub fn with_clock<D: Clock>(self, clock: D) -> ShardedLimiter<S, E, D> {
-        let Self { store, entropy, clock: _, deadline, prefix, bucket, shards, untold } = self;
-        ShardedLimiter { store, entropy, clock, deadline, prefix, bucket, shards, untold }
+        let Self { store, entropy, clock: _, deadline, prefix, bucket, shards, untold, meter } = self;
+        ShardedLimiter { store, entropy, clock, deadline, prefix, bucket, shards, untold, meter }
     }
 
     /// How long a decision waits for all of its shards together, and again where it is to give parts back: without it a second, as
@@ -183,7 +190,12 @@ impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
     /// # Cancel safety
     /// A future that is dropped has taken the cost, a part of it or nothing; it never gives.
     pub async fn check(&self, key: impl AsRef<[u8]> + Send, cost: u32) -> Result<Decision> {
-        let prefix = partition(&self.prefix, key);
+        let answer = self.decide(partition(&self.prefix, key), cost).await;
+        self.meter.count(&answer);
+        answer
+    }
+
+    async fn decide(&self, prefix: KeyBytes, cost: u32) -> Result<Decision> {
         if cost > self.limit() {
             return Ok(Decision::new(Outcome::NeverAllowed, self.limit(), 0, 0));
         }
@@ -212,14 +224,14 @@ impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
         self.deadline.saturating_sub(self.clock.steady().saturating_sub(begun))
     }
 
-    /// Asks a shard, once, and waits so long; `effect` is that of a call that was not answered.
+    /// Asks a shard, once, and waits so long.
     async fn ask<P: Procedure>(
         &self,
         prefix: &KeyBytes,
         at: usize,
         procedure: &P,
+        what: StoreCall,
         wait: Duration,
-        effect: Effect,
     ) -> Result<P::Output> {
         if wait.is_zero() {
             let message = "not asked: the decision's time was over";
@@ -227,16 +239,20 @@ impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
         }
         let mut partition = KeyBytes::from_slice(prefix);
         (at as u64).encode_to(&mut partition);
+        let under_way = self.meter.begin(&self.clock, what);
         let call = self.store.run(Key::lone(schema::SHARDS, &partition), procedure);
-        let late = |_| Err(Error::new(ErrorKind::Timeout, effect, "a shard did not answer within the deadline"));
-        timeout(&self.clock, wait, call).await.unwrap_or_else(late)
+        let answer = timeout(&self.clock, wait, call).await.unwrap_or_else(|_| {
+            // A look writes nothing.
+            let effect = if what == StoreCall::Look { Effect::None } else { Effect::Unknown };
+            Err(Error::new(ErrorKind::Timeout, effect, "a shard did not answer within the deadline"))
+        });
+        under_way.answered(&answer);
+        answer
     }
 
     async fn take(&self, prefix: &KeyBytes, at: usize, cost: u32, wait: Duration) -> Result<Answer> {
         let take = TakeAll::new([(&self.shards[at].rule, cost)]);
-        // A look writes nothing.
-        let effect = if cost == 0 { Effect::None } else { Effect::Unknown };
-        let verdict = self.ask(prefix, at, &take, wait, effect).await?;
+        let verdict = self.ask(prefix, at, &take, StoreCall::of(cost), wait).await?;
         let (debt, skew_us) = verdict.first().map_or((Span::ZERO, 0), |first| (first.debt(), first.skew_us()));
         let decision = *take.decision(&verdict).decision();
         Ok(Answer { at, decision, debt, skew_us, give: GiveAll::of(&take, &verdict) })
@@ -244,7 +260,7 @@ impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
 
     /// Once: a second that follows a lost reply would give what was never taken.
     async fn give(&self, prefix: &KeyBytes, at: usize, give: &GiveAll, wait: Duration) {
-        if let Err(error) = self.ask(prefix, at, give, wait, Effect::Unknown).await {
+        if let Err(error) = self.ask(prefix, at, give, StoreCall::Give, wait).await {
             self.untold.note(&error);
         }
     }

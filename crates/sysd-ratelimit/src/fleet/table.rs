@@ -12,6 +12,8 @@ use hashbrown::HashTable;
 use parking_lot::Mutex;
 use sysd_core::KeyBytes;
 
+use super::meter::Tally;
+
 /// More than processors, so that threads seldom meet.
 const SHARDS: usize = 64;
 /// However little room there is in all, a shard may have so many keys.
@@ -23,10 +25,17 @@ struct Held<T> {
     value: T,
 }
 
+#[derive(Debug)]
+struct Shard<T> {
+    held: HashTable<Held<T>>,
+    /// Of all its keys, also those that were forgotten since.
+    tally: Tally,
+}
+
 /// Its own cache lines, so that neighbouring shards' locks don't slow each other.
 #[repr(align(128))]
 #[derive(Debug)]
-struct Padded<T>(Mutex<HashTable<Held<T>>>);
+struct Padded<T>(Mutex<Shard<T>>);
 
 #[derive(Debug)]
 pub(super) struct Table<T> {
@@ -46,19 +55,26 @@ impl<T> Table<T> {
 
 impl<T: Default> Table<T> {
     pub(super) fn new(keys_max: usize) -> Self {
-        let shards = (0..SHARDS).map(|_| Padded(Mutex::new(HashTable::new()))).collect();
+        let shards = (0..SHARDS).map(|_| Padded(Mutex::new(Shard { held: HashTable::new(), tally: Tally::default() })));
+        let shards = shards.collect();
         let shard_keys_max = keys_max.div_ceil(SHARDS).saturating_mul(4).saturating_add(SHARD_KEYS_MIN);
         let hasher = foldhash::quality::RandomState::default();
         Self { shards, hasher, keys_max, shard_keys_max, len: AtomicUsize::new(0) }
     }
 
     /// Looks at a key, which is made if it was not there. `None`, and nothing was done, if there is no room for it.
-    #[inline]
     pub(super) fn with<R>(&self, key: &[u8], look: impl FnOnce(&mut T) -> R) -> Option<R> {
+        self.counting(key, |value, _| look(value))
+    }
+
+    /// The same, where what is decided by it is counted: by who holds the lock anyway, so no thread waits for another's count.
+    #[inline]
+    pub(super) fn counting<R>(&self, key: &[u8], look: impl FnOnce(&mut T, &mut Tally) -> R) -> Option<R> {
         let (hash, shard) = self.place(key);
-        let mut held = shard.0.lock();
+        let mut shard = shard.0.lock();
+        let Shard { held, tally } = &mut *shard;
         if let Some(found) = held.find_mut(hash, |held| held.key.as_slice() == key) {
-            return Some(look(&mut found.value));
+            return Some(look(&mut found.value, tally));
         }
         let is_room = |len: usize| (len < self.keys_max).then(|| len + 1);
         if held.len() >= self.shard_keys_max
@@ -67,20 +83,30 @@ impl<T: Default> Table<T> {
             return None;
         }
         let new = Held { key: KeyBytes::from_slice(key), value: T::default() };
-        Some(look(&mut held.insert_unique(hash, new, |held| self.hash(&held.key)).into_mut().value))
+        Some(look(&mut held.insert_unique(hash, new, |held| self.hash(&held.key)).into_mut().value, tally))
     }
 
     /// Looks at a key if it is there.
     pub(super) fn with_known<R>(&self, key: &[u8], look: impl FnOnce(&mut T) -> R) -> Option<R> {
-        let (hash, shard) = self.place(key);
-        let mut held = shard.0.lock();
-        held.find_mut(hash, |held| held.key.as_slice() == key).map(|found| look(&mut found.value))
+        self.counting_known(key, |value, _| look(value))
     }
 
-    /// Looks at all keys, a shard at a time; those for which it answers `false` are forgotten.
-    pub(super) fn retain(&self, mut stays: impl FnMut(&[u8], &mut T) -> bool) {
+    /// The same, where what is decided by it is counted.
+    #[inline]
+    pub(super) fn counting_known<R>(&self, key: &[u8], look: impl FnOnce(&mut T, &mut Tally) -> R) -> Option<R> {
+        let (hash, shard) = self.place(key);
+        let mut shard = shard.0.lock();
+        let Shard { held, tally } = &mut *shard;
+        held.find_mut(hash, |held| held.key.as_slice() == key).map(|found| look(&mut found.value, tally))
+    }
+
+    /// Looks at all keys, a shard at a time; those for which it answers `false` are forgotten. What was counted since it was asked last.
+    pub(super) fn retain(&self, mut stays: impl FnMut(&[u8], &mut T) -> bool) -> Tally {
+        let mut all = Tally::default();
         for shard in &self.shards {
-            let mut held = shard.0.lock();
+            let mut shard = shard.0.lock();
+            let Shard { held, tally } = &mut *shard;
+            all.take_from(tally);
             let before = held.len();
             held.retain(|held| stays(&held.key, &mut held.value));
             self.len.fetch_sub(before - held.len(), Ordering::Relaxed);
@@ -88,6 +114,7 @@ impl<T: Default> Table<T> {
                 held.shrink_to_fit(|held| self.hash(&held.key));
             }
         }
+        all
     }
 
     /// How many keys are there.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -247,6 +248,8 @@ pub(crate) struct Told {
     pub(crate) admitted: Vec<(u64, u64, u32)>,
     pub(crate) denied: u32,
     pub(crate) lag: Duration,
+    /// So many of a process waited for an answer at once, at most.
+    pub(crate) at_once: u32,
 }
 
 impl Told {
@@ -315,9 +318,10 @@ pub(crate) fn start(
     if let Some(keeper) = keeper {
         simulation.spawn(node, keeper);
     }
+    let waiting = Arc::new(AtomicU32::new(0));
     for _ in 0..demand.callers {
-        let (limiter, entropy, clock, told) =
-            (limiter.clone(), simulation.entropy(), simulation.clock(), Arc::clone(told));
+        let (limiter, entropy, clock, told, waiting) =
+            (limiter.clone(), simulation.entropy(), simulation.clock(), Arc::clone(told), Arc::clone(&waiting));
         simulation.spawn(node, async move {
             for _ in 0..demand.times {
                 let pause_us = if below(&entropy, demand.long_in) == 0 {
@@ -333,8 +337,11 @@ pub(crate) fn start(
                 clock.sleep_until(clock.now().saturating_add(Duration::from_micros(pause_us))).await;
                 let cost = u32::try_from(below(&entropy, 4)).unwrap();
                 let asked_us = clock.now().as_micros();
+                let at_once = 1 + waiting.fetch_add(1, Ordering::Relaxed);
                 let answer = limiter.check(b"ann", cost).await;
+                waiting.fetch_sub(1, Ordering::Relaxed);
                 let mut told = told.lock().unwrap();
+                told.at_once = told.at_once.max(at_once);
                 told.lag = told.lag.max(limiter.lag());
                 match answer {
                     Ok(decision) if decision.is_allowed() => {

@@ -70,6 +70,16 @@ impl Numbers {
         of_name.filter(|(_, count)| *count > 0).collect()
     }
 
+    /// The same of all labels.
+    pub(crate) fn labelled(&self, name: &str) -> BTreeMap<String, u64> {
+        let series = self.0.lock().unwrap();
+        let of_name = series.iter().filter_map(|(key, series)| {
+            let labels = key.strip_prefix(name)?.strip_prefix('{')?.strip_suffix('}')?;
+            Some((labels.to_owned(), series.count.load(Ordering::Relaxed)))
+        });
+        of_name.filter(|(_, count)| *count > 0).collect()
+    }
+
     pub(crate) fn count(&self, series: &str) -> u64 {
         self.0.lock().unwrap()[series].count.load(Ordering::Relaxed)
     }
