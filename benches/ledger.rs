@@ -1,6 +1,6 @@
 //! The ledger: `cargo bench -p sysd-benches --all-features --bench ledger`. An argument chooses rows by a part of their name.
 //!
-//! `durable_STORE_…`: the ledger on a store, the journal's writer running beside it: `batches` of 8,189 transfers each, two on their way
+//! `durable_STORE_…`: the ledger on a store, the journal's writer running beside it: `batches` of 8,189 transfers each, four on their way
 //! at once; `1000` and `64` callers with one transfer each, with how long they waited. On `local` every answer comes after a sync, and
 //! `append` is the bare thing: as many bytes as the log's, written to a file and synced, batch by batch. `open`: books of ten million
 //! transfers, opened from a snapshot and what came after it. Redis and Cassandra are those of `SYSD_TEST_REDIS_URL` and
@@ -179,8 +179,8 @@ fn ids() {
 
 const DURABLE_BATCH: u64 = 8_189;
 const DURABLE_ACCOUNTS: u64 = 10_000;
-/// So many are made at once. That is timed too, for the journal is written meanwhile.
-const BATCHES_MADE: u64 = 32;
+/// So many are on their way at once. Making them is timed too.
+const BATCHES_AT_ONCE: usize = 4;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -221,26 +221,23 @@ fn traffic(hot: u64, start: u64) -> Traffic {
     traffic
 }
 
-/// Batches, two on their way at once, until that many transfers are recorded, with the rates of eleven parts of them.
+/// Batches, four on their way at once, until that many transfers are recorded, with the rates of eleven parts of them.
 async fn batches<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S>, hot: u64, count: u64) {
     let mut traffic = traffic(hot, ledger.read(Books::journal_len).await.unwrap());
     let mut rates = Vec::new();
     for round in 0..ROUNDS {
         let each = (count / DURABLE_BATCH / ROUNDS as u64).max(1);
-        let (mut left, start) = (each, Instant::now());
-        while left > 0 {
-            // Made just before, as callers do: ids are minted when they are asked for.
-            let some = left.min(BATCHES_MADE);
-            left -= some;
+        let start = Instant::now();
+        // Made just before, as callers do: ids are minted when they are asked for.
+        let made = (0..each).map(|_| {
             traffic.mint_now();
-            let made: Vec<_> = (0..some).map(|_| transfers(&mut traffic, DURABLE_BATCH)).collect();
-            let recorded =
-                futures::stream::iter(made).map(|batch| async { ledger.transact_each(batch).await.unwrap() });
-            let mut recorded = recorded.buffer_unordered(2);
-            while let Some(replies) = recorded.next().await {
-                let refused = replies.iter().find(|reply| !matches!(reply, Reply::Recorded(_)));
-                assert!(refused.is_none(), "{refused:?}");
-            }
+            transfers(&mut traffic, DURABLE_BATCH)
+        });
+        let recorded = futures::stream::iter(made).map(|batch| async { ledger.transact_each(batch).await.unwrap() });
+        let mut recorded = recorded.buffer_unordered(BATCHES_AT_ONCE);
+        while let Some(replies) = recorded.next().await {
+            let refused = replies.iter().find(|reply| !matches!(reply, Reply::Recorded(_)));
+            assert!(refused.is_none(), "{refused:?}");
         }
         if round + 1 == ROUNDS {
             ledger.write_journal().await.unwrap();
