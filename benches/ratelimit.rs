@@ -229,8 +229,13 @@ struct Redis {
 }
 
 impl Redis {
-    fn connect(url: &str) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    /// The client on so many threads: on one it does nothing while the server answers all that it sent, and the other way round.
+    fn connect(url: &str, threads: usize) -> Self {
+        let runtime = match threads {
+            1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+            _ => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+        };
+        let runtime = runtime.unwrap();
         let prefix = format!("{}:", random_base62(12, &SystemEntropy));
         let config = RedisConfig { prefix: prefix.clone(), ..RedisConfig::default() };
         // The client's own default is half a second; ours has more patience, so it has as much.
@@ -394,20 +399,23 @@ fn key(at: u64) -> String {
 }
 
 fn on_redis() {
-    if !["redis_decide_c64", "redis_decide_c1", "redis_offered_50000"].iter().any(|row| is_wanted(row)) {
+    let decide = [("c64", CALLERS, 1), ("c1", 1, 1), ("c64_t2", CALLERS, 2), ("c1000_t2", 1_000, 2)];
+    let rows = decide.map(|(name, callers, threads)| (format!("redis_decide_{name}"), callers, threads));
+    let offered = "redis_offered_50000";
+    if !rows.iter().any(|(row, ..)| is_wanted(row)) && !is_wanted(offered) {
         return;
     }
     let url = std::env::var("SYSD_TEST_REDIS_URL")
         .expect("SYSD_TEST_REDIS_URL is not set: run `cargo xtask servers up` and export what it prints");
-    let redis = Redis::connect(&url);
-    for (row, callers) in [("redis_decide_c64", CALLERS), ("redis_decide_c1", 1)] {
-        if is_wanted(row) {
-            pairs::compare(row, |calls| redis.ours(calls, callers), |calls| redis.by_hand(calls, callers));
-            redis.of_the_server(row, callers);
+    for threads in [1, 2] {
+        let redis = Redis::connect(&url, threads);
+        for (row, callers, _) in rows.iter().filter(|(row, _, on)| *on == threads && is_wanted(row)) {
+            pairs::compare(row, |calls| redis.ours(calls, *callers), |calls| redis.by_hand(calls, *callers));
+            redis.of_the_server(row, *callers);
         }
-    }
-    if is_wanted("redis_offered_50000") {
-        redis.offered_in_turns(50_000, 2);
+        if threads == 1 && is_wanted(offered) {
+            redis.offered_in_turns(50_000, 2);
+        }
     }
 }
 
