@@ -1,7 +1,7 @@
 //! Updates that run together.
 //!
 //! Calls of one script to one node, or on a Cluster to one slot, share a lane. A few batches of a lane are in flight at most; calls
-//! that come meanwhile make up the next batch, which goes out as one call of the script, at once if enough have come. So a lone call
+//! that come meanwhile make up the next batch, which goes out as one call of the script; one of them before all have come. So a lone call
 //! costs one round trip, and under load the cost of a call of a script is shared by as many as wait for it: group commit, without a delay.
 //!
 //! # Cancel safety
@@ -28,7 +28,8 @@ use super::link::Failure;
 const IN_FLIGHT_MAX: usize = 2;
 /// A batch is full with so many updates; the server does nothing else while it runs them.
 const BATCH_UPDATES: usize = 128;
-/// So many share the cost of a call well enough: a batch that has them goes out as soon as there is a place in flight.
+/// So many share the cost of a call well enough. One batch that has them goes ahead, before all that are ready have joined, besides those in
+/// flight: so the server runs it while the client makes the next. Else each would wait for the other, for both do all that there is at once.
 const UPDATES_ENOUGH: usize = 32;
 /// Or with so many bytes.
 const BATCH_BYTES: usize = 64 << 10;
@@ -95,6 +96,8 @@ type Sending = BoxFuture<'static, Answers>;
 pub(super) struct Lane {
     batches: Mutex<Batches>,
     in_flight: Semaphore,
+    /// One place more.
+    ahead: Semaphore,
 }
 
 #[derive(Default)]
@@ -136,6 +139,10 @@ impl Updates {
         Ok(gathered.updates.len() - 1)
     }
 
+    fn are_enough(&self) -> bool {
+        self.0.lock().updates.len() >= UPDATES_ENOUGH
+    }
+
     fn close(&self) -> Vec<Update> {
         let mut gathered = self.0.lock();
         gathered.is_closed = true;
@@ -145,7 +152,7 @@ impl Updates {
 
 impl Lane {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { batches: Mutex::default(), in_flight: Semaphore::new(IN_FLIGHT_MAX) })
+        Arc::new(Self { batches: Mutex::default(), in_flight: Semaphore::new(IN_FLIGHT_MAX), ahead: Semaphore::new(1) })
     }
 
     /// Runs an update together with others that come meanwhile. `send` sends a batch and answers each of it in order; an
@@ -160,9 +167,8 @@ impl Lane {
         F: Future<Output = Vec<Result<Value, Failure>>> + Send + 'static,
     {
         let (place, sending) = self.join(update, patience, send);
-        // Whoever else is ready to run joins before the first of them moves the batch on; but no more than make it worth while, so that
-        // it is under way while others join the next.
-        if place + 1 < UPDATES_ENOUGH {
+        // Whoever else is ready to run joins before the first of them moves the batch on, unless it may go ahead.
+        if place + 1 < UPDATES_ENOUGH || self.ahead.available_permits() == 0 {
             once_more().await;
         }
         let answers = sending.await;
@@ -211,7 +217,12 @@ impl Lane {
     }
 
     /// A place in flight.
-    async fn place(&self, patience: Duration) -> Result<SemaphorePermit<'_>, Failure> {
+    async fn place(&self, updates: &Updates, patience: Duration) -> Result<SemaphorePermit<'_>, Failure> {
+        if updates.are_enough()
+            && let Ok(place) = self.ahead.try_acquire()
+        {
+            return Ok(place);
+        }
         if let Ok(place) = self.in_flight.try_acquire() {
             return Ok(place);
         }
@@ -233,7 +244,7 @@ async fn batch<F>(
 where
     F: Future<Output = Vec<Result<Value, Failure>>>,
 {
-    match lane.place(patience).await {
+    match lane.place(&updates, patience).await {
         Ok(_place) => Arc::new(send(updates.close()).await),
         Err(failure) => Arc::new(updates.close().into_iter().map(|_| Err(failure.clone())).collect()),
     }
@@ -321,8 +332,11 @@ mod tests {
         }
         callers.extend((2..300).map(spawn));
         tokio::task::yield_now().await;
-        assert!(batches.try_recv().is_err(), "no more than two are in flight");
-        let mut sizes = Vec::new();
+        let (ahead, answer) = batches.next().await.unwrap();
+        let mut sizes = vec![ahead.len()];
+        in_flight.push(answer);
+        tokio::task::yield_now().await;
+        assert!(batches.try_recv().is_err(), "no more than two are in flight, and one that went ahead");
         while callers.iter().any(|caller| !caller.is_finished()) {
             for answer in in_flight.drain(..) {
                 answer.send(()).unwrap();
@@ -336,26 +350,31 @@ mod tests {
             }
         }
         assert!(join_all(callers).await.into_iter().all(|is_own| is_own.unwrap()));
-        assert_eq!(sizes, [BATCH_UPDATES, BATCH_UPDATES, 298 - 2 * BATCH_UPDATES]);
+        assert_eq!(sizes, [UPDATES_ENOUGH, BATCH_UPDATES, BATCH_UPDATES, 298 - 2 * BATCH_UPDATES - UPDATES_ENOUGH]);
     }
 
-    /// So the server runs one part while the client makes the other.
+    /// So the server runs one part while the client makes the other; and however far away it is, no more wait for an answer than fill
+    /// the batches that may be in flight.
     #[tokio::test]
-    async fn of_a_crowd_so_many_go_out_as_are_enough_while_others_come() {
+    async fn of_a_crowd_so_many_go_out_as_are_enough_and_then_all_others() {
         let (server, mut batches) = Server::new();
         let spawn = |at: u16| {
             let server = server.clone();
             tokio::spawn(async move { is_own(&server.run(&at.to_be_bytes()).await, &at.to_be_bytes()) })
         };
-        let callers: Vec<_> = (0..u16::try_from(3 * UPDATES_ENOUGH).unwrap()).map(spawn).collect();
-        let mut sizes = Vec::new();
-        while sizes.iter().sum::<usize>() < 3 * UPDATES_ENOUGH {
+        let callers: Vec<_> = (0..u16::try_from(BATCH_UPDATES).unwrap()).map(spawn).collect();
+        let (mut sizes, mut in_flight) = (Vec::new(), Vec::new());
+        // None is answered before all are out.
+        while sizes.iter().sum::<usize>() < BATCH_UPDATES {
             let (arguments, answer) = batches.next().await.unwrap();
             sizes.push(arguments.len());
+            in_flight.push(answer);
+        }
+        for answer in in_flight {
             answer.send(()).unwrap();
         }
         assert!(join_all(callers).await.into_iter().all(|is_own| is_own.unwrap()));
-        assert_eq!(sizes, [UPDATES_ENOUGH; 3]);
+        assert_eq!(sizes, [UPDATES_ENOUGH, BATCH_UPDATES - UPDATES_ENOUGH]);
     }
 
     #[tokio::test]
