@@ -26,6 +26,20 @@ fn ask(books: &mut Books, command: &Command) -> Reply {
     books.apply(now(), command)
 }
 
+/// Whoever drives the books by a clock of his own, and not by a log.
+#[test]
+fn a_time_that_goes_back_counts_as_that_of_the_last_entry() {
+    let mut books = books();
+    let transfer = |id| Command::Transact(Transaction::transfer(TransactionId(id), euro(), 1, ANN, BEN));
+    let mut recorded_at = |at, id| match books.apply(at, &transfer(id)) {
+        Reply::Recorded(receipt) => receipt.recorded_at,
+        other => panic!("{other:?}"),
+    };
+    let earlier = Timestamp::from_micros(now().as_micros() - 1_000_000).unwrap();
+    assert_eq!(recorded_at(now(), 901), now());
+    assert_eq!(recorded_at(earlier, 902), now());
+}
+
 /// Ann and Ben with 100 each.
 fn books() -> Books {
     let mut books = Books::default();

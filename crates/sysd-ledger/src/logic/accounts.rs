@@ -339,3 +339,23 @@ fn taken_of(funds: Funds, balance: &Balance, side: Side) -> Option<(u128, u128)>
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Two of ten million accounts may share what a table tells them apart by.
+    #[test]
+    fn an_account_is_found_wherever_it_is_thought_to_be() {
+        let mut accounts = Accounts::default();
+        let euro = Currency::iso("EUR").unwrap();
+        let [a, b] = [AccountId(1), AccountId(2)];
+        let [at_a, at_b] = [a, b].map(|id| accounts.push(&Account::new(id, euro, AccountKind::Asset)).unwrap());
+        for near in [at_a, at_b, Index::NONE, Index(2)] {
+            assert_eq!(accounts.find_near(a, near), Some(at_a));
+            assert_eq!(accounts.find_near(b, near), Some(at_b));
+            assert_eq!(accounts.find_near(AccountId(3), near), None);
+        }
+    }
+}

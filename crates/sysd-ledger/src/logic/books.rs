@@ -199,8 +199,9 @@ impl Done {
 }
 
 impl Books {
-    /// Does what is asked. `now` never goes back.
+    /// Does what is asked. Time never goes back: a `now` before that of the last entry counts as that.
     pub fn apply(&mut self, now: Timestamp, command: &Command) -> Reply {
+        let now = now.max(self.tail.last_at);
         if !self.end_holds(now)
             && let Some(reply) = self.not_yet(command)
         {

@@ -84,7 +84,7 @@ fn batches(simulation: &Simulation, now: Timestamp) -> Vec<Vec<Transaction>> {
 
 impl Shared {
     fn store(&self, node: Node) -> Limited<SimStore, ManualClock> {
-        let store = self.simulation.store(node).with_value_bytes_max(VALUE_BYTES_MAX);
+        let store = self.simulation.store(node).with_value_bytes_max(VALUE_BYTES_MAX).durable();
         Limited::new(store, self.simulation.clock())
     }
 

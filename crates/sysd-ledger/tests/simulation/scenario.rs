@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use futures::future::join_all;
-use sysd_core::{Clock as _, Effect, ManualClock, Result as CallResult, RetryPolicy, Store};
+use sysd_core::{Clock as _, Durability, Effect, ManualClock, Result as CallResult, RetryPolicy, Store};
 use sysd_ledger::{AuditError, Books, Command, JournalConfig, JournalEntry, Ledger, Reply};
 use sysd_storage::{Replica, ReplicaConfig};
 use sysd_testkit::Limited;
@@ -129,7 +129,11 @@ pub(crate) async fn open<S: Store + Clone>(
     simulation.spawn(node, async move {
         notes.note(driver.await.map_err(|error| format!("the log can't be followed: {error}")));
     });
-    let (ledger, writer) = Ledger::that_may_forget(Log(replica.clone()), store, LOG, journal)?;
+    let log = Log(replica.clone());
+    let (ledger, writer) = match store.limits().durability {
+        Durability::Durable => Ledger::new(log, store, LOG, journal)?,
+        _ => Ledger::that_may_forget(log, store, LOG, journal)?,
+    };
     simulation.spawn(node, writer);
     Ok(Opened { ledger, replica, writer: record.next_writer() })
 }
@@ -246,9 +250,13 @@ impl Shared {
         }
     }
 
-    /// Short pages, and empty ones.
+    /// Short pages, and empty ones. Every other one is durable: what is written of the journal stays as it is then, also when it is written
+    /// again.
     fn store(&self, simulation: &Simulation, node: Node) -> NodeStore {
-        let store = simulation.store(node).with_value_bytes_max(self.value_bytes_max);
+        let mut store = simulation.store(node).with_value_bytes_max(self.value_bytes_max);
+        if simulation.seed() / 2 % 2 == 0 {
+            store = store.durable();
+        }
         Limited::new(store, simulation.clock())
     }
 

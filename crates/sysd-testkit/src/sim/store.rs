@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use sysd_core::{
-    Change, Clock as _, Effect, ErasedProcedure, Error, ErrorKind, Expect, Key, KeyBuf, Limits, Outcome, OutputBytes,
-    Page, Record, Result, Scan, Store, Trim, Trimmed, Write,
+    Change, Clock as _, Durability, Effect, ErasedProcedure, Error, ErrorKind, Expect, Key, KeyBuf, Limits, Outcome,
+    OutputBytes, Page, Record, Result, Scan, Store, Trim, Trimmed, Write,
 };
 
 use super::{Fault, Node, Simulation};
@@ -58,6 +58,13 @@ impl SimStore {
     #[must_use]
     pub const fn with_value_bytes_max(mut self, value_bytes_max: usize) -> Self {
         self.limits.value_bytes_max = value_bytes_max;
+        self
+    }
+
+    /// The same store, which says that it forgets nothing that it acknowledged: as far as its process goes, it does not.
+    #[must_use]
+    pub const fn durable(mut self) -> Self {
+        self.limits.durability = Durability::Durable;
         self
     }
 
