@@ -322,6 +322,13 @@ fn append(directory: &std::path::Path) {
     println!("{:<32} min {min:.3} median {median:.3} M transfers/s", "durable_local_append");
 }
 
+async fn ended(tasks: Vec<tokio::task::JoinHandle<()>>) {
+    for task in tasks {
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
+}
+
 /// Books of ten million transfers, opened again, the store too.
 async fn reopen(directory: &std::path::Path) {
     if !is_wanted("open_10m") {
@@ -337,17 +344,14 @@ async fn reopen(directory: &std::path::Path) {
             ledger.log().snapshot().await.unwrap();
         }
     }
-    for task in tasks {
-        task.abort();
-        assert!(task.await.unwrap_err().is_cancelled());
-    }
+    ended(tasks).await;
     drop((ledger, store));
     let start = Instant::now();
     let store = LocalStore::open(directory.join("open")).await.unwrap();
     let (ledger, tasks) = open(&store, "open").await;
     let count = ledger.read(Books::journal_len).await.unwrap();
     println!("{:<32} {count} transfers in {:.2} s", "open_10m", start.elapsed().as_secs_f64());
-    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    ended(tasks).await;
 }
 
 fn main() {
