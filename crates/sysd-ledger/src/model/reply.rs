@@ -59,10 +59,6 @@ pub struct Receipt {
 }
 
 /// What a command is answered. A rejection changed nothing.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are receipts; a box for each would cost a tenth of the machine's time"
-)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Done: an account opened or changed, a period closed, or nothing to do.

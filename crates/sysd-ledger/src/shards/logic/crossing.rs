@@ -41,6 +41,7 @@ pub enum Bug {
 }
 
 /// What is to be done next.
+#[expect(clippy::large_enum_variant, reason = "one of them is at hand at a time")]
 #[derive(Debug)]
 pub(crate) enum Todo {
     /// Ask all of these, at the same time, and tell what they answered, one for one.
