@@ -254,7 +254,7 @@ impl Shared {
     /// again.
     fn store(&self, simulation: &Simulation, node: Node) -> NodeStore {
         let mut store = simulation.store(node).with_value_bytes_max(self.value_bytes_max);
-        if simulation.seed() / 2 % 2 == 0 {
+        if (simulation.seed() / 2).is_multiple_of(2) {
             store = store.durable();
         }
         Limited::new(store, simulation.clock())
