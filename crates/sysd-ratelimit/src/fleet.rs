@@ -19,13 +19,13 @@
 //!
 //! # A store that is slow or down
 //!
-//! The layers of `sysd_storage` go around the store: a breaker that leaves it alone while it keeps failing, and under it a timeout, which is to be shorter than the
-//! deadline above, for of a call that the limiter gives up the breaker learns nothing. What each mode does then: `docs/ratelimit.md`, "A fleet on a store that is slow or down".
+//! The layers of `sysd_storage` go around the store: a breaker that leaves it alone while it keeps failing, and under it a timeout, which is to be no longer than the
+//! deadline above, of the sharded one than a quarter of it, for of a call that the limiter gives up the breaker learns nothing. What each mode does then: `docs/ratelimit.md`, "A fleet on a store that is slow or down".
 //!
 //! ```
 //! use std::time::Duration;
-//! use sysd_core::ErrorKind;
-//! use sysd_ratelimit::{LeaseConfig, LeasedLimiter, LocalFirstLimiter, Rule, ShardedLimiter, TokenBucket};
+//! use sysd_core::Effect;
+//! use sysd_ratelimit::{LeaseConfig, LeasedLimiter, LocalFirstLimiter, Rule, ShardedLimiter, TokenBucket, is_outage};
 //! use sysd_storage::Memory;
 //! use sysd_storage::layer::{Breaker, BreakerConfig, LayerExt, Timeout, TimeoutConfig};
 //!
@@ -38,15 +38,20 @@
 //! let bucket = TokenBucket::new("1000/s".parse()?, 1_000)?;
 //! let rule = Rule::new("each client", bucket)?;
 //! let (leased, keeper) = LeasedLimiter::new(store.clone(), "leased", rule.clone(), LeaseConfig::new(100))?;
+//! // On a runtime: `tokio::spawn(keeper)`.
 //! # drop(keeper);
 //! let (local_first, keeper) = LocalFirstLimiter::new(store.clone(), "local first", rule, Default::default())?;
+//! // On a runtime: `tokio::spawn(keeper)`.
 //! # drop(keeper);
 //! let sharded = ShardedLimiter::new(store.clone(), "sharded", bucket, 8)?.with_deadline(Duration::from_millis(400));
 //! for answer in [leased.check("ann", 1).await, local_first.check("ann", 1).await, sharded.check("ann", 1).await] {
 //!     match answer {
 //!         Ok(decision) => assert!(decision.is_allowed()),
-//!         // The store is left alone, and nothing has happened.
-//!         Err(error) if error.kind() == ErrorKind::Unavailable => println!("a choice of the route's: pass or not"),
+//!         // The store is left alone, away or too slow: whether the request passes is a choice of the route's.
+//!         Err(error) if is_outage(&error) => match error.effect() {
+//!             Effect::None => println!("nothing was taken"),
+//!             Effect::Unknown => println!("the call was sent: tokens may have been taken, and are lost then"),
+//!         },
 //!         Err(error) => return Err(error.into()),
 //!     }
 //! }

@@ -354,6 +354,49 @@ fn parts_that_are_not_enough_go_back_and_what_does_not_is_told() {
     assert_eq!((names, numbers.count(series)), (vec![series.to_owned()], 4));
 }
 
+/// So many calls are answered, and all after them fail.
+struct Dies {
+    answers: u32,
+    effect: Effect,
+    calls: AtomicU32,
+}
+
+impl<S: Store> Overrides<S> for Dies {
+    async fn update(&self, store: &S, key: Key<'_>, procedure: &dyn ErasedProcedure) -> Result<OutputBytes> {
+        if self.calls.fetch_add(1, Ordering::Relaxed) < self.answers {
+            return store.update(key, procedure).await;
+        }
+        // A breaker opens by the first of them: to the others nothing happens.
+        let effect = if self.calls.load(Ordering::Relaxed) == self.answers + 1 { self.effect } else { Effect::None };
+        Err(Error::new(ErrorKind::Unavailable, effect, "scripted").with_key(key))
+    }
+}
+
+/// Half of four shards that have a quarter each: all are looked at, one gives, and then the store is away.
+#[test]
+fn who_has_lost_tokens_is_not_told_that_nothing_happened() {
+    for (answers, effect, told, left) in [
+        // Not even looked at; of no part; between two parts.
+        (0, Effect::None, Effect::None, 100),
+        (3, Effect::None, Effect::None, 100),
+        (4, Effect::None, Effect::None, 100),
+        // One part may have been taken, though what fails after it has no effect.
+        (4, Effect::Unknown, Effect::Unknown, 100),
+        // One was, and is not given back.
+        (5, Effect::None, Effect::Unknown, 75),
+        (5, Effect::Unknown, Effect::Unknown, 75),
+    ] {
+        let memory = Memory::with_clock(clock());
+        let bucket = TokenBucket::new("1/d".parse().unwrap(), 100).unwrap();
+        let store = Overridden(memory.clone(), Dies { answers, effect, calls: AtomicU32::new(0) });
+        let limiter = ShardedLimiter::new(store, "api", bucket, 4).unwrap();
+        let error = block_on(limiter.check("all", 50)).unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, told), "{answers} answers, {effect:?}");
+        let truth = ShardedLimiter::new(memory, "api", bucket, 4).unwrap();
+        assert_eq!(block_on(truth.check("all", 0)).unwrap().remaining(), left, "{answers} answers, {effect:?}");
+    }
+}
+
 /// Calls of these shards, of this procedure, are never answered.
 #[derive(Clone, Default)]
 struct Hanging(Arc<Mutex<Vec<(u8, &'static str)>>>);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
 use sysd_core::tuple::KeyBytes;
@@ -64,7 +65,8 @@ pub(super) fn ends_round(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable | ErrorKind::Throttled | ErrorKind::Full)
 }
 
-/// The key at which the last round ended before all were done: the next begins behind it, so that it is last and keeps none from its turn.
+/// The last key, in the round's order, of those for which the store did not answer, by which a round ended before all were done: the next begins behind
+/// it, and so behind all that were tried, so that none keeps another from its turn.
 #[derive(Debug, Default)]
 pub(super) struct EndedAt(Mutex<Option<KeyBytes>>);
 
@@ -85,7 +87,8 @@ impl EndedAt {
 
 /// Makes the calls of a round, so many at once, until one tells of a store that answers nobody, and of which key: no other begins then, for one that
 /// hangs would hold the round for ever. Those under way are waited for, no longer than a call may take: of one that is dropped nobody
-/// would know whether it happened, and a breaker that tries the store by it would learn nothing. Those that did not begin are dropped.
+/// would know whether it happened, and a breaker that tries the store by it would learn nothing. Those that did not begin are dropped. The last
+/// key of those that fail so is noted: where many do, the next round would else begin with those that this one has tried.
 pub(super) async fn until_outage<F: Future + Send>(
     calls: impl IntoIterator<Item = F, IntoIter: Send>,
     at_once: usize,
@@ -94,20 +97,22 @@ pub(super) async fn until_outage<F: Future + Send>(
 ) where
     F::Output: Send,
 {
-    let (mut calls, is_over) = (calls.into_iter(), AtomicBool::new(false));
-    let mut under_way = FuturesUnordered::new();
+    let (mut calls, is_over) = (calls.into_iter().enumerate(), AtomicBool::new(false));
+    let (mut under_way, mut last) = (FuturesUnordered::new(), None);
     loop {
         while under_way.len() < at_once
             && !is_over.load(Ordering::Relaxed)
-            && let Some(call) = calls.next()
+            && let Some((at, call)) = calls.next()
         {
-            under_way.push(unless(&is_over, call));
+            under_way.push(unless(&is_over, call).map(move |done| (at, done)));
         }
-        let Some(done) = under_way.next().await else { return };
-        if let Some(key) = done.and_then(&mut tells)
-            && !is_over.swap(true, Ordering::Relaxed)
-        {
-            ended_at.note(key);
+        let Some((at, done)) = under_way.next().await else { return };
+        if let Some(key) = done.and_then(&mut tells) {
+            is_over.store(true, Ordering::Relaxed);
+            if last.is_none_or(|last| last < at) {
+                last = Some(at);
+                ended_at.note(key);
+            }
         }
     }
 }

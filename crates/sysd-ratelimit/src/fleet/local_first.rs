@@ -64,7 +64,8 @@ impl Default for LocalFirstConfig {
 /// - **Overshoot.** Let `lag` be the longest time from an admission until a posting that includes it is answered: about
 ///   `flush_every`, and a call for each 64 keys that are busy. In any stretch of time `t`, `n` processes admit at most `burst + rate * t + n * (burst + 2 *
 ///   rate * lag)`. What they admitted too much the bucket owes, so it is made up for: in the long run the rate is the
-///   limit's. While the store does not answer, `lag` grows, and each process admits what the bucket alone would.
+///   limit's. While the store does not answer, `lag` grows, and each process admits what the bucket alone would: it is then the outage, from the
+///   last round before it, and up to three rounds with their calls; behind a layer `Breaker` its `open_for` comes on top.
 ///   A process that is started again before a bucket has refilled counts as one more.
 /// - A posting that fails is sent again by the next round. An error that is no outage (stored bytes that are no state, missing rights) may
 ///   last: from then on the store is asked for that key, and its error told, until a posting is answered or the bucket would be full again; what was admitted
@@ -120,6 +121,8 @@ struct Posting<S: Store, C: Clock> {
 #[derive(Debug)]
 enum Posted {
     Taken,
+    /// The store is well, and this key, which was in doubt, may be posted now.
+    Looked(KeyBytes),
     /// Not now, or nobody knows.
     Not,
     /// The store does not answer, of which this key told: others need not be tried now.
@@ -142,8 +145,11 @@ impl<S: Store, C: Clock> Posting<S, C> {
             Ok(verdict) => {
                 let was_taken = verdict.is_allowed();
                 tell(&|view| view.answered(&shared.lifted, now_us, verdict.debt_us(), was_taken));
-                // A look leaves all of it to the next round.
-                if was_taken && cost > 0 { Posted::Taken } else { Posted::Not }
+                match cost {
+                    0 => Posted::Looked(self.key.clone()),
+                    _ if was_taken => Posted::Taken,
+                    _ => Posted::Not,
+                }
             }
             Err(error) if is_outage(&error) => {
                 tell(&|view| view.failed(error.effect() == Effect::Unknown));
@@ -316,6 +322,25 @@ impl<S: Store, C: Clock> LocalFirst<S, C> {
         };
         within(&self.clock, &self.meter, what, self.config.call_wait_max, call).await
     }
+
+    /// So much of each key, or a look: whether all were posted, and those that were looked at.
+    async fn post_all(this: &Arc<Self>, keys: Vec<(KeyBytes, u32)>) -> (bool, Vec<KeyBytes>) {
+        // From here on each is answered, or told that it was not, also if this future is dropped.
+        let post = |(key, cost)| Posting { shared: Arc::clone(this), key, is_sent: false, is_over: false }.post(cost);
+        let posts: Vec<_> = keys.into_iter().map(post).collect();
+        let (mut all_are_posted, mut looked) = (true, Vec::new());
+        let tells = |posted| {
+            all_are_posted &= matches!(posted, Posted::Taken);
+            match posted {
+                Posted::Outage(key) => return Some(key),
+                Posted::Looked(key) => looked.push(key),
+                Posted::Taken | Posted::Not => {}
+            }
+            None
+        };
+        until_outage(posts, POSTS_MAX, &this.ended_at, tells).await;
+        (all_are_posted, looked)
+    }
 }
 
 impl<S: Store, C: Clock> Kept for LocalFirst<S, C> {
@@ -327,8 +352,9 @@ impl<S: Store, C: Clock> Kept for LocalFirst<S, C> {
         self.config.flush_every
     }
 
-    /// Posts what is pending of all keys.
-    async fn round(this: &Arc<Self>, _: bool) {
+    /// Posts what is pending of all keys, those in doubt a round later: first the store is looked at. No round follows the last one, so that one
+    /// posts them too.
+    async fn round(this: &Arc<Self>, ends: bool) {
         let begun_us = steady_us(&this.clock);
         let mut keys: Vec<(KeyBytes, u32)> = Vec::new();
         let tally = this.views.retain(|key, view| {
@@ -337,17 +363,15 @@ impl<S: Store, C: Clock> Kept for LocalFirst<S, C> {
         });
         this.meter.tell(tally);
         this.ended_at.turn(&mut keys);
-        // From here on each is answered, or told that it was not, also if this future is dropped.
-        let post = |(key, cost)| Posting { shared: Arc::clone(this), key, is_sent: false, is_over: false }.post(cost);
-        let posts: Vec<_> = keys.into_iter().map(post).collect();
-        let mut all_are_posted = true;
-        let tells = |posted| {
-            all_are_posted &= matches!(posted, Posted::Taken);
-            if let Posted::Outage(key) = posted { Some(key) } else { None }
-        };
-        until_outage(posts, POSTS_MAX, &this.ended_at, tells).await;
+        let (all_are_posted, looked) = Self::post_all(this, keys).await;
         if all_are_posted {
             this.posted_us.store(begun_us, Ordering::Relaxed);
+        }
+        if ends {
+            let most = this.lifted.burst();
+            let post = |key: KeyBytes| Some((this.views.with_known(&key, |view| view.post(most))??, key));
+            let again = looked.into_iter().filter_map(post).map(|(cost, key)| (key, cost)).collect();
+            Self::post_all(this, again).await;
         }
     }
 }

@@ -179,7 +179,8 @@ impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
     ///
     /// # Errors
     /// As [`RateLimiter::check`](crate::RateLimiter::check), of the shard that was chosen; of another one if those that answered could
-    /// never have the cost. Other errors of shards end no request: they are told by [`last_error`](Self::last_error) and counted. A shard that
+    /// never have the cost: its effect is unknown where parts were taken, or may have been, and are not given back. Other errors of shards end no
+    /// request: they are told by [`last_error`](Self::last_error) and counted. A shard that
     /// does not answer within the [deadline](Self::with_deadline) is such an error, [`Timeout`](sysd_core::ErrorKind::Timeout): an outage
     /// ([`is_outage`](crate::is_outage)), so whoever calls lets the route's choice decide.
     ///
@@ -258,11 +259,13 @@ impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
         Ok(Answer { at, decision, debt, skew_us, give: GiveAll::of(&take, &verdict) })
     }
 
-    /// Once: a second that follows a lost reply would give what was never taken.
-    async fn give(&self, prefix: &KeyBytes, at: usize, give: &GiveAll, wait: Duration) {
-        if let Err(error) = self.ask(prefix, at, give, StoreCall::Give, wait).await {
-            self.untold.note(&error);
+    /// Once: a second that follows a lost reply would give what was never taken. Whether it was given back.
+    async fn give(&self, prefix: &KeyBytes, at: usize, give: &GiveAll, wait: Duration) -> bool {
+        let given = self.ask(prefix, at, give, StoreCall::Give, wait).await;
+        if let Err(error) = &given {
+            self.untold.note(error);
         }
+        given.is_ok()
     }
 
     /// Looks at all shards but the one that is known: what is known of those that answered in time, and the last error.
@@ -296,7 +299,7 @@ impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
         let level = |answer: &Answer| Part { at: answer.at, tokens: answer.decision.remaining() };
         let mut gather = Gather::new(cost, seen.iter().map(level));
         let mut taken = Vec::new();
-        let mut has_asked = false;
+        let (mut has_asked, mut may_be_lost) = (false, false);
         loop {
             match gather.next() {
                 Next::Admit => return Ok(self.told(Outcome::Allowed, &taken)),
@@ -315,6 +318,7 @@ impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
                             Err(failed) => {
                                 self.untold.note(&failed);
                                 gather.failed(*part);
+                                may_be_lost |= failed.effect() == Effect::Unknown;
                                 error = Some(failed);
                             }
                         }
@@ -329,11 +333,13 @@ impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
         let undoing = self.clock.steady();
         let wait = self.left(undoing) / 2;
         let gives = taken.iter().filter_map(|answer| Some(self.give(prefix, answer.at, answer.give.as_ref()?, wait)));
-        join_all(gives).await;
+        may_be_lost |= join_all(gives).await.contains(&false);
         let (seen, failed) = self.look(prefix, None, self.left(undoing)).await;
         let apart_us = self.apart_us(self.clock.steady().saturating_sub(begun));
         // That something may have happened says more than that nothing did.
         let error = error.filter(|error| error.effect() == Effect::Unknown || failed.is_none()).or(failed);
+        // Whichever of them failed: tokens of the request's are gone, or may be.
+        let error = error.map(|error| error.after_part(may_be_lost));
         self.denied(cost, &seen, error, apart_us)
     }
 

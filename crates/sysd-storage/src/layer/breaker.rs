@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use sysd_core::breaker::{BreakerConfig, Circuit, Ticket, Verdict, is_failure};
-use sysd_core::{Clock, Effect, Error, ErrorKind, SystemClock};
+use sysd_core::{Clock, Effect, Error, ErrorKind, SystemClock, Timestamp};
 
 use super::bug::{Bug, Bugs};
 use super::{Answer, Interceptor, Operation};
@@ -16,6 +16,8 @@ use super::{Answer, Interceptor, Operation};
 /// [`Throttled`](ErrorKind::Throttled), in a batch most of them. Any other answer shows that the store is well. A call that
 /// is dropped shows nothing. Clones share what they have seen.
 ///
+/// With the feature `metrics` the gauge `sysd_store_breakers_open` says how many breakers of the process are open.
+///
 /// It goes around [`Timeout`](super::Timeout): a probe that never ends would keep it half open.
 ///
 /// # Cancel safety
@@ -23,9 +25,51 @@ use super::{Answer, Interceptor, Operation};
 #[derive(Clone, Debug)]
 pub struct Breaker<C = SystemClock> {
     clock: C,
-    circuit: Arc<Mutex<Circuit>>,
+    shared: Arc<Shared>,
     bugs: Bugs,
 }
+
+/// Of all clones; it is told by one gauge how many are open.
+#[derive(Debug)]
+struct Shared {
+    circuit: Mutex<Circuit>,
+}
+
+impl Shared {
+    fn settle(&self, now: Timestamp, ticket: Ticket, verdict: Verdict) {
+        let (was_closed, is_closed) = {
+            let mut circuit = self.circuit.lock();
+            let was_closed = circuit.is_closed();
+            circuit.settle(now, ticket, verdict);
+            (was_closed, circuit.is_closed())
+        };
+        if was_closed != is_closed {
+            Self::tell(!is_closed);
+        }
+    }
+
+    /// One more is open, or one less. That is rare: the gauge is looked up by name.
+    #[cfg_attr(not(feature = "metrics"), allow(unused_variables, reason = "it is told by a gauge"))]
+    fn tell(is_open: bool) {
+        #[cfg(feature = "metrics")]
+        if is_open {
+            metrics::gauge!(OPEN).increment(1.0);
+        } else {
+            metrics::gauge!(OPEN).decrement(1.0);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if !self.circuit.get_mut().is_closed() {
+            Self::tell(false);
+        }
+    }
+}
+
+#[cfg(feature = "metrics")]
+const OPEN: &str = "sysd_store_breakers_open";
 
 impl Default for Breaker {
     fn default() -> Self {
@@ -43,7 +87,10 @@ impl Breaker {
 impl<C: Clock> Breaker<C> {
     /// By `clock`.
     pub fn with_clock(config: BreakerConfig, clock: C) -> Self {
-        Self { clock, circuit: Arc::new(Mutex::new(Circuit::new(config))), bugs: Bugs::NONE }
+        #[cfg(feature = "metrics")]
+        metrics::describe_gauge!(OPEN, "Circuit breakers that leave their stores alone, or only try them.");
+        let shared = Arc::new(Shared { circuit: Mutex::new(Circuit::new(config)) });
+        Self { clock, shared, bugs: Bugs::NONE }
     }
 
     #[cfg(feature = "seeded-bugs")]
@@ -56,7 +103,7 @@ impl<C: Clock> Breaker<C> {
 
     /// Whether it refuses calls, or all but the probes.
     pub fn is_open(&self) -> bool {
-        !self.circuit.lock().is_closed()
+        !self.shared.circuit.lock().is_closed()
     }
 }
 
@@ -73,7 +120,7 @@ impl<C: Clock> Drop for Call<'_, C> {
             return;
         }
         let now = self.breaker.clock.now();
-        self.breaker.circuit.lock().settle(now, self.ticket, self.verdict);
+        self.breaker.shared.settle(now, self.ticket, self.verdict);
     }
 }
 
@@ -85,7 +132,7 @@ fn verdict(answer: &impl Answer) -> Verdict {
 impl<C: Clock> Interceptor for Breaker<C> {
     async fn around<A: Answer, F: Future<Output = A> + Send>(&self, operation: Operation, call: F) -> A {
         let now = self.clock.now();
-        let ticket = self.circuit.lock().admit(now);
+        let ticket = self.shared.circuit.lock().admit(now);
         let Some(ticket) = ticket else {
             let message = "the circuit breaker is open: the store below kept failing";
             return A::failed(operation.answers, Error::new(ErrorKind::Unavailable, Effect::None, message));

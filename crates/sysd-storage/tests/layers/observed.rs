@@ -15,7 +15,7 @@ use metrics::{
 };
 use sysd_core::event::NewEvent;
 use sysd_core::{ErrorKind, Expect, Key, ManualClock, Space, Store, StoreExt as _, Timestamp, Write, tuple};
-use sysd_storage::layer::{LayerExt as _, Metrics, Trace};
+use sysd_storage::layer::{Breaker, BreakerConfig, LayerExt as _, Metrics, Trace};
 use sysd_storage::{Memory, MemoryEvents, MemoryEventsConfig, Outbox, OutboxConfig, Wrote};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -171,6 +171,51 @@ impl Recorder for Numbers {
     fn register_histogram(&self, key: &metrics::Key, _: &MetricMetadata<'_>) -> Histogram {
         Histogram::from_arc(self.series(key))
     }
+}
+
+/// So many calls that the store refuses.
+fn fail(scripted: &Scripted, store: &impl Store, times: usize) {
+    scripted.script.play((0..times).map(|_| Fault::Refuse(ErrorKind::Unavailable)));
+    for _ in 0..times {
+        block_on(store.get(Key::lone(SPACE, b"k"))).unwrap_err();
+    }
+}
+
+#[test]
+fn a_gauge_says_how_many_breakers_are_open() {
+    let numbers = Numbers::default();
+    metrics::with_local_recorder(&numbers, || {
+        let is_open = || -> f64 {
+            numbers.series(&metrics::Key::from_name("sysd_store_breakers_open")).1.lock().unwrap().iter().sum()
+        };
+        let assert_open =
+            |breakers: f64| assert!((is_open() - breakers).abs() < 0.5, "{} and not {breakers}", is_open());
+        let config = BreakerConfig { calls_min: 2, probes: 1, ..BreakerConfig::default() };
+        let scripted = scripted();
+        let of = || scripted.store.clone().layer(Breaker::with_clock(config, scripted.clock.clone()));
+        let (one, other) = (of(), of());
+        fail(&scripted, &one, 1);
+        assert_open(0.0);
+        fail(&scripted, &one, 1);
+        assert_open(1.0);
+        // A clone is the same one; calls that are turned away change nothing.
+        block_on(one.clone().get(Key::lone(SPACE, b"k"))).unwrap_err();
+        assert_open(1.0);
+        fail(&scripted, &other, 2);
+        assert_open(2.0);
+        // A probe that fails leaves it open, one that does not closes it.
+        scripted.clock.advance(config.open_for);
+        fail(&scripted, &one, 1);
+        assert_open(2.0);
+        scripted.clock.advance(config.open_for);
+        block_on(one.get(Key::lone(SPACE, b"k"))).unwrap();
+        assert_open(1.0);
+        // One that is there no longer is not open.
+        drop(one);
+        assert_open(1.0);
+        drop(other);
+        assert_open(0.0);
+    });
 }
 
 #[test]
