@@ -329,9 +329,9 @@ mod tests {
             // Each as full as the memory allows.
             assert!((200..400).contains(&written), "{written} runs");
             assert!(open < most, "{open} files of {written} runs by {fan_in}");
-            let mut sorted = sorter.finish().unwrap();
-            assert!(sorted.runs.len() <= fan_in, "{}", sorted.runs.len());
-            let mut scan = sorted.scan().unwrap();
+            let mut all = sorter.finish().unwrap();
+            assert!(all.runs.len() <= fan_in, "{}", all.runs.len());
+            let mut scan = all.scan().unwrap();
             for at in 0..rows {
                 assert_eq!(scan.next().unwrap(), Some(&long(at)[..]));
             }
