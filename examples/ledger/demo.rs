@@ -111,7 +111,16 @@ impl Platform<'_> {
             ]
         };
         match random.random_range(0..10) {
-            0..3 => vec![Transaction::transfer(id(0), currency, 3 * amount, customer, bank)],
+            0..2 => vec![Transaction::transfer(id(0), currency, 3 * amount, customer, bank)],
+            2 => {
+                // By card: more is authorised than is captured.
+                let authorised = Transaction::transfer(id(0), currency, 4 * amount, customer, bank).held_until(None);
+                let captured = Transaction {
+                    action: Action::PostHeld { hold: id(0), rest: Rest::Release },
+                    ..Transaction::transfer(id(1), currency, 3 * amount, customer, bank)
+                };
+                vec![authorised, captured]
+            }
             3..7 => vec![Transaction::new(id(0), pays())],
             7 => {
                 // Held when it is ordered, posted when a part of it is sent.
@@ -139,8 +148,12 @@ impl Platform<'_> {
     }
 }
 
-/// How a provider would know a transaction.
-pub(crate) fn reference(id: TransactionId) -> String {
+/// How a provider would know a transaction: what is captured by what was authorised.
+pub(crate) fn reference(transaction: &Transaction) -> String {
+    let id = match transaction.action {
+        Action::PostHeld { hold, .. } => hold,
+        _ => transaction.id,
+    };
     format!("{:x}", id.0)
 }
 
@@ -152,13 +165,15 @@ pub(crate) fn statement(shape: &Shape, day: Date) -> Result<Vec<Record>, String>
     let mut records = Vec::new();
     for number in (0..shape.payments).filter(|number| number % 97 != 96) {
         let bank = (0..CURRENCIES.len()).map(|at| account(Who::Bank, at)).collect::<Vec<_>>();
-        for transaction in platform.payment(number) {
+        // What was only authorised is not on it.
+        let is_posted = |transaction: &Transaction| !matches!(transaction.action, Action::Hold { .. });
+        for transaction in platform.payment(number).into_iter().filter(is_posted) {
             let Some(posting) = transaction.postings.iter().find(|posting| bank.contains(&posting.account)) else {
                 continue;
             };
             let amount = i128::try_from(posting.amount).map_err(|error| error.to_string())?;
             let amount = amount + i128::from(number % 101 == 100);
-            records.push(Record::new(&reference(transaction.id), posting.currency, amount, day, number + 1));
+            records.push(Record::new(&reference(&transaction), posting.currency, amount, day, number + 1));
         }
     }
     Ok(records)

@@ -42,7 +42,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Made-up customers pay made-up shops, in three currencies, with fees, holds, refunds and mistakes
+    /// Made-up customers pay made-up shops, in three currencies, with fees, cards, holds, refunds and mistakes
     Demo {
         /// How many payments
         #[arg(long, default_value_t = 100_000)]
@@ -86,7 +86,7 @@ async fn keep<S: Store>(
             let assets = prove::assets(ledger).await?;
             let day = Date::of(SystemClock.now());
             let theirs = records(demo::statement(&shape, day)?).collect::<Vec<_>>();
-            let id = |entry: &JournalEntry| entry.transaction().map(|transaction| demo::reference(transaction.id));
+            let id = |entry: &JournalEntry| entry.transaction().map(demo::reference);
             let summary = prove::reconcile(ledger, theirs, |account| assets.contains(&account), id).await?;
             Ok((counts, seconds, summary))
         }

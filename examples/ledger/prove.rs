@@ -63,7 +63,8 @@ pub(crate) async fn hledger_agrees<S: Store>(
     Ok(Some(agreed))
 }
 
-/// Compares what was posted to accounts with what somebody else says of them; `reference` is the id that they know it by.
+/// Compares what was posted to accounts with what somebody else says of them, captures and all; `reference` is the id that they know
+/// it by.
 pub(crate) async fn reconcile<S: Store>(
     ledger: &Ledger<Replica<Books>, S>,
     theirs: impl IntoIterator<Item = Result<Row, ReconcileError>> + Send + 'static,
@@ -73,10 +74,9 @@ pub(crate) async fn reconcile<S: Store>(
     let mut ours = Vec::new();
     let mut journal = std::pin::pin!(ledger.journal(0));
     while let Some(entry) = journal.try_next().await.map_err(text)? {
-        let Some((transaction, reference)) = entry.transaction().zip(reference(&entry)) else { continue };
-        let account = transaction.postings.iter().map(|posting| posting.account).find(|account| is_ours(*account));
-        let record = |account| Record::of_transaction(transaction, account, entry.recorded_at, &reference);
-        ours.extend(account.and_then(record));
+        let Some(reference) = reference(&entry) else { continue };
+        let accounts = entry.changes.iter().map(|change| change.account).filter(|account| is_ours(*account));
+        ours.extend(accounts.filter_map(|account| Record::of_entry(&entry, account, &reference)));
     }
     let run = move || {
         let run = Reconciliation::new(std::env::temp_dir());

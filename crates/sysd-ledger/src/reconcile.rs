@@ -18,8 +18,8 @@ pub use error::ReconcileError;
 pub use found::Found;
 pub use model::{Candidate, Difference, Finding, Match, Party, Pass, Record, Records, Rules, What};
 pub use review::{
-    Case, CaseId, CaseState, Event, FileId, FileState, FileView, Note, Person, RecordError, Recorded, ReviewCommand,
-    ReviewQueue, ReviewReject, ReviewReply, Reviews, Step,
+    Case, CaseId, CaseState, Citation, CitationError, Event, FileId, FileState, FileView, Note, Person, RecordError,
+    Recorded, ResolveError, ReviewCommand, ReviewQueue, ReviewReject, ReviewReply, Reviews, Step,
 };
 pub use run::{Reconciliation, Summary};
 pub use source::{

@@ -608,11 +608,12 @@ impl<L: Followed<Books>, S: Store> Ledger<L, S> {
     }
 
     /// Reads the whole journal, adds everything up again, and compares it with the books: every entry balances in every currency,
-    /// follows the one before it, changed what was asked (of a hold, what was held by then), and leaves its accounts as it says, none
-    /// beyond its limits; nothing was reversed twice, or before it was there; every chunk's hash is that of what is in it and before
+    /// follows the one before it, changed what was asked (of a hold, what was held by then), keeps the rate that it names, and leaves its
+    /// accounts as it says, none beyond its limits; nothing was reversed twice, or before it was there; every chunk's hash is that of what is in it and before
     /// it; every entry is found by its day, its metadata and its id; and all of it comes to what the books say.
     ///
-    /// Not looked at are which transactions were a group, which the journal does not say, and rows that nothing should have written.
+    /// Not looked at is what the journal does not say: which transactions were a group, which periods were closed when an entry was
+    /// recorded, and which accounts were frozen or closed then. Nor are rows that nothing should have written.
     ///
     /// # Errors
     /// [`AuditError`]: the first entry that is wrong.

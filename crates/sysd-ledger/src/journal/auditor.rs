@@ -8,7 +8,7 @@ use sysd_core::Timestamp;
 
 use super::audit::{AuditError, Claim, Limits};
 use crate::model::{
-    AccountId, Action, Balance, Change, Currency, Event, Funds, JournalEntry, Posting, Rest, Side, Transaction,
+    AccountId, Action, Balance, Change, Currency, Event, Funds, JournalEntry, Posting, Rate, Rest, Side, Transaction,
     TransactionId,
 };
 use crate::schema::journal::ChunkHash;
@@ -123,6 +123,11 @@ impl Auditor {
     fn transaction(&mut self, entry: &JournalEntry, transaction: &Transaction) -> Result<Vec<Moved>, &'static str> {
         if self.ending.first().is_some_and(|(at, _)| *at <= entry.recorded_at) {
             return Err("it was recorded while something was held whose deadline had come");
+        }
+        if let Some(rate) = transaction.details.as_ref().and_then(|details| details.rate())
+            && !keeps(rate, entry, transaction)
+        {
+            return Err("it is an exchange that does not keep its rate");
         }
         if let Some(reverses) = transaction.reverses {
             if transaction.action != Action::Post {
@@ -253,6 +258,18 @@ impl Auditor {
         }
         Ok(())
     }
+}
+
+/// What was asked keeps the rate; of a hold that was posted without saying how much, what was posted.
+fn keeps(rate: Rate, entry: &JournalEntry, transaction: &Transaction) -> bool {
+    let given = |currency: Currency| {
+        let asked = transaction.postings.iter().map(|of| (of.currency, of.side, of.amount));
+        let posted = entry.changes.iter().map(|change| (change.currency, change.side, change.posted));
+        let posted = posted.filter(|_| transaction.postings.is_empty());
+        let debits = asked.chain(posted).filter(|(of, side, _)| (*of, *side) == (currency, Side::Debit));
+        debits.fold(0_u128, |sum, (.., amount)| sum.saturating_add(amount))
+    };
+    rate.is_kept(given(rate.from), given(rate.to))
 }
 
 /// Less than was asked is moved only where no more is there.

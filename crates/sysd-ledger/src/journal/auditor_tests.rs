@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::logic::{Books, Command};
-use crate::model::{Account, AccountKind, AccountUpdate};
+use crate::model::{Account, AccountKind, AccountUpdate, Details};
 use crate::schema::entry::Entries;
 
 const BANK: AccountId = AccountId(1);
@@ -220,4 +220,50 @@ fn an_account_is_in_the_currency_of_its_entries() {
         }
     }
     assert!(audit(&entries, &books).is_err_and(|what| what.contains("another currency")));
+}
+
+/// Ten euros are twelve dollars.
+fn exchange(id: u128, rate: u64) -> Transaction {
+    let [euro, dollar] = ["EUR", "USD"].map(|code| Currency::iso(code).unwrap());
+    let posting = |account, currency, side, amount| Posting { account: AccountId(account), amount, currency, side };
+    let (debit, credit) = (Side::Debit, Side::Credit);
+    let postings = [
+        posting(1, euro, debit, 10_00),
+        posting(2, euro, credit, 10_00),
+        posting(3, dollar, debit, 12_00),
+        posting(4, dollar, credit, 12_00),
+    ];
+    let rate = Rate { from: euro, to: dollar, mantissa: rate, decimals: 2 };
+    let details = Details::new("", Vec::new()).unwrap().with_rate(rate);
+    Transaction { details: Some(Box::new(details)), ..Transaction::new(TransactionId(id), postings) }
+}
+
+#[test]
+fn an_exchange_keeps_its_rate() {
+    let mut books = Books::default();
+    for (account, code) in [(1, "EUR"), (2, "EUR"), (3, "USD"), (4, "USD")] {
+        let account = Account::new(AccountId(account), Currency::iso(code).unwrap(), AccountKind::Asset);
+        books.apply(at(0), &Command::Open(Box::new(account)));
+    }
+    let post =
+        Transaction { action: Action::PostHeld { hold: TransactionId(2), rest: Rest::Keep }, ..exchange(3, 120) };
+    let whole = Transaction::post_held(TransactionId(5), TransactionId(4));
+    let hold = |id| exchange(id, 120).held_until(None);
+    // The books refuse the second.
+    for transaction in [exchange(1, 120), exchange(6, 121), hold(2), post, hold(4), whole] {
+        books.apply(at(1), &Command::Transact(transaction));
+    }
+    let entries = entries(&books);
+    assert_eq!((entries.len(), audit(&entries, &books)), (5, Ok(())));
+    for at in 0..entries.len() {
+        for (mantissa, is_right) in [(120, true), (121, false), (119, false)] {
+            let mut changed = entries.clone();
+            // Also of what was posted without saying how much.
+            let Event::Transaction(transaction) = &mut changed[at].0.event else { panic!("no transaction") };
+            transaction.details = exchange(0, mantissa).details;
+            let found = audit(&changed, &books);
+            let is_told = found.as_ref().is_err_and(|what| what.ends_with("an exchange that does not keep its rate"));
+            assert_eq!((found.is_ok(), is_told), (is_right, !is_right), "{mantissa}: {found:?}");
+        }
+    }
 }

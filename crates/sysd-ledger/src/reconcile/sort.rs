@@ -1,15 +1,19 @@
-//! Sorting more than fits in memory: sorted runs in files, then all of them side by side.
+//! Sorting more than fits in memory: sorted runs in files, then all of them side by side. Where there are too many, some are merged
+//! before the others are written, so that few files are open whatever there is to sort.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// A reader's or writer's buffer.
 const BUFFER: usize = 32 << 10;
 /// The most files that are read at once.
 const FAN_IN_MAX: usize = 64;
+/// The most runs that a sorter keeps; each is an open file, and one more is while some are merged.
+const RUNS_MAX: usize = 2 * FAN_IN_MAX;
 /// What a row takes in the index.
 const INDEX_ENTRY: usize = size_of::<Entry>();
 
@@ -27,7 +31,16 @@ pub(super) struct Sorter {
     memory_max: usize,
     arena: Vec<u8>,
     index: Vec<Entry>,
-    runs: Vec<File>,
+    /// The greatest first.
+    runs: Vec<Level>,
+    fan_in: usize,
+    runs_max: usize,
+}
+
+/// A sorted run, and how often what is in it was merged: about so many powers of the fan-in are in it.
+struct Level {
+    merges: u32,
+    file: File,
 }
 
 impl Sorter {
@@ -38,7 +51,10 @@ impl Sorter {
     /// closed.
     pub(super) fn new(dir: &Path, memory_max: usize) -> Self {
         let memory_max = memory_max.clamp(Self::MEMORY_MIN, u32::MAX as usize);
-        Self { dir: dir.to_owned(), memory_max, arena: Vec::new(), index: Vec::new(), runs: Vec::new() }
+        // With one to write to.
+        let fan_in = (memory_max / BUFFER - 1).clamp(2, FAN_IN_MAX);
+        let (arena, index, runs) = (Vec::new(), Vec::new(), Vec::new());
+        Self { dir: dir.to_owned(), memory_max, arena, index, runs, fan_in, runs_max: RUNS_MAX }
     }
 
     pub(super) fn push(&mut self, row: &[u8]) -> io::Result<()> {
@@ -46,14 +62,11 @@ impl Sorter {
         if used + row.len() + INDEX_ENTRY > self.memory_max && !self.index.is_empty() {
             self.write_run()?;
         }
-        if self.arena.capacity() == 0 {
-            // Once, so that no growing doubles it: a sixth for the index is enough for rows of eighty bytes.
-            self.index.reserve_exact(self.memory_max / 6 / INDEX_ENTRY);
-            self.arena.reserve_exact(self.memory_max / 6 * 5);
-        }
+        self.reserve();
         let is_full = self.arena.len() + row.len() > self.arena.capacity() || self.index.len() == self.index.capacity();
         if is_full && !self.index.is_empty() {
             self.write_run()?;
+            self.reserve();
         }
         let too_large = || io::Error::new(io::ErrorKind::InvalidInput, "a row is larger than the memory for sorting");
         let (start, len) = (u32::try_from(self.arena.len()), u32::try_from(row.len()));
@@ -64,6 +77,14 @@ impl Sorter {
         self.arena.extend_from_slice(row);
         self.index.push(Entry { head: u64::from_be_bytes(head), start, len });
         Ok(())
+    }
+
+    /// All at once, so that no growing doubles it: a sixth for the index is enough for rows of eighty bytes.
+    fn reserve(&mut self) {
+        if self.arena.capacity() == 0 {
+            self.index.reserve_exact(self.memory_max / 6 / INDEX_ENTRY);
+            self.arena.reserve_exact(self.memory_max / 6 * 5);
+        }
     }
 
     fn sort(&mut self) {
@@ -79,9 +100,42 @@ impl Sorter {
         for entry in &self.index {
             out.push(row_at(&self.arena, *entry))?;
         }
-        self.runs.push(out.finish()?);
+        self.runs.push(Level { merges: 0, file: out.finish()? });
         self.arena.clear();
         self.index.clear();
+        while let Some(some) = self.too_many() {
+            // Their memory is for the buffers of those that are merged.
+            (self.arena, self.index) = (Vec::new(), Vec::new());
+            self.merge(some)?;
+        }
+        Ok(())
+    }
+
+    /// Which runs to merge before there is another one. Those of one level, so that each row is written about as often as the levels
+    /// are; the greatest, where that many levels are too many files.
+    fn too_many(&self) -> Option<Range<usize>> {
+        let mut begin = 0;
+        for level in self.runs.chunk_by(|one, next| one.merges == next.merges) {
+            if level.len() > self.fan_in {
+                return Some(begin..begin + self.fan_in);
+            }
+            begin += level.len();
+        }
+        (self.runs.len() >= self.runs_max).then_some(0..self.fan_in)
+    }
+
+    fn merge(&mut self, some: Range<usize>) -> io::Result<()> {
+        let mut runs: Vec<_> = self.runs.drain(some.clone()).collect();
+        let merges = match (runs.first(), runs.last()) {
+            (Some(first), Some(last)) if first.merges == last.merges => first.merges + 1,
+            (first, _) => first.map_or(0, |first| first.merges),
+        };
+        let mut scan = Scan::of(runs.iter_mut().map(|run| &mut run.file))?;
+        let mut out = Run::new(&self.dir)?;
+        while let Some(row) = scan.next()? {
+            out.push(row)?;
+        }
+        self.runs.insert(some.start, Level { merges, file: out.finish()? });
         Ok(())
     }
 
@@ -94,21 +148,13 @@ impl Sorter {
         if !self.index.is_empty() {
             self.write_run()?;
         }
-        let fan_in = (self.memory_max / BUFFER - 1).clamp(2, FAN_IN_MAX);
-        let mut runs = self.runs;
         (self.arena, self.index) = (Vec::new(), Vec::new());
-        while runs.len() > fan_in {
-            // The oldest ones are the shortest.
-            let rest = runs.split_off(fan_in);
-            let mut scan = Scan::of(runs.iter_mut())?;
-            let mut out = Run::new(&self.dir)?;
-            while let Some(row) = scan.next()? {
-                out.push(row)?;
-            }
-            drop(scan);
-            runs = rest;
-            runs.push(out.finish()?);
+        while self.runs.len() > self.fan_in {
+            // The last ones are the shortest; no more of them than must be.
+            let len = self.runs.len();
+            self.merge(len - self.fan_in.min(len - self.fan_in + 1)..len)?;
         }
+        let runs = self.runs.into_iter().map(|run| run.file).collect();
         Ok(Sorted { arena: self.arena, index: self.index, runs })
     }
 }
@@ -255,6 +301,41 @@ mod tests {
                 }
                 prop_assert_eq!(scan.next().unwrap(), None);
             }
+        }
+    }
+
+    /// A row of a kilobyte that begins with a number.
+    fn long(number: u64) -> Vec<u8> {
+        let mut row = number.to_be_bytes().to_vec();
+        row.resize(1_000, 7);
+        row
+    }
+
+    /// A file stayed open for each run, so that the size of what was sorted ended at the limit of open files.
+    #[test]
+    fn few_files_are_open_whatever_there_is_to_sort() {
+        // Many levels; fewer files than two levels want; as it is with enough memory.
+        for (fan_in, runs_max, most) in [(3, RUNS_MAX, 16), (8, 10, 10), (FAN_IN_MAX, RUNS_MAX, RUNS_MAX)] {
+            let mut sorter = Sorter { fan_in, runs_max, ..Sorter::new(&std::env::temp_dir(), 0) };
+            let (rows, mut open, mut written) = (30_000, 0, 0);
+            for at in 0..rows {
+                let before = sorter.index.len();
+                // In no order.
+                sorter.push(&long(at * 7_919 % rows)).unwrap();
+                written += usize::from(sorter.index.len() <= before);
+                open = open.max(sorter.runs.len());
+                assert!(sorter.runs.is_sorted_by(|one, next| one.merges >= next.merges));
+            }
+            // Each as full as the memory allows.
+            assert!((200..400).contains(&written), "{written} runs");
+            assert!(open < most, "{open} files of {written} runs by {fan_in}");
+            let mut all = sorter.finish().unwrap();
+            assert!(all.runs.len() <= fan_in, "{}", all.runs.len());
+            let mut scan = all.scan().unwrap();
+            for at in 0..rows {
+                assert_eq!(scan.next().unwrap(), Some(&long(at)[..]));
+            }
+            assert_eq!(scan.next().unwrap(), None);
         }
     }
 }

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use sysd_core::{StateMachine as _, Timestamp};
-use sysd_ledger::TransactionId;
 use sysd_ledger::reconcile::{
-    CaseId, CaseState, FileId, FileState, Found, Note, Person, ReconcileError, Reconciliation, Record, RecordError,
-    ReviewCommand, ReviewQueue, ReviewReject, ReviewReply, Reviews, Step, records,
+    Case, CaseId, CaseState, Citation, CitationError, FileId, FileState, Found, Note, Person, ReconcileError,
+    Reconciliation, Record, RecordError, ResolveError, ReviewCommand, ReviewQueue, ReviewReject, ReviewReply, Reviews,
+    Step, records,
 };
+use sysd_ledger::{Details, Transaction, TransactionId};
 use sysd_storage::{Memory, Replica, ReplicaConfig};
 
+use super::books::{ledger, pays_in, record_it};
 use super::support::record;
 
 const FILE: FileId = FileId([7; 32]);
@@ -153,7 +155,8 @@ fn what_is_not_all_there_or_not_even_is_not_finished() {
 fn only_who_took_it_up_settles_it_and_only_with_a_transaction_or_a_reason() {
     let mut queue = recorded(&mut some());
     let id = queue.cases_after(0).next().unwrap().id;
-    let resolve = |transaction: Option<u128>| Step::Resolve { transaction: transaction.map(TransactionId), note: None };
+    let resolve =
+        |transaction: Option<u128>| Step::ResolveUnchecked { transaction: transaction.map(TransactionId), note: None };
     let write_off = |reason: Option<Note>| Step::WriteOff { transaction: None, reason };
     let reopen = Step::Reopen { reason: note("it was the wrong one") };
     let reviewed = |queue: &mut ReviewQueue, by: &str, step: &Step| review(queue, id, by, step.clone());
@@ -185,6 +188,60 @@ fn only_who_took_it_up_settles_it_and_only_with_a_transaction_or_a_reason() {
     assert!(Person::new("  ").is_none() && Note::new("").is_none() && Note::new(&"x".repeat(1_025)).is_none());
 }
 
+fn settles(id: u128, case: CaseId) -> Transaction {
+    let details = Details::new("", vec![("why".to_owned(), "a mistake".to_owned()), case.metadata()]).unwrap();
+    Transaction { details: Some(Box::new(details)), ..pays_in(id, 5) }
+}
+
+/// Any number resolved a case, whether there was such a transaction or not.
+#[tokio::test]
+async fn a_case_is_resolved_by_a_transaction_that_was_recorded_and_names_it() {
+    let (ledger, reviews) = (ledger().await, open(&Memory::new()).await);
+    let ann = || person("ann");
+    let ReviewReply::Begun { run, .. } = reviews.begin(FILE, note("f"), ann(), false).await.unwrap() else { panic!() };
+    reviews.record(FILE, run, &mut some()).await.unwrap();
+    let cases = reviews.cases(0, 10).await.unwrap();
+    let (case, other) = (cases[0].id, cases[1].id);
+    for id in [case, other] {
+        reviews.review(id, ann(), Step::Take).await.unwrap();
+    }
+    let resolve = |id: u128| reviews.resolve(&ledger, case, ann(), TransactionId(id), Some(note("found it")));
+    let why = |reply: Result<ReviewReply, ResolveError>| match reply {
+        Err(ResolveError::NotRecorded { transaction }) => format!("not recorded: {}", transaction.0),
+        Err(ResolveError::Citation(why)) => format!("{why:?}"),
+        reply => panic!("{reply:?}"),
+    };
+    record_it(&ledger, pays_in(1, 5)).await;
+    record_it(&ledger, settles(2, other)).await;
+    record_it(&ledger, settles(3, case).held_until(None)).await;
+    assert_eq!(why(resolve(77).await), "not recorded: 77");
+    assert_eq!(why(resolve(1).await), format!("{:?}", CitationError::NotCited { number: 1, case }));
+    assert_eq!(why(resolve(2).await), format!("{:?}", CitationError::NotCited { number: 2, case }));
+    assert_eq!(why(resolve(3).await), format!("{:?}", CitationError::PostedNothing { number: 3 }));
+    // Not even by hand: what names another case.
+    let entry = ledger.transaction(TransactionId(2)).await.unwrap().unwrap();
+    let citation = Citation::of(&entry, other).unwrap();
+    let reply = reviews.review(case, ann(), Step::Resolve { citation, note: None }).await.unwrap();
+    assert_eq!(reply, ReviewReply::Rejected(ReviewReject::OtherCase { case: other }));
+    // Nothing of that was recorded.
+    let trail = |cases: Vec<Case>| cases.into_iter().find(|one| one.id == case).unwrap().trail.len();
+    assert_eq!(trail(reviews.cases(0, 10).await.unwrap()), 2);
+
+    record_it(&ledger, settles(4, case)).await;
+    for _ in 0..2 {
+        // The second time: the answer was lost.
+        let ReviewReply::Reviewed(now) = resolve(4).await.unwrap() else { panic!() };
+        assert_eq!((now.state, now.trail.len()), (CaseState::Resolved { transaction: TransactionId(4) }, 3));
+        let Some(Step::Resolve { citation, .. }) = &now.trail[2].step else { panic!("{:?}", now.trail) };
+        assert_eq!((citation.case(), citation.transaction(), citation.number()), (case, TransactionId(4), 4));
+    }
+    // Only who took it up does; and only once.
+    let ben = reviews.resolve(&ledger, other, person("ben"), TransactionId(2), None).await.unwrap();
+    assert_eq!(ben, ReviewReply::Rejected(ReviewReject::TakenBy { by: ann() }));
+    record_it(&ledger, settles(5, case)).await;
+    assert_eq!(resolve(5).await.unwrap(), ReviewReply::Rejected(ReviewReject::NoStep { state: "resolved" }));
+}
+
 #[derive(Clone, Debug)]
 enum Doing {
     /// A run with some of our records, cut off after so many commands.
@@ -203,8 +260,8 @@ fn doing() -> impl Strategy<Value = Doing> {
     let step = prop_oneof![
         3 => Just(Step::Take),
         1 => Just(Step::Release),
-        2 => Just(Step::Resolve { transaction: Some(TransactionId(1)), note: None }),
-        1 => Just(Step::Resolve { transaction: None, note: None }),
+        2 => Just(Step::ResolveUnchecked { transaction: Some(TransactionId(1)), note: None }),
+        1 => Just(Step::ResolveUnchecked { transaction: None, note: None }),
         1 => Just(Step::WriteOff { transaction: None, reason: Some(note("small")) }),
         1 => Just(Step::Reopen { reason: note("no") }),
     ];

@@ -8,6 +8,7 @@ use sysd_core::Timestamp;
 
 use super::super::model::Difference;
 use super::super::totals::Totals;
+use super::citation::Citation;
 use crate::model::TransactionId;
 
 /// Names a settlement file by what is in it: the SHA-256 of its bytes.
@@ -152,14 +153,22 @@ pub enum Step {
     Take,
     /// Puts it back.
     Release,
-    /// Says which transaction puts it right. Whoever took it up does.
+    /// Says which transaction puts it right. Whoever took it up does. [`Reviews::resolve`](super::Reviews::resolve) looks for it in the
+    /// ledger.
     Resolve {
-        /// The transaction, which is posted; without it nothing is resolved.
+        /// The transaction, which was recorded and names the case.
+        citation: Citation,
+        /// What there is to say.
+        note: Option<Note>,
+    },
+    /// The same with a transaction of other books than a [`Ledger`](crate::Ledger)'s: nobody looks whether there is one.
+    ResolveUnchecked {
+        /// The transaction; without it nothing is resolved.
         transaction: Option<TransactionId>,
         /// What there is to say.
         note: Option<Note>,
     },
-    /// Gives it up. Whoever took it up does, with a transaction or a reason.
+    /// Gives it up. Whoever took it up does, with a transaction or a reason; nobody looks for the transaction.
     WriteOff {
         /// The transaction that writes it off.
         transaction: Option<TransactionId>,
@@ -381,6 +390,12 @@ pub enum ReviewReject {
     TakenBy {
         /// Who.
         by: Person,
+    },
+    /// The transaction that is cited names another case.
+    #[error("the transaction names the case {case}")]
+    OtherCase {
+        /// Which it names.
+        case: CaseId,
     },
     /// Nothing is resolved without a transaction.
     #[error("post the transaction that puts it right first, and cite it; else write it off")]

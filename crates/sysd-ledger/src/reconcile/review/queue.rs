@@ -16,7 +16,8 @@ use super::model::{
 /// # Guarantees
 /// - A case changes its state by a person's [`Step`] only. A run adds cases, and notes which it found again; it never settles one, not
 ///   even one that it did not find any more.
-/// - A case that is resolved cites a transaction; one that is written off cites one, or a person says why.
+/// - A case that is resolved cites a transaction, which was recorded and names the case, or of which its step says that nobody looked
+///   ([`Step::ResolveUnchecked`]); one that is written off cites one, or a person says why.
 /// - The same difference of the same file is one case, however often it is found.
 /// - Trails only grow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -139,7 +140,7 @@ impl ReviewQueue {
         if case.trail.last().is_some_and(|last| last.by == *by && last.step.as_ref() == Some(step)) {
             return Ok(ReviewReply::Reviewed(Box::new(case.clone())));
         }
-        let state = next(&case.state, by, step)?;
+        let state = next(case, by, step)?;
         if case.trail.len() >= Case::TRAIL_MAX {
             return Err(ReviewReject::TrailFull);
         }
@@ -185,7 +186,8 @@ impl ReviewQueue {
 }
 
 /// Where a step leads.
-fn next(state: &CaseState, by: &Person, step: &Step) -> Result<CaseState, ReviewReject> {
+fn next(case: &Case, by: &Person, step: &Step) -> Result<CaseState, ReviewReject> {
+    let (id, state) = (case.id, &case.state);
     let no_step = || ReviewReject::NoStep { state: state.name() };
     let is_mine = || match state {
         CaseState::InReview { by: holder } if holder == by => Ok(()),
@@ -201,7 +203,14 @@ fn next(state: &CaseState, by: &Person, step: &Step) -> Result<CaseState, Review
         // Anybody may: who took it up may be away. The trail says who did.
         Step::Release if matches!(state, CaseState::InReview { .. }) => Ok(CaseState::Open),
         Step::Release => Err(no_step()),
-        Step::Resolve { transaction, .. } => {
+        Step::Resolve { citation, .. } => {
+            is_mine()?;
+            if citation.case != id {
+                return Err(ReviewReject::OtherCase { case: citation.case });
+            }
+            Ok(CaseState::Resolved { transaction: citation.transaction })
+        }
+        Step::ResolveUnchecked { transaction, .. } => {
             is_mine()?;
             let transaction = transaction.ok_or(ReviewReject::NoTransaction)?;
             Ok(CaseState::Resolved { transaction })

@@ -7,6 +7,7 @@ use sysd_core::{DecodeError, StateMachine, Timestamp};
 
 use super::super::model::{Candidate, Difference, Party, Record, Records, What as Differs};
 use super::super::totals::{SideTotals, Sum, Totals};
+use super::citation::Citation;
 use super::model::{
     Case, CaseId, CaseState, Event, FileId, FileState, FileView, Note, Person, ReviewCommand, ReviewReply, Step,
 };
@@ -211,7 +212,14 @@ fn put_step(step: &Step, out: &mut Vec<u8>) {
     match step {
         Step::Take => out.push(0),
         Step::Release => out.push(1),
-        Step::Resolve { transaction, note } => {
+        Step::Resolve { citation: Citation { case, transaction, number }, note } => {
+            out.push(6);
+            out.extend_from_slice(&case.0.to_be_bytes());
+            put_transaction(transaction, out);
+            put_number((*number).into(), out);
+            put_optional(note.as_ref(), out, put_note);
+        }
+        Step::ResolveUnchecked { transaction, note } => {
             out.push(2);
             put_optional(transaction.as_ref(), out, put_transaction);
             put_optional(note.as_ref(), out, put_note);
@@ -236,10 +244,14 @@ fn step(reader: &mut Reader<'_>) -> Result<Step, What> {
     Ok(match reader.byte()? {
         0 => Step::Take,
         1 => Step::Release,
-        2 => Step::Resolve { transaction: optional(reader, transaction)?, note: optional(reader, note)? },
+        2 => Step::ResolveUnchecked { transaction: optional(reader, transaction)?, note: optional(reader, note)? },
         3 => Step::WriteOff { transaction: optional(reader, transaction)?, reason: optional(reader, note)? },
         4 => Step::Reopen { reason: note(reader)? },
         5 => Step::Comment { note: note(reader)? },
+        6 => {
+            let (case, transaction, number) = (case_id(reader)?, transaction(reader)?, reader.number()?);
+            Step::Resolve { citation: Citation { case, transaction, number }, note: optional(reader, note)? }
+        }
         _ => return Err("a step that is unknown"),
     })
 }

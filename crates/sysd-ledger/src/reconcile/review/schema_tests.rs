@@ -47,7 +47,12 @@ fn a_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         Just(Step::Take),
         Just(Step::Release),
-        (id(), proptest::option::of(note())).prop_map(|(transaction, note)| Step::Resolve { transaction, note }),
+        (id(), proptest::option::of(note()))
+            .prop_map(|(transaction, note)| Step::ResolveUnchecked { transaction, note }),
+        (any::<[u128; 2]>(), any::<u64>(), proptest::option::of(note())).prop_map(|([case, of], number, note)| {
+            let citation = Citation { case: CaseId(case), transaction: TransactionId(of), number };
+            Step::Resolve { citation, note }
+        }),
         (id(), proptest::option::of(note())).prop_map(|(transaction, reason)| Step::WriteOff { transaction, reason }),
         note().prop_map(|reason| Step::Reopen { reason }),
         note().prop_map(|note| Step::Comment { note }),
@@ -177,10 +182,21 @@ fn the_format_is_pinned() {
         (
             ReviewCommand::Review {
                 case: CaseId(5),
-                by,
-                step: Step::Resolve { transaction: Some(TransactionId(9)), note: None },
+                by: by.clone(),
+                step: Step::ResolveUnchecked { transaction: Some(TransactionId(9)), note: None },
             },
             format!("03{:032x}03616e6e0201{:032x}00", 5, 9),
+        ),
+        (
+            ReviewCommand::Review {
+                case: CaseId(5),
+                by,
+                step: Step::Resolve {
+                    citation: Citation { case: CaseId(5), transaction: TransactionId(9), number: 3 },
+                    note: None,
+                },
+            },
+            format!("03{:032x}03616e6e06{:032x}{:032x}0300", 5, 5, 9),
         ),
     ];
     for (command, bytes) in pinned {

@@ -1,10 +1,14 @@
 //! The review queue on a store.
 
-use sysd_core::{Durability, Effect, Error, ErrorKind, Replicated, Result};
+use sysd_core::{Durability, Effect, Error, ErrorKind, Followed, Replicated, Result, Store};
 
 use super::super::found::Found;
+use super::citation::{Citation, ResolveError};
 use super::model::{Case, CaseId, FileId, Note, Person, ReviewCommand, ReviewReject, ReviewReply, Step};
 use super::queue::ReviewQueue;
+use crate::logic::Books;
+use crate::model::TransactionId;
+use crate::service::Ledger;
 
 /// A review queue, in memory, whose log is on a store. Clones share it.
 ///
@@ -12,13 +16,21 @@ use super::queue::ReviewQueue;
 /// use sysd_ledger::reconcile::{
 ///     CaseState, CsvFormat, CsvRows, FileId, Note, Person, Reconciliation, ReviewQueue, ReviewReply, Reviews, Step, records,
 /// };
-/// use sysd_ledger::TransactionId;
+/// use sysd_ledger::{Details, Transaction, TransactionId};
+/// # use sysd_ledger::{Account, AccountId, AccountKind, Books, Currency, JournalConfig, Ledger};
 /// use sysd_storage::{Memory, Replica, ReplicaConfig};
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// let (replica, driver) = Replica::<ReviewQueue>::open(Memory::new(), "reviews", ReplicaConfig::default()).await?;
 /// tokio::spawn(driver);
 /// let reviews = Reviews::that_may_forget(replica);
+/// # let store = Memory::new();
+/// # let (replica, driver) = Replica::<Books>::open(store.clone(), "books", ReplicaConfig::default()).await?;
+/// # tokio::spawn(driver);
+/// # let (ledger, _writer) = Ledger::that_may_forget(replica, store, "books", JournalConfig::default())?;
+/// # let (provider, sales, euro) = (AccountId(1), AccountId(2), Currency::iso("EUR")?);
+/// # ledger.open_account(Account::new(provider, euro, AccountKind::Asset)).await?;
+/// # ledger.open_account(Account::new(sales, euro, AccountKind::Income)).await?;
 /// let (ann, name) = (Person::new("ann").ok_or("no name")?, Note::new("may.csv").ok_or("no name")?);
 ///
 /// let bytes = "reference,amount,currency,date\norder-1,10.00,EUR,2026-05-01\n".as_bytes();
@@ -32,12 +44,18 @@ use super::queue::ReviewQueue;
 /// // The same file again: there is nothing to do.
 /// assert!(matches!(reviews.begin(file, name, ann.clone(), false).await?, ReviewReply::Seen(_)));
 ///
-/// // A person takes it up, posts a transaction, and cites it.
+/// // A person takes it up, posts a transaction that names it, and cites that.
 /// let case = reviews.cases(0, 10).await?.remove(0);
 /// reviews.review(case.id, ann.clone(), Step::Take).await?;
-/// let step = Step::Resolve { transaction: Some(TransactionId(77)), note: None };
-/// let ReviewReply::Reviewed(case) = reviews.review(case.id, ann, step).await? else { panic!() };
-/// assert_eq!(case.state, CaseState::Resolved { transaction: TransactionId(77) });
+/// let (id, record) = (TransactionId(77), &case.difference.theirs[0]);
+/// let missed = Transaction {
+///     details: Some(Box::new(Details::new("missed in May", vec![case.id.metadata()])?)),
+///     ..Transaction::transfer(id, record.currency, record.amount.unsigned_abs(), sales, provider)
+/// };
+/// assert!(reviews.resolve(&ledger, case.id, ann.clone(), id, None).await.is_err(), "it was not posted yet");
+/// ledger.transact(missed).await?;
+/// let ReviewReply::Reviewed(case) = reviews.resolve(&ledger, case.id, ann, id, None).await? else { panic!() };
+/// assert_eq!(case.state, CaseState::Resolved { transaction: id });
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
@@ -151,6 +169,32 @@ impl<L: Replicated<ReviewQueue>> Reviews<L> {
     /// As [`Reviews::ask`].
     pub async fn review(&self, case: CaseId, by: Person, step: Step) -> Result<ReviewReply> {
         self.ask(ReviewCommand::Review { case, by, step }).await
+    }
+
+    /// Resolves a case by a transaction that was posted for it: looks that the ledger has recorded it, that it posted something, and that
+    /// its metadata names the case ([`CaseId::metadata`]), and only then takes the step. For books that are no [`Ledger`]'s there is
+    /// [`Step::ResolveUnchecked`].
+    ///
+    /// # Errors
+    /// [`ResolveError`]. A ledger that is a follower's, or whose reads may be old, may not have seen the transaction yet. What the queue
+    /// refuses is a reply, as of [`Reviews::review`].
+    ///
+    /// # Cost
+    /// A read of the ledger and a command of the queue's.
+    ///
+    /// # Cancel safety
+    /// It may be carried out all the same; the same again does nothing more.
+    pub async fn resolve<B: Followed<Books>, S: Store>(
+        &self,
+        ledger: &Ledger<B, S>,
+        case: CaseId,
+        by: Person,
+        transaction: TransactionId,
+        note: Option<Note>,
+    ) -> Result<ReviewReply, ResolveError> {
+        let entry = ledger.transaction(transaction).await?.ok_or(ResolveError::NotRecorded { transaction })?;
+        let citation = Citation::of(&entry, case)?;
+        Ok(self.review(case, by, Step::Resolve { citation, note }).await?)
     }
 
     /// A page of cases, behind a number; 0: from the first. Everything counts that was answered anywhere before this was called.
