@@ -10,11 +10,14 @@ use sysd_core::{Clock, Effect, Error, ErrorKind, Replicated, Result, Store, Syst
 
 use super::logic::crossing::{ATTEMPTS_MAX, Crossing, Todo};
 use super::logic::recovery::{Fate, OnStore, OpenPart, Unknown, fate, in_transit, open_parts, standing};
-use super::logic::split::{Layout, Split, Unsplit, place, split};
+use super::logic::split::{Layout, Split, Unsplit, details_of_parts, place, split};
 use super::schema::{NOTES, sign, sign_id};
 use super::{Bug, Placement, Recovery, Refusal, ShardId, ShardInconsistency, ShardsBalance, ShardsReply};
 use crate::logic::{Books, Command};
-use crate::model::{Account, AccountId, AccountUpdate, AccountView, Currency, Date, Rejection, Reply, Transaction};
+use crate::model::{
+    Account, AccountId, AccountUpdate, AccountView, Currency, Date, Details, DetailsError, Rejection, Reply,
+    Transaction,
+};
 use crate::service::{Ledger, ids_leave};
 
 /// How shards are made and driven.
@@ -341,7 +344,8 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// Those of the ledgers. With an effect of `None` it is not recorded, and never will be by this call, though parts of it may be held for
     /// [`hold_for`](ShardsConfig::hold_for) and until recovery has looked. With `Unknown` ask again under the same id: it is
     /// recorded then, or is answered [`ShardsReply::Exists`], or [`Contention`](ErrorKind::Contention) as long as that other call
-    /// may still come to an end.
+    /// may still come to an end. [`TooLarge`](ErrorKind::TooLarge) naming `details`, without effect, if across shards they have no room for
+    /// the rate of an exchange, which stands in their metadata there.
     ///
     /// # Cost
     /// In one shard, that of [`Replicated::submit`]. Across shards four of them, one after the other: the coordinator's hold, the others'
@@ -349,11 +353,15 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     ///
     /// # Cancel safety
     /// It is recorded in all shards or in none; recovery ends what was begun.
-    pub async fn transact(&self, transaction: Transaction) -> Result<ShardsReply> {
+    pub async fn transact(&self, mut transaction: Transaction) -> Result<ShardsReply> {
         match split(self.inner.layout, &transaction) {
             Ok(Split::Within(shard)) => self.within(shard, Command::Transact(transaction)).await,
             Ok(Split::Across(parts)) => {
                 let Inner { config, .. } = &*self.inner;
+                if let Some(details) = &mut transaction.details {
+                    let too_large = |error: DetailsError| Error::too_large("details", error.bytes, Details::BYTES_MAX);
+                    **details = details_of_parts(details).map_err(too_large)?;
+                }
                 // Only before it is begun: what is begun comes to an end.
                 let rooms = parts.iter().map(|part| async { self.ledger(part.shard)?.room().await });
                 join_all(rooms).await.into_iter().collect::<Result<()>>()?;
