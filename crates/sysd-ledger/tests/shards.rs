@@ -85,6 +85,8 @@ async fn shards_are_opened_as_they_were_made() {
     assert_eq!(refused(Vec::new(), config()).await, ErrorKind::Invalid);
     let zero = ShardsConfig { hold_for: Duration::ZERO, ..config() };
     assert_eq!(refused(ledgers(&store, 2).await, zero).await, ErrorKind::Invalid);
+    let none = ShardsConfig { recover_parts_max: 0, ..config() };
+    assert_eq!(refused(ledgers(&store, 2).await, none).await, ErrorKind::Invalid);
     // One that was no shard, and has accounts.
     let alone = Memory::new();
     let one = ledgers(&alone, 1).await;

@@ -215,6 +215,11 @@ impl Details {
         self
     }
 
+    /// The same without a rate.
+    pub(crate) fn without_rate(self) -> Self {
+        Self { rate: None, ..self }
+    }
+
     /// The rate of an exchange.
     pub const fn rate(&self) -> Option<Rate> {
         self.rate

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct ShardsConfig {
     pub call_wait_max: Duration,
     /// How often recovery looks for what others left unfinished.
     pub recover_every: Duration,
+    /// How many unfinished parts of a shard one look of recovery ends at most. The next one goes on behind them.
+    pub recover_parts_max: usize,
     /// The time: of deadlines and waits.
     pub clock: Arc<dyn Clock>,
     /// A deliberate mistake.
@@ -57,6 +60,7 @@ impl ShardsConfig {
             hold_for: Duration::from_secs(10),
             call_wait_max: Duration::from_secs(5),
             recover_every: Duration::from_secs(5),
+            recover_parts_max: 1_000,
             clock: Arc::new(SystemClock),
             #[cfg(feature = "seeded-bugs")]
             bug: None,
@@ -88,6 +92,9 @@ impl ShardsConfig {
                 return Err(Error::invalid(field, "it is zero; choose some seconds"));
             }
         }
+        if self.recover_parts_max == 0 {
+            return Err(Error::invalid("recover_parts_max", "it is zero; choose some hundreds"));
+        }
         u16::try_from(count).map_err(|_| Error::invalid("ledgers", "there are too many shards"))
     }
 }
@@ -100,6 +107,7 @@ impl fmt::Debug for ShardsConfig {
             .field("hold_for", &self.hold_for)
             .field("call_wait_max", &self.call_wait_max)
             .field("recover_every", &self.recover_every)
+            .field("recover_parts_max", &self.recover_parts_max)
             .finish_non_exhaustive()
     }
 }
@@ -108,6 +116,8 @@ struct Inner<L, S> {
     ledgers: Vec<Ledger<L, S>>,
     config: ShardsConfig,
     layout: Layout,
+    /// By shard: the number of the last part that recovery has looked at, if there were more than one look ends; else zero.
+    looked: Vec<AtomicU64>,
     last: Mutex<Option<Recovery>>,
 }
 
@@ -200,7 +210,8 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
         let count = config.check(ledgers.len())?;
         let notes = Currency::custom(NOTES, 0).map_err(|error| config_error(error.to_string()))?;
         let layout = Layout { count, placement: config.placement, notes };
-        let this = Self { inner: Arc::new(Inner { ledgers, config, layout, last: Mutex::new(None) }) };
+        let looked = ledgers.iter().map(|_| AtomicU64::new(0)).collect();
+        let this = Self { inner: Arc::new(Inner { ledgers, config, layout, looked, last: Mutex::new(None) }) };
         // All are looked at before any is signed.
         let mut unsigned = Vec::new();
         for shard in this.shards() {
@@ -517,7 +528,9 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// coordinator never will are voided. Any process may do so, at any time, and several at once. The future of [`Shards::open`] does.
     ///
     /// # Cost
-    /// A read of every shard and a look at all of its holds; for what is found, a read of its coordinator and a command.
+    /// A read of every shard and a look at all of its holds; for what is found, up to
+    /// [`recover_parts_max`](ShardsConfig::recover_parts_max) of each shard, a read of its coordinator, one of what was held if it
+    /// is to be posted, and a command.
     ///
     /// # Cancel safety
     /// What it did stays; the next one goes on.
@@ -540,7 +553,10 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
 
     async fn recover_shard(&self, shard: ShardId) -> Recovery {
         let mut done = Recovery::default();
-        let found = match self.read(shard, move |books| open_parts(books, shard, PARTS_MAX)).await {
+        let parts_max = self.inner.config.recover_parts_max;
+        let looked = self.inner.looked.get(usize::from(shard.0));
+        let after = looked.map_or(0, |looked| looked.load(Ordering::Relaxed));
+        let found = match self.read(shard, move |books| open_parts(books, shard, after, parts_max)).await {
             Ok(found) => found,
             Err(error) => {
                 done.errors.push((shard, error));
@@ -554,6 +570,11 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
             done.errors.push((shard, error));
         }
         let mut parts = found.parts;
+        if let Some(looked) = looked {
+            // So that the oldest, which may be blocked for long, don't keep the others from being looked at.
+            let last = parts.last().filter(|_| parts.len() == parts_max).map_or(0, |part| part.number);
+            looked.store(last, Ordering::Relaxed);
+        }
         parts.sort_by_key(|part| part.coordinator);
         for of_one in parts.chunk_by(|a, b| a.coordinator == b.coordinator) {
             if let Err((at, error)) = self.recover_parts(shard, of_one, &mut done).await {
@@ -598,11 +619,23 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
         Ok(())
     }
 
+    /// What the caller's post would carry: its hold does too.
+    async fn details_of(&self, shard: ShardId, part: OpenPart) -> Result<Option<Box<Details>>> {
+        let entry = self.in_time(Effect::None, Box::pin(self.ledger(shard)?.entry(part.number))).await?;
+        let missing = || Error::new(ErrorKind::Unavailable, Effect::None, "the journal does not show what is held yet");
+        let details = entry.ok_or_else(missing)?.transaction().and_then(|held| held.details.clone());
+        Ok(details.map(|details| Box::new(details.without_rate())))
+    }
+
     /// Answers why it can't be settled for now.
     async fn settle(&self, shard: ShardId, part: OpenPart, fate: Fate) -> Result<Option<Rejection>> {
+        let details = match fate {
+            Fate::Post { .. } => self.details_of(shard, part).await?,
+            Fate::Void { .. } | Fate::Wait { .. } => None,
+        };
         let (mut day, mut rejected) = (None, None);
         for _ in 0..TRIES_MAX {
-            let Some(command) = fate.command(shard, part, day) else { return Ok(None) };
+            let Some(command) = fate.command(shard, part, day, details.clone()) else { return Ok(None) };
             match self.ask(shard, command).await? {
                 Reply::Rejected(rejection) => match *rejection {
                     // Somebody else was faster.
@@ -622,8 +655,6 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
 
 /// So many ids of one question are looked up on the store: those of all attempts, and some more.
 const LOOKS_MAX: usize = 4 * ATTEMPTS_MAX as usize;
-/// The most parts of a shard that one look ends.
-const PARTS_MAX: usize = 1_000;
 /// How often a part is asked for again whose day was closed meanwhile.
 const TRIES_MAX: u8 = 3;
 
@@ -639,3 +670,7 @@ async fn recover_for_ever<L: Replicated<Books>, S: Store>(inner: Weak<Inner<L, S
         sleep.await;
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;
