@@ -18,7 +18,7 @@ use crate::shards::schema::{Derivation, NOTES, Own, Purpose, is_reserved};
 use crate::shards::{Placement, ShardId, ShardsReply};
 use crate::{Books, Command};
 
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 10_000;
 const BUG_SEEDS: u64 = 3_000;
 const SHARDS: u16 = 3;
 const HOLD_US: u64 = 60;
