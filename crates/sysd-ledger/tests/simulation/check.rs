@@ -90,9 +90,7 @@ impl Replay {
             (recorded == transaction).then(|| receipt.clone())
         };
         match (command, reply) {
-            (Command::Transact(transaction), Reply::Exists { .. }) => {
-                first(transaction).map(|receipt| Reply::Recorded(receipt))
-            }
+            (Command::Transact(transaction), Reply::Exists { .. }) => first(transaction).map(Reply::Recorded),
             (Command::Group(transactions), Reply::Exists { .. }) => {
                 transactions.iter().map(first).collect::<Option<_>>().map(Reply::GroupRecorded)
             }
