@@ -30,6 +30,7 @@ pub use looked::Looked;
 #[cfg(test)]
 pub(crate) use numbers::{BLOCK_IDS, KEPT_MAX};
 pub(crate) use numbers::{Kept, Numbers, minted_at_us};
+pub(crate) use resolve::keeps_rate;
 pub(crate) use stored::{Parts, StoredHold};
 pub(crate) use tail::{Chunk, Tail};
 pub(crate) use times::Times;

@@ -272,6 +272,19 @@ fn an_exchange_keeps_its_rate() {
         Transaction { details: Some(Box::new(details)), ..Transaction::new(TransactionId(id), postings) }
     };
     // 0.10 EUR at 161.734 is 16.1734 JPY.
+    // What is held keeps it when it is posted, all of it or in part.
+    let held = Transaction { details: None, ..exchange(80, 10, 16, 161_734) }.held_until(None);
+    ask(&mut books, &Command::Transact(held));
+    let post = |id, asked: Transaction, postings: usize| {
+        let details = asked.details;
+        let postings = asked.postings.into_iter().take(postings).collect();
+        let post = Transaction::post_held(TransactionId(id), TransactionId(80));
+        Command::Transact(Transaction { details, postings, ..post })
+    };
+    let wrong = Rejection::Rate { from: (euro(), 10), to: (yen, 16) };
+    assert_eq!(refused(&mut books, &post(81, exchange(80, 10, 16, 171_734), 0)), wrong);
+    assert_eq!(refused(&mut books, &post(81, exchange(80, 10, 16, 171_734), 4)), wrong);
+    assert!(matches!(ask(&mut books, &post(81, exchange(80, 10, 16, 161_734), 0)), Reply::Recorded(_)));
     for (got, is_kept) in [(15, false), (16, true), (17, true), (18, false)] {
         let asked = Command::Transact(exchange(100 + got, 10, got, 161_734));
         if is_kept {

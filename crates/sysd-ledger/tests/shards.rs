@@ -7,8 +7,8 @@ use std::time::Duration;
 use sysd_core::{Clock as _, Effect, ErrorKind, ManualClock, SystemClock, Timestamp};
 use sysd_ledger::shards::{Placement, Refusal, ShardId, Shards, ShardsConfig, ShardsReply};
 use sysd_ledger::{
-    Account, AccountId, AccountKind, Books, Currency, Date, JournalConfig, Ledger, Posting, Rejection, Reply, Side,
-    Transaction, TransactionId,
+    Account, AccountId, AccountKind, Books, Currency, Date, Details, JournalConfig, Ledger, Posting, Rate, Rejection,
+    Reply, Side, Transaction, TransactionId,
 };
 use sysd_storage::{Memory, Replica, ReplicaConfig};
 
@@ -85,6 +85,8 @@ async fn shards_are_opened_as_they_were_made() {
     assert_eq!(refused(Vec::new(), config()).await, ErrorKind::Invalid);
     let zero = ShardsConfig { hold_for: Duration::ZERO, ..config() };
     assert_eq!(refused(ledgers(&store, 2).await, zero).await, ErrorKind::Invalid);
+    let none = ShardsConfig { recover_parts_max: 0, ..config() };
+    assert_eq!(refused(ledgers(&store, 2).await, none).await, ErrorKind::Invalid);
     // One that was no shard, and has accounts.
     let alone = Memory::new();
     let one = ledgers(&alone, 1).await;
@@ -119,6 +121,61 @@ async fn across_shards_all_or_nothing() {
     let more = Transaction::transfer(TransactionId(3), euro(), 1, ShardId(1).place(2), ShardId(1).place(1));
     shards.transact(more).await.unwrap();
     assert!(is_recorded(&shards.transact(too_much).await.unwrap()));
+    assert!(shards.recover().await.is_clear());
+}
+
+/// The bank's trading accounts lie in one shard, or each beside who exchanges, so that no part has both currencies.
+#[tokio::test]
+async fn an_exchange_across_shards_keeps_its_rate() {
+    let (shards, yen) = (funded(&Memory::new(), 2).await, Currency::iso("JPY").unwrap());
+    let (takes, gets) = (ShardId(0).place(3), ShardId(1).place(5));
+    let gives = [ShardId(0).place(4), ShardId(1).place(4)];
+    for (id, currency) in [(takes, euro()), (gets, yen), (gives[0], yen), (gives[1], yen)] {
+        shards.open_account(Account::new(id, currency, AccountKind::Equity)).await.unwrap();
+    }
+    let exchange = |id, gives, got, memo| {
+        let line = |account, side, currency, amount| Posting { account, amount, currency, side };
+        let postings = [
+            line(ShardId(0).place(2), Side::Debit, euro(), 10),
+            line(takes, Side::Credit, euro(), 10),
+            line(gives, Side::Debit, yen, got),
+            line(gets, Side::Credit, yen, got),
+        ];
+        let rate = Rate { from: euro(), to: yen, mantissa: 161_734, decimals: 3 };
+        let details = Details::new(memo, vec![("for".to_owned(), "ann".to_owned())]).unwrap().with_rate(rate);
+        Transaction { details: Some(Box::new(details)), ..Transaction::new(TransactionId(id), postings) }
+    };
+    let recorded = async || {
+        let mut all = Vec::new();
+        for ledger in shards.ledgers() {
+            all.push(ledger.read(|books| (books.journal_len(), books.holds_len())).await.unwrap());
+        }
+        all
+    };
+    let before = recorded().await;
+    for (id, gives) in (1..).zip(gives) {
+        let wrong = Rejection::Rate { from: (euro(), 10), to: (yen, 18) };
+        let reply = shards.transact(exchange(id, gives, 18, String::new())).await.unwrap();
+        assert_eq!(reply, ShardsReply::Rejected(Box::new(wrong)));
+        // It is written down, and there is no room for that.
+        let long = "x".repeat(Details::BYTES_MAX - "for".len() - "ann".len() - 2);
+        let error = shards.transact(exchange(id, gives, 16, long)).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::TooLarge, Effect::None), "{error}");
+    }
+    assert_eq!(recorded().await, before);
+    for (id, gives) in (1..).zip(gives) {
+        assert!(is_recorded(&shards.transact(exchange(id, gives, 16, String::new())).await.unwrap()));
+        let again = shards.transact(exchange(id, gives, 16, String::new())).await.unwrap();
+        assert!(matches!(again, ShardsReply::Exists { .. }), "{again:?}");
+    }
+    let view = shards.account(gets).await.unwrap().unwrap();
+    assert_eq!((wallet(&shards, 0).await, view.balance.posted(Side::Credit)), (80, 32));
+    for ledger in shards.ledgers() {
+        // What held it and what posted it, of both.
+        for (key, value) in [("exchange_rate", "EUR/JPY 161.734"), ("for", "ann")] {
+            assert_eq!(ledger.find_by_metadata(key, value, 0, 10).await.unwrap().len(), 4);
+        }
+    }
     assert!(shards.recover().await.is_clear());
 }
 

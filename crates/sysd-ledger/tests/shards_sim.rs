@@ -21,7 +21,7 @@ use sysd_ledger::{
 use sysd_storage::{Replica, ReplicaConfig};
 use sysd_testkit::sim::{Fault, Faults, Node, SimStore, Simulation, SkewedClock, sweep};
 
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 3_000;
 const BUG_SEEDS: u64 = 2_000;
 const SHARDS: u16 = 3;
 const FUNDS: u128 = 100;

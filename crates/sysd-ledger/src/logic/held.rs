@@ -4,7 +4,8 @@ use sysd_core::Timestamp;
 
 use super::books::Books;
 use super::holds::Hold;
-use crate::model::{AccountId, Posting, Postings, TransactionId};
+use super::resolve::postings_of;
+use crate::model::{AccountId, Postings, TransactionId};
 
 /// A transaction that holds something, as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,12 +38,7 @@ impl Books {
     }
 
     fn view_of(&self, id: TransactionId, hold: &Hold) -> HoldView {
-        let mut postings = Postings::new();
-        for leg in &hold.legs {
-            if let Some(row) = self.accounts.row(leg.account) {
-                postings.push(Posting { account: row.id, amount: leg.amount, currency: row.currency, side: leg.side });
-            }
-        }
+        let postings = postings_of(&self.accounts, hold);
         HoldView { id, number: hold.number, expires_at: hold.expires_at, postings }
     }
 }

@@ -7,7 +7,7 @@ use super::accounts::{Accounts, Index, Row};
 use super::holds::{Hold, Leg, Legs};
 use crate::model::amount::AMOUNT_MAX;
 use crate::model::{
-    AccountId, AccountState, Action, Balance, Currency, Posting, Rate, Rejection, Rest, Side, Transaction,
+    AccountId, AccountState, Action, Balance, Currency, Posting, Postings, Rate, Rejection, Rest, Side, Transaction,
     TransactionId,
 };
 
@@ -45,7 +45,10 @@ pub(super) fn resolve(
     now: Timestamp,
     transaction: &Transaction,
 ) -> Result<Resolved, Rejection> {
-    if let Some(rate) = transaction.details.as_ref().and_then(|details| details.rate()) {
+    let rate = transaction.details.as_ref().and_then(|details| details.rate());
+    // What posts all of a hold has no postings of its own.
+    let is_whole = matches!(transaction.action, Action::PostHeld { .. }) && transaction.postings.is_empty();
+    if let Some(rate) = rate.filter(|_| !is_whole) {
         keeps_rate(rate, &transaction.postings)?;
     }
     match transaction.action {
@@ -76,6 +79,9 @@ pub(super) fn resolve(
         }
         Action::PostHeld { hold: id, rest } => {
             let hold = hold_of(id).ok_or(Rejection::NoHold { hold: id })?;
+            if let Some(rate) = rate.filter(|_| is_whole) {
+                keeps_rate(rate, &postings_of(accounts, &hold))?;
+            }
             let (changes, rest) = post_held(accounts, hold, rest, &transaction.postings)?;
             Ok(Resolved { changes, hold: Some(Box::new((id, rest))), moved: 0 })
         }
@@ -87,6 +93,15 @@ pub(super) fn resolve(
             Ok(Resolved { changes: frees(&hold), hold: Some(Box::new((id, None))), moved: 0 })
         }
     }
+}
+
+/// What is held, which is what posts all of it.
+pub(super) fn postings_of(accounts: &Accounts, hold: &Hold) -> Postings {
+    let posting = |leg: &Leg| {
+        let row = accounts.row(leg.account)?;
+        Some(Posting { account: row.id, amount: leg.amount, currency: row.currency, side: leg.side })
+    };
+    hold.legs.iter().filter_map(posting).collect()
 }
 
 /// All that a hold holds is free.
@@ -232,7 +247,10 @@ fn balanced(postings: &[Posting]) -> Result<(), Rejection> {
 }
 
 /// What is given in one currency comes to what is got in the other, added up over the debits of each.
-fn keeps_rate(rate: Rate, postings: &[Posting]) -> Result<(), Rejection> {
+///
+/// # Errors
+/// [`Rejection::Rate`] if it does not.
+pub(crate) fn keeps_rate(rate: Rate, postings: &[Posting]) -> Result<(), Rejection> {
     let given = |currency: Currency| {
         let debits = postings.iter().filter(|posting| (posting.currency, posting.side) == (currency, Side::Debit));
         debits.fold(0_u128, |sum, posting| sum.saturating_add(posting.amount))

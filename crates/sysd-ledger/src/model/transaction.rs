@@ -114,6 +114,17 @@ pub struct Rate {
     pub decimals: u8,
 }
 
+/// As it is quoted: `EUR/USD 1.0825`, what one of the first is in the second.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decimals = usize::from(self.decimals);
+        let digits = format!("{:0>width$}", self.mantissa, width = decimals + 1);
+        let (whole, rest) = digits.split_at(digits.len() - decimals);
+        write!(f, "{}/{} {whole}", self.from, self.to)?;
+        if rest.is_empty() { Ok(()) } else { write!(f, ".{rest}") }
+    }
+}
+
 impl Rate {
     /// Whether that much of `from` comes to that much of `to`, in minor units, rounded up or down. Nothing does.
     pub fn is_kept(&self, from: u128, to: u128) -> bool {
@@ -202,6 +213,11 @@ impl Details {
     pub fn with_rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
+    }
+
+    /// The same without a rate.
+    pub(crate) fn without_rate(self) -> Self {
+        Self { rate: None, ..self }
     }
 
     /// The rate of an exchange.
@@ -406,6 +422,16 @@ mod tests {
                 prop_assert_eq!(rate.is_kept(from, near), naive(&rate, from, near));
             }
         }
+    }
+
+    #[test]
+    fn a_rate_is_written_as_it_is_quoted() {
+        let (from, to) = (Currency::iso("EUR").unwrap(), Currency::iso("JPY").unwrap());
+        let written = |mantissa, decimals| Rate { from, to, mantissa, decimals }.to_string();
+        assert_eq!(written(161_734, 3), "EUR/JPY 161.734");
+        assert_eq!(written(161, 0), "EUR/JPY 161");
+        assert_eq!(written(5, 3), "EUR/JPY 0.005");
+        assert_eq!(written(u64::MAX, 255).len(), "EUR/JPY 0.".len() + 255);
     }
 
     #[test]

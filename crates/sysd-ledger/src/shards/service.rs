@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -10,11 +11,14 @@ use sysd_core::{Clock, Effect, Error, ErrorKind, Replicated, Result, Store, Syst
 
 use super::logic::crossing::{ATTEMPTS_MAX, Crossing, Todo};
 use super::logic::recovery::{Fate, OnStore, OpenPart, Unknown, fate, in_transit, open_parts, standing};
-use super::logic::split::{Layout, Split, Unsplit, place, split};
+use super::logic::split::{Layout, Split, Unsplit, details_of_parts, place, split};
 use super::schema::{NOTES, sign, sign_id};
 use super::{Bug, Placement, Recovery, Refusal, ShardId, ShardInconsistency, ShardsBalance, ShardsReply};
 use crate::logic::{Books, Command};
-use crate::model::{Account, AccountId, AccountUpdate, AccountView, Currency, Date, Rejection, Reply, Transaction};
+use crate::model::{
+    Account, AccountId, AccountUpdate, AccountView, Currency, Date, Details, DetailsError, Rejection, Reply,
+    Transaction,
+};
 use crate::service::{Ledger, ids_leave};
 
 /// How shards are made and driven.
@@ -32,6 +36,8 @@ pub struct ShardsConfig {
     pub call_wait_max: Duration,
     /// How often recovery looks for what others left unfinished.
     pub recover_every: Duration,
+    /// How many unfinished parts of a shard one look of recovery ends at most. The next one goes on behind them.
+    pub recover_parts_max: usize,
     /// The time: of deadlines and waits.
     pub clock: Arc<dyn Clock>,
     /// A deliberate mistake.
@@ -54,6 +60,7 @@ impl ShardsConfig {
             hold_for: Duration::from_secs(10),
             call_wait_max: Duration::from_secs(5),
             recover_every: Duration::from_secs(5),
+            recover_parts_max: 1_000,
             clock: Arc::new(SystemClock),
             #[cfg(feature = "seeded-bugs")]
             bug: None,
@@ -85,6 +92,9 @@ impl ShardsConfig {
                 return Err(Error::invalid(field, "it is zero; choose some seconds"));
             }
         }
+        if self.recover_parts_max == 0 {
+            return Err(Error::invalid("recover_parts_max", "it is zero; choose some hundreds"));
+        }
         u16::try_from(count).map_err(|_| Error::invalid("ledgers", "there are too many shards"))
     }
 }
@@ -97,6 +107,7 @@ impl fmt::Debug for ShardsConfig {
             .field("hold_for", &self.hold_for)
             .field("call_wait_max", &self.call_wait_max)
             .field("recover_every", &self.recover_every)
+            .field("recover_parts_max", &self.recover_parts_max)
             .finish_non_exhaustive()
     }
 }
@@ -105,6 +116,8 @@ struct Inner<L, S> {
     ledgers: Vec<Ledger<L, S>>,
     config: ShardsConfig,
     layout: Layout,
+    /// By shard: the number of the last part that recovery has looked at, if there were more than one look ends; else zero.
+    looked: Vec<AtomicU64>,
     last: Mutex<Option<Recovery>>,
 }
 
@@ -197,7 +210,8 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
         let count = config.check(ledgers.len())?;
         let notes = Currency::custom(NOTES, 0).map_err(|error| config_error(error.to_string()))?;
         let layout = Layout { count, placement: config.placement, notes };
-        let this = Self { inner: Arc::new(Inner { ledgers, config, layout, last: Mutex::new(None) }) };
+        let looked = ledgers.iter().map(|_| AtomicU64::new(0)).collect();
+        let this = Self { inner: Arc::new(Inner { ledgers, config, layout, looked, last: Mutex::new(None) }) };
         // All are looked at before any is signed.
         let mut unsigned = Vec::new();
         for shard in this.shards() {
@@ -341,19 +355,26 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// Those of the ledgers. With an effect of `None` it is not recorded, and never will be by this call, though parts of it may be held for
     /// [`hold_for`](ShardsConfig::hold_for) and until recovery has looked. With `Unknown` ask again under the same id: it is
     /// recorded then, or is answered [`ShardsReply::Exists`], or [`Contention`](ErrorKind::Contention) as long as that other call
-    /// may still come to an end.
+    /// may still come to an end. [`TooLarge`](ErrorKind::TooLarge) naming `details`, without effect, if across shards they have no room for
+    /// the rate of an exchange, which stands in their metadata there.
     ///
     /// # Cost
     /// In one shard, that of [`Replicated::submit`]. Across shards four of them, one after the other: the coordinator's hold, the others'
     /// holds together, the coordinator's post, the others' posts together; two more the first time that two shards meet in a currency.
+    /// Once ids have left the memory of its shards each of the four is asked, looked up on the store, and asked again, also
+    /// where the transaction's own id says that it is new: the time that derived ids say is chance. That is eight appends and four reads.
     ///
     /// # Cancel safety
     /// It is recorded in all shards or in none; recovery ends what was begun.
-    pub async fn transact(&self, transaction: Transaction) -> Result<ShardsReply> {
+    pub async fn transact(&self, mut transaction: Transaction) -> Result<ShardsReply> {
         match split(self.inner.layout, &transaction) {
             Ok(Split::Within(shard)) => self.within(shard, Command::Transact(transaction)).await,
             Ok(Split::Across(parts)) => {
                 let Inner { config, .. } = &*self.inner;
+                if let Some(details) = &mut transaction.details {
+                    let too_large = |error: DetailsError| Error::too_large("details", error.bytes, Details::BYTES_MAX);
+                    **details = details_of_parts(details).map_err(too_large)?;
+                }
                 // Only before it is begun: what is begun comes to an end.
                 let rooms = parts.iter().map(|part| async { self.ledger(part.shard)?.room().await });
                 join_all(rooms).await.into_iter().collect::<Result<()>>()?;
@@ -509,7 +530,9 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// coordinator never will are voided. Any process may do so, at any time, and several at once. The future of [`Shards::open`] does.
     ///
     /// # Cost
-    /// A read of every shard and a look at all of its holds; for what is found, a read of its coordinator and a command.
+    /// A read of every shard and a look at all of its holds; for what is found, up to
+    /// [`recover_parts_max`](ShardsConfig::recover_parts_max) of each shard, a read of its coordinator, one of what was held if it
+    /// is to be posted, and a command.
     ///
     /// # Cancel safety
     /// What it did stays; the next one goes on.
@@ -532,7 +555,10 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
 
     async fn recover_shard(&self, shard: ShardId) -> Recovery {
         let mut done = Recovery::default();
-        let found = match self.read(shard, move |books| open_parts(books, shard, PARTS_MAX)).await {
+        let parts_max = self.inner.config.recover_parts_max;
+        let looked = self.inner.looked.get(usize::from(shard.0));
+        let after = looked.map_or(0, |looked| looked.load(Ordering::Relaxed));
+        let found = match self.read(shard, move |books| open_parts(books, shard, after, parts_max)).await {
             Ok(found) => found,
             Err(error) => {
                 done.errors.push((shard, error));
@@ -546,6 +572,11 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
             done.errors.push((shard, error));
         }
         let mut parts = found.parts;
+        if let Some(looked) = looked {
+            // So that the oldest, which may be blocked for long, don't keep the others from being looked at.
+            let last = parts.last().filter(|_| parts.len() == parts_max).map_or(0, |part| part.number);
+            looked.store(last, Ordering::Relaxed);
+        }
         parts.sort_by_key(|part| part.coordinator);
         for of_one in parts.chunk_by(|a, b| a.coordinator == b.coordinator) {
             if let Err((at, error)) = self.recover_parts(shard, of_one, &mut done).await {
@@ -590,11 +621,23 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
         Ok(())
     }
 
+    /// What the caller's post would carry: its hold does too.
+    async fn details_of(&self, shard: ShardId, part: OpenPart) -> Result<Option<Box<Details>>> {
+        let entry = self.in_time(Effect::None, Box::pin(self.ledger(shard)?.entry(part.number))).await?;
+        let missing = || Error::new(ErrorKind::Unavailable, Effect::None, "the journal does not show what is held yet");
+        let details = entry.ok_or_else(missing)?.transaction().and_then(|held| held.details.clone());
+        Ok(details.map(|details| Box::new(details.without_rate())))
+    }
+
     /// Answers why it can't be settled for now.
     async fn settle(&self, shard: ShardId, part: OpenPart, fate: Fate) -> Result<Option<Rejection>> {
+        let details = match fate {
+            Fate::Post { .. } => self.details_of(shard, part).await?,
+            Fate::Void { .. } | Fate::Wait { .. } => None,
+        };
         let (mut day, mut rejected) = (None, None);
         for _ in 0..TRIES_MAX {
-            let Some(command) = fate.command(shard, part, day) else { return Ok(None) };
+            let Some(command) = fate.command(shard, part, day, details.clone()) else { return Ok(None) };
             match self.ask(shard, command).await? {
                 Reply::Rejected(rejection) => match *rejection {
                     // Somebody else was faster.
@@ -614,8 +657,6 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
 
 /// So many ids of one question are looked up on the store: those of all attempts, and some more.
 const LOOKS_MAX: usize = 4 * ATTEMPTS_MAX as usize;
-/// The most parts of a shard that one look ends.
-const PARTS_MAX: usize = 1_000;
 /// How often a part is asked for again whose day was closed meanwhile.
 const TRIES_MAX: u8 = 3;
 
@@ -631,3 +672,7 @@ async fn recover_for_ever<L: Replicated<Books>, S: Store>(inner: Weak<Inner<L, S
         sleep.await;
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

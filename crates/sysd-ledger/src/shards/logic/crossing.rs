@@ -43,6 +43,10 @@ pub enum Bug {
 /// What is to be done next.
 #[expect(clippy::large_enum_variant, reason = "one of them is at hand at a time")]
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and the large one is the answer that goes to the caller"
+)]
 pub(crate) enum Todo {
     /// Ask all of these, at the same time, and tell what they answered, one for one.
     Ask(Vec<(ShardId, Command)>),

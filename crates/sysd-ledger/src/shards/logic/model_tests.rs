@@ -18,7 +18,7 @@ use crate::shards::schema::{Derivation, NOTES, Own, Purpose, is_reserved};
 use crate::shards::{Placement, ShardId, ShardsReply};
 use crate::{Books, Command};
 
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 10_000;
 const BUG_SEEDS: u64 = 3_000;
 const SHARDS: u16 = 3;
 const HOLD_US: u64 = 60;
@@ -274,7 +274,7 @@ impl World {
             if !is_peace && self.below(2) == 0 {
                 continue;
             }
-            let open = open_parts(&self.books[usize::from(shard.0)], shard, 100);
+            let open = open_parts(&self.books[usize::from(shard.0)], shard, 0, 100);
             if open.first_deadline.is_some_and(|at| at <= self.now()) {
                 self.messages.push(Message { shard, command: Command::Tick, back: None });
             }
@@ -296,7 +296,7 @@ impl World {
         let closed = self.books[usize::from(shard.0)].closed_through().map(|through| Date(through.0 + 1));
         let own = if matches!(found, Fate::Post { .. }) { part.effective } else { None };
         let day = closed.filter(|day| own.unwrap_or(Date(START_DAY)) < *day);
-        if let Some(command) = found.command(shard, part, day) {
+        if let Some(command) = found.command(shard, part, day, None) {
             self.messages.push(Message { shard, command, back: None });
         }
     }

@@ -6,7 +6,7 @@ use sysd_core::Timestamp;
 
 use super::crossing::{ATTEMPTS_MAX, Bug};
 use crate::logic::{Books, Command};
-use crate::model::{Currency, Date, Posting, Side, Transaction, TransactionId};
+use crate::model::{Currency, Date, Details, Posting, Side, Transaction, TransactionId};
 use crate::shards::ShardId;
 use crate::shards::schema::{Derivation, Own, Purpose, is_reserved, note_day};
 
@@ -83,6 +83,8 @@ pub(crate) fn standing(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenPart {
     pub(crate) hold: TransactionId,
+    /// Of the hold, in its shard's journal.
+    pub(crate) number: u64,
     pub(crate) coordinator: ShardId,
     pub(crate) effective: Option<Date>,
 }
@@ -90,19 +92,21 @@ pub(crate) struct OpenPart {
 /// What is open in a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct OpenParts {
-    /// Of other coordinators, the oldest first.
+    /// Of other coordinators, in the order in which they were looked for.
     pub(crate) parts: Vec<OpenPart>,
     /// The first deadline of those that this shard coordinates.
     pub(crate) first_deadline: Option<Timestamp>,
 }
 
-/// Up to `max` parts that are open in a shard, whose books these are.
-pub(crate) fn open_parts(books: &Books, shard: ShardId, max: usize) -> OpenParts {
+/// Up to `max` parts that are open in a shard, whose books these are: by their numbers those behind `after`, then from the first on.
+pub(crate) fn open_parts(books: &Books, shard: ShardId, after: u64, max: usize) -> OpenParts {
     let mut found = OpenParts::default();
     if books.holds_len() == 0 {
         return found;
     }
-    for hold in books.holds_of(is_reserved) {
+    let holds = books.holds_of(is_reserved);
+    let (before, behind) = holds.split_at(holds.partition_point(|hold| hold.number <= after));
+    for hold in behind.iter().chain(before) {
         let own = |posting: &Posting| Own::of(posting.account).map(|own| (own, posting.amount));
         let (mut coordinator, mut effective) = (shard, None);
         for (own, amount) in hold.postings.iter().filter_map(own) {
@@ -116,7 +120,7 @@ pub(crate) fn open_parts(books: &Books, shard: ShardId, max: usize) -> OpenParts
             let first = found.first_deadline.into_iter().chain(hold.expires_at).min();
             found.first_deadline = first;
         } else if found.parts.len() < max {
-            found.parts.push(OpenPart { hold: hold.id, coordinator, effective });
+            found.parts.push(OpenPart { hold: hold.id, number: hold.number, coordinator, effective });
         }
     }
     found
@@ -166,14 +170,20 @@ pub(crate) fn fate(
 }
 
 impl Fate {
-    /// What to ask the part's shard; `day`: the day for which, if not its own.
-    pub(crate) fn command(self, shard: ShardId, part: OpenPart, day: Option<Date>) -> Option<Command> {
+    /// What to ask the part's shard; `day`: the day for which, if not its own; `details`: those of what was held, for a post.
+    pub(crate) fn command(
+        self,
+        shard: ShardId,
+        part: OpenPart,
+        day: Option<Date>,
+        details: Option<Box<Details>>,
+    ) -> Option<Command> {
         let coordinator = part.coordinator;
         let derive = |purpose, attempt, id| Derivation { purpose, attempt, coordinator, shard }.derive(id);
         let transaction = match self {
             Self::Post { id, attempt } => {
                 let post = Transaction::post_held(derive(Purpose::Post, attempt, id), part.hold);
-                Transaction { effective: day.or(part.effective), ..post }
+                Transaction { effective: day.or(part.effective), details, ..post }
             }
             Self::Void { id, attempt } => {
                 let void = Transaction::void(derive(Purpose::Void, attempt, id), part.hold);

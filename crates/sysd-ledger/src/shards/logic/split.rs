@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Action, Currency, Posting, Postings, Rejection, Side, Transaction};
+use crate::logic::keeps_rate;
+use crate::model::{Action, Currency, Details, DetailsError, Posting, Postings, Rejection, Side, Transaction};
 use crate::shards::schema::{Own, is_reserved, note_amount, shard_of};
 use crate::shards::{Placement, Refusal, ShardId};
+
+/// Under which key of the metadata the rate of an exchange across shards stands.
+pub(crate) const RATE_KEY: &str = "exchange_rate";
 
 /// Where accounts lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +90,9 @@ pub(crate) fn split(layout: Layout, transaction: &Transaction) -> Result<Split, 
     if transaction.reverses.is_some() {
         return Err(Refusal::Reversal.into());
     }
+    if let Some(rate) = transaction.details.as_ref().and_then(|details| details.rate()) {
+        keeps_rate(rate, &transaction.postings).map_err(Unsplit::Rejected)?;
+    }
     let mut at_coordinator = Postings::new();
     for (&shard, postings) in parts.iter_mut().skip(1) {
         for (currency, difference) in differences(postings)? {
@@ -116,6 +123,17 @@ pub(crate) fn split(layout: Layout, transaction: &Transaction) -> Result<Split, 
         Part { shard, postings }
     });
     Ok(Split::Across(parts.collect()))
+}
+
+/// What goes with each part. A part alone may have one of the two currencies of an exchange, so the books could not see that it keeps
+/// the rate: [`split`] has seen it, and it stands in the metadata.
+///
+/// # Errors
+/// [`DetailsError`] if there is no room for it.
+pub(crate) fn details_of_parts(details: &Details) -> Result<Details, DetailsError> {
+    let Some(rate) = details.rate() else { return Ok(details.clone()) };
+    let noted = (RATE_KEY.to_owned(), rate.to_string());
+    Details::new(details.memo(), details.metadata().iter().cloned().chain([noted]).collect())
 }
 
 /// Debits less credits, of each currency in which they differ.

@@ -95,7 +95,7 @@ proptest! {
             let hold = Transaction::new(TransactionId(5), part.postings.iter().copied()).held_until(deadline);
             let reply = books.apply(now, &Command::Transact(Transaction { effective: transaction.effective, ..hold }));
             prop_assert!(matches!(reply, Reply::Recorded(_)), "{reply:?}");
-            let found = open_parts(&books, part.shard, 10);
+            let found = open_parts(&books, part.shard, 0, 10);
             if let Some(at) = deadline {
                 prop_assert_eq!((found.parts.len(), found.first_deadline), (0, Some(at)));
             } else {

@@ -1,0 +1,95 @@
+//! What recovery does of callers that disappeared once it was decided.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use sysd_storage::{Memory, Replica, ReplicaConfig};
+
+use super::*;
+use crate::journal::JournalConfig;
+use crate::model::{AccountKind, Action, JournalEntry, TransactionId};
+
+type OnMemory = Shards<Replica<Books>, Memory>;
+
+const FROM: AccountId = ShardId(0).place(1);
+const TO: [AccountId; 2] = [ShardId(1).place(1), ShardId(1).place(2)];
+
+fn euro() -> Currency {
+    Currency::iso("EUR").unwrap()
+}
+
+async fn two(recover_parts_max: usize) -> OnMemory {
+    let (store, mut ledgers) = (Memory::new(), Vec::new());
+    for name in ["books-0", "books-1"] {
+        let (replica, driver) = Replica::open(store.clone(), name, ReplicaConfig::default()).await.unwrap();
+        tokio::spawn(driver);
+        ledgers.push(Ledger::that_may_forget(replica, store.clone(), name, JournalConfig::default()).unwrap().0);
+    }
+    let config = ShardsConfig { placement: Placement::Named, recover_parts_max, ..ShardsConfig::new("bank") };
+    let (shards, _recovery) = Shards::open(ledgers, config).await.unwrap();
+    for account in [FROM, TO[0], TO[1]] {
+        shards.open_account(Account::new(account, euro(), AccountKind::Liability)).await.unwrap();
+    }
+    shards
+}
+
+/// Asks as [`Shards::transact`] does, until the coordinator has posted its part.
+async fn decide_and_disappear(shards: &OnMemory, transaction: &Transaction) {
+    let Inner { layout, config, .. } = &*shards.inner;
+    let Ok(Split::Across(parts)) = split(*layout, transaction) else { panic!("it lies across") };
+    let coordinator = parts[0].shard;
+    let hold_us = u64::try_from(config.hold_for.as_micros()).unwrap();
+    let mut crossing = Crossing::new(transaction, parts, config.clock.now(), hold_us, None);
+    let posts = |command: &Command| matches!(command, Command::Transact(transaction) if matches!(transaction.action, Action::PostHeld { .. }));
+    loop {
+        let Todo::Ask(asks) = crossing.todo() else { panic!("it is not decided yet") };
+        if asks.iter().all(|(shard, command)| *shard != coordinator && posts(command)) {
+            return;
+        }
+        crossing.told(join_all(asks.into_iter().map(|(shard, command)| shards.ask(shard, command))).await);
+    }
+}
+
+#[tokio::test]
+async fn what_recovery_posts_has_the_details() {
+    let shards = two(10).await;
+    let details = Details::new("rent", vec![("order".to_owned(), "7".to_owned())]).unwrap();
+    let details = Some(Box::new(details));
+    let transaction =
+        Transaction { details: details.clone(), ..Transaction::transfer(TransactionId(1), euro(), 5, TO[0], FROM) };
+    decide_and_disappear(&shards, &transaction).await;
+    let found = async || shards.ledgers()[1].find_by_metadata("order", "7", 0, 10).await.unwrap();
+    let actions = |entries: &[JournalEntry]| -> Vec<_> {
+        let recorded = entries.iter().map(|entry| entry.transaction().unwrap());
+        recorded
+            .map(|recorded| (recorded.details.clone(), matches!(recorded.action, Action::PostHeld { .. })))
+            .collect()
+    };
+    assert_eq!(actions(&found().await), [(details.clone(), false)]);
+    assert_eq!(shards.recover().await.posted, 1);
+    assert_eq!(actions(&found().await), [(details.clone(), false), (details, true)]);
+    assert!(shards.recover().await.is_clear());
+    // The caller's own post would have been the same, and comes too late.
+    let again = shards.transact(transaction).await.unwrap();
+    assert!(matches!(again, ShardsReply::Exists { .. }), "{again:?}");
+    assert_eq!(found().await.len(), 2);
+}
+
+#[tokio::test]
+async fn parts_behind_blocked_ones_are_reached() {
+    let shards = two(1).await;
+    for (id, to) in [(1, TO[1]), (2, TO[1]), (3, TO[0])] {
+        decide_and_disappear(&shards, &Transaction::transfer(TransactionId(id), euro(), 5, to, FROM)).await;
+    }
+    shards.update_account(TO[1], AccountUpdate::Freeze).await.unwrap();
+    let look = async || {
+        let found = shards.recover().await;
+        (found.posted, found.blocked.len())
+    };
+    for expected in [(0, 1), (0, 1), (1, 0)] {
+        assert_eq!(look().await, expected);
+    }
+    // Those that were blocked have their turn again.
+    assert_eq!(look().await, (0, 1));
+    shards.update_account(TO[1], AccountUpdate::Unfreeze).await.unwrap();
+    assert_eq!((look().await, look().await), ((1, 0), (1, 0)));
+    assert!(shards.recover().await.is_clear());
+}
