@@ -41,7 +41,6 @@ pub enum Bug {
 }
 
 /// What is to be done next.
-#[expect(clippy::large_enum_variant, reason = "one of them is at hand at a time")]
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
