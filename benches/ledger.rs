@@ -299,7 +299,7 @@ async fn durable<S: Store + Clone>(kind: &str, store: &S, count: u64) {
     ledger.write_journal().await.unwrap();
     let audit = ledger.verify().await.unwrap();
     println!("{:<32} {} entries verified, {:.0} MB resident", "", audit.entries, resident() / 1e6);
-    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    ended(tasks).await;
 }
 
 /// What a disk gives that does nothing else: the bytes of a batch's entry in the log, appended and synced.
@@ -374,7 +374,7 @@ fn main() {
             batches("durable_local_50m then", &ledger, DURABLE_ACCOUNTS, 4_000_000).await;
             callers("durable_local_50m then 64", &ledger, 64, 200_000).await;
             println!("{:<32} {:.0} MB resident", "", resident() / 1e6);
-            tasks.iter().for_each(tokio::task::JoinHandle::abort);
+            ended(tasks).await;
         }
         reopen(&directory).await;
         for (kind, variable, count) in

@@ -2,22 +2,18 @@
 #![cfg(all(feature = "memory", feature = "reconcile"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+#[path = "support/example.rs"]
+mod example;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-/// Cargo builds the examples beside the tests.
-fn example() -> Command {
-    let test = std::env::current_exe().unwrap();
-    let path: PathBuf = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/ledger");
-    assert!(path.exists(), "{} is missing: run `cargo build --example ledger` first", path.display());
-    Command::new(path)
-}
+use example::example;
 
 /// A directory of the test's own.
 fn directory(name: &str) -> PathBuf {
@@ -28,7 +24,8 @@ fn directory(name: &str) -> PathBuf {
 
 /// One line of JSON, and what it said to people beside.
 fn json(arguments: &[&str], directory: &Path) -> (Value, String) {
-    let output = example().args(arguments).arg("--json").arg("--journal").arg(directory.join("journal")).output();
+    let output =
+        example("ledger").args(arguments).arg("--json").arg("--journal").arg(directory.join("journal")).output();
     let output = output.unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{said}");
@@ -105,7 +102,7 @@ fn a_banks_and_a_collectives_rows_are_imported_and_match() {
     assert!(hledger_agrees(&summary), "{summary}");
     assert_eq!((&summary["matches"], &summary["differences"]), (&json!({ "exact": 3 }), &json!({})));
     // Without the files it says which it looked for.
-    let output = example().args(["import", "no such directory"]).output().unwrap();
+    let output = example("ledger").args(["import", "no such directory"]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && said.contains("no such directory/berka"), "{said}");
 }

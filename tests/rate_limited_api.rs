@@ -2,21 +2,17 @@
 #![cfg(all(feature = "memory", feature = "tower"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+#[path = "support/example.rs"]
+mod example;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// Cargo builds the examples beside the tests.
-fn example() -> Command {
-    let test = std::env::current_exe().unwrap();
-    let path: PathBuf = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/rate_limited_api");
-    assert!(path.exists(), "{} is missing: run `cargo build --example rate_limited_api` first", path.display());
-    Command::new(path)
-}
+use example::example;
 
 /// A server that ends with the test.
 struct Server {
@@ -33,8 +29,12 @@ impl Drop for Server {
 
 impl Server {
     fn start(arguments: &[&str]) -> Self {
-        let mut child =
-            example().args(["--listen", "127.0.0.1:0"]).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = example("rate_limited_api")
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line:?}")).to_owned();
@@ -101,7 +101,7 @@ fn what_is_wrong_with_a_policy_is_said() {
         (["--store", "papyrus:"], "--store: "),
         (["--listen", "192.0.2.1:1"], "--listen 192.0.2.1:1: "),
     ] {
-        let output = example().args(arguments).output().unwrap();
+        let output = example("rate_limited_api").args(arguments).output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{errors}");
         assert!(errors.starts_with("rate_limited_api: ") && errors.contains(said), "{errors}");

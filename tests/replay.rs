@@ -7,24 +7,25 @@
 #[path = "../examples/replay/main.rs"]
 mod parts;
 
+#[path = "support/example.rs"]
+mod example;
+
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
-/// Cargo builds the examples beside the tests.
-fn replay() -> Command {
-    let test = std::env::current_exe().unwrap();
-    let path: PathBuf = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/replay");
-    assert!(path.exists(), "{} is missing: run `cargo build --example replay` first", path.display());
-    Command::new(path)
-}
+use example::example;
 
 fn run(arguments: &[&str], input: &[u8]) -> Output {
-    let mut child =
-        replay().args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = example("replay")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     // It may have ended before it read anything.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()

@@ -2,6 +2,18 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "metrics")]
+use sysd_core::Effect;
+
+/// An effect as a label of metrics.
+#[cfg(feature = "metrics")]
+pub(crate) const fn effect_label(effect: Effect) -> &'static str {
+    match effect {
+        Effect::None => "none",
+        Effect::Unknown => "unknown",
+    }
+}
+
 /// Why a limit could not be made. A request that is over its limit is no error: it is a
 /// [`Decision`](crate::Decision).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

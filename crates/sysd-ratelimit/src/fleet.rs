@@ -131,6 +131,19 @@ impl StoreCall {
     }
 }
 
+/// A call of the store's, counted.
+async fn counted<T>(
+    clock: &impl Clock,
+    meter: &Meter,
+    what: StoreCall,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let under_way = meter.begin(clock, what);
+    let answer = call.await;
+    under_way.answered(&answer);
+    answer
+}
+
 /// Calls of the store's, one after the other, for at most so long.
 async fn within<T: Send>(
     clock: &impl Clock,

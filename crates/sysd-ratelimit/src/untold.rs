@@ -77,7 +77,7 @@ impl Untold {
         }
         #[cfg(feature = "metrics")]
         {
-            let effect = if effect == Effect::Unknown { "unknown" } else { "none" };
+            let effect = crate::error::effect_label(effect);
             let labels =
                 [("limiter", limiter.to_owned()), ("kind", kind.name().to_owned()), ("effect", effect.to_owned())];
             metrics::counter!(self.what.counter(), &labels).increment(1);

@@ -4,6 +4,10 @@
 //! its effective day, its details. Two equal postings, a debit and a credit, are a currency, an amount and two accounts:
 //! 60 bytes or so.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+
 use super::bytes::{
     Reader, What, put_bytes, put_currency, put_day, put_id, put_number, put_optional, put_side, put_small,
 };
@@ -13,8 +17,6 @@ use crate::model::{
     Account, AccountId, AccountKind, AccountUpdate, Action, Details, Funds, Posting, Postings, Rate, Rest, Side,
     Transaction, TransactionId,
 };
-use bytes::Bytes;
-use std::sync::Arc;
 
 const OPEN: u8 = 0;
 const UPDATE: u8 = 1;

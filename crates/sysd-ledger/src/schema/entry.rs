@@ -88,6 +88,17 @@ pub(crate) struct ReadEntry {
     pub(crate) trails: Vec<Trail>,
 }
 
+/// Seven bits in each byte, as [`put_small`] writes them, from that place on: up to ten. Answers where they end.
+#[inline]
+fn write_small(bytes: &mut [u8], mut at: usize, mut number: u64) -> usize {
+    while number > 0x7F {
+        bytes[at] = number.to_le_bytes()[0] | 0x80;
+        (at, number) = (at + 1, number >> 7);
+    }
+    bytes[at] = number.to_le_bytes()[0];
+    at + 1
+}
+
 /// The body of a chunk that is being filled. There is always room behind it, so that entries are written where they stay.
 #[derive(Debug, Default)]
 pub(crate) struct OpenBody {
@@ -140,39 +151,10 @@ impl OpenBody {
     /// Adds an entry, behind its length.
     #[inline]
     pub(crate) fn put_sized(&mut self, entry: &[u8]) {
-        let mut len = entry.len();
-        while len > 0x7F {
-            self.extend(&[len.to_le_bytes()[0] | 0x80]);
-            len >>= 7;
-        }
-        self.extend(&[len.to_le_bytes()[0]]);
+        self.len += write_small(self.room(10), 0, entry.len() as u64);
         self.extend(entry);
     }
 
-    /// What it is when it is full; another can be begun.
-    pub(crate) fn take(&mut self) -> Bytes {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.truncate(std::mem::take(&mut self.len));
-        bytes.into()
-    }
-}
-
-/// The entry of a transaction that debits one account and credits another and says nothing else, if no number in it has more than
-/// 8 bytes: as [`put_transaction_entry`], [`put_after`] and [`OpenBody::put_sized`] write it, in place.
-pub(crate) struct PairEntry<'a> {
-    bytes: &'a mut [u8],
-    len: usize,
-}
-
-impl PairEntry<'_> {
-    /// Its length takes two bytes at most.
-    const HEAD: usize = 2 + 2 + 2 * 10 + 3 * 16 + 8;
-    const AFTER: usize = 3 + 6 * 8 + 10 * (TRAIL_MAX - 1);
-    /// For all of it, and for the bytes behind a number that are written with it.
-    const ROOM: usize = Self::HEAD + 2 * Self::AFTER + 10;
-}
-
-impl OpenBody {
     /// Begins the entry of a transfer; [`end_pair`](Self::end_pair) adds it.
     #[inline]
     pub(crate) fn begin_pair(
@@ -199,9 +181,29 @@ impl OpenBody {
     pub(crate) fn end_pair(&mut self, bytes: usize) {
         self.len += bytes;
     }
+
+    /// What it is when it is full; another can be begun.
+    pub(crate) fn take(&mut self) -> Bytes {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.truncate(std::mem::take(&mut self.len));
+        bytes.into()
+    }
+}
+
+/// The entry of a transaction that debits one account and credits another and says nothing else, if no number in it has more than
+/// 8 bytes: as [`put_transaction_entry`], [`put_after`] and [`OpenBody::put_sized`] write it, in place.
+pub(crate) struct PairEntry<'a> {
+    bytes: &'a mut [u8],
+    len: usize,
 }
 
 impl PairEntry<'_> {
+    /// Its length takes two bytes at most.
+    const HEAD: usize = 2 + 2 + 2 * 10 + 3 * 16 + 8;
+    const AFTER: usize = 3 + 6 * 8 + 10 * (TRAIL_MAX - 1);
+    /// For all of it, and for the bytes behind a number that are written with it.
+    const ROOM: usize = Self::HEAD + 2 * Self::AFTER + 10;
+
     #[inline]
     fn put<const N: usize>(&mut self, bytes: [u8; N]) {
         self.bytes[self.len..][..N].copy_from_slice(&bytes);
@@ -209,12 +211,8 @@ impl PairEntry<'_> {
     }
 
     #[inline]
-    fn put_small(&mut self, mut number: u64) {
-        while number > 0x7F {
-            self.put([number.to_le_bytes()[0] | 0x80]);
-            number >>= 7;
-        }
-        self.put([number.to_le_bytes()[0]]);
+    fn put_small(&mut self, number: u64) {
+        self.len = write_small(self.bytes, self.len, number);
     }
 
     /// How an account stood after its change of that ordinal, and how many numbers ago the one before it was.

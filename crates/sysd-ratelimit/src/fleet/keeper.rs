@@ -11,6 +11,9 @@ use parking_lot::Mutex;
 use sysd_core::tuple::KeyBytes;
 use sysd_core::{Clock, Effect, Error, ErrorKind, Timestamp};
 
+#[cfg(feature = "metrics")]
+use crate::error::effect_label;
+
 /// What a keeper looks after, round by round.
 pub(super) trait Kept: Send + Sync + Sized + 'static {
     fn clock(&self) -> &impl Clock;
@@ -168,7 +171,7 @@ impl Errors {
         }
         #[cfg(feature = "metrics")]
         {
-            let of_error = [("kind", kind.name().to_owned()), ("effect", name_of(effect).to_owned())];
+            let of_error = [("kind", kind.name().to_owned()), ("effect", effect_label(effect).to_owned())];
             let labels: Vec<_> = self.labels.iter().cloned().chain(of_error).collect();
             metrics::counter!(ERRORS, &labels).increment(1);
         }
@@ -179,7 +182,8 @@ impl Errors {
     pub(super) fn lost(&self, tokens: u32, effect: Effect) {
         #[cfg(feature = "metrics")]
         if tokens > 0 {
-            let labels: Vec<_> = self.labels.iter().cloned().chain([("effect", name_of(effect).to_owned())]).collect();
+            let labels: Vec<_> =
+                self.labels.iter().cloned().chain([("effect", effect_label(effect).to_owned())]).collect();
             metrics::counter!(LOST, &labels).increment(u64::from(tokens));
         }
     }
@@ -193,8 +197,3 @@ impl Errors {
 const ERRORS: &str = "sysd_ratelimit_keeper_errors_total";
 #[cfg(feature = "metrics")]
 const LOST: &str = "sysd_ratelimit_keeper_lost_tokens_total";
-
-#[cfg(feature = "metrics")]
-fn name_of(effect: Effect) -> &'static str {
-    if effect == Effect::Unknown { "unknown" } else { "none" }
-}

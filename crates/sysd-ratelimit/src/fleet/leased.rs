@@ -16,7 +16,7 @@ use super::lease::{Batch, Grant, Lease, Refill, Rest, Said, Terms};
 use super::meter::{Meter, Tally};
 use super::seat::{Called, Late, Lead, Next, Numbers, Overdue, Place, Seat, Told, Turn};
 use super::table::Table;
-use super::{CALL_WAIT_MAX, StoreCall, micros, none_is_zero, steady_us, within};
+use super::{CALL_WAIT_MAX, StoreCall, counted, micros, none_is_zero, steady_us, within};
 use crate::algorithm::{Algorithm as _, Limit};
 use crate::error::RateLimitError;
 use crate::joint::is_outage;
@@ -139,12 +139,8 @@ impl<S: Store, C: Clock> Giving<S, C> {
         };
         let leased = Arc::clone(&self.leased);
         let partition = partition(&leased.prefix, &self.key);
-        let call = async {
-            let under_way = leased.meter.begin(&leased.clock, StoreCall::Give);
-            let given = leased.store.run(Key::lone(schema::RULES, &partition), &give).await;
-            under_way.answered(&given);
-            given
-        };
+        let call = leased.store.run(Key::lone(schema::RULES, &partition), &give);
+        let call = counted(&leased.clock, &leased.meter, StoreCall::Give, call);
         self.sent = rest.tokens;
         let wait = leased.config.call_wait_max;
         let given = within(&leased.clock, &leased.meter, StoreCall::Give, wait, call).await;
@@ -517,10 +513,8 @@ impl<S: Store, C: Clock> Leased<S, C> {
 
     async fn take(&self, partition: &KeyBytes, tokens: u32) -> Result<(Box<Batch>, Decision)> {
         let take = TakeAll::new([(&self.rule, tokens)]);
-        let under_way = self.meter.begin(&self.clock, StoreCall::of(tokens));
-        let verdict = self.store.run(Key::lone(schema::RULES, partition), &take).await;
-        under_way.answered(&verdict);
-        let verdict = verdict?;
+        let call = self.store.run(Key::lone(schema::RULES, partition), &take);
+        let verdict = counted(&self.clock, &self.meter, StoreCall::of(tokens), call).await?;
         let decision = *take.decision(&verdict).decision();
         Ok((Box::new(Batch { take, verdict }), decision))
     }

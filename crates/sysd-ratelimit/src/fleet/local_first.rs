@@ -11,7 +11,7 @@ use super::keeper::{EndedAt, Errors, KeeperError, Kept, Shared, ends_round, shar
 use super::meter::{Meter, Tally};
 use super::table::Table;
 use super::view::View;
-use super::{CALL_WAIT_MAX, StoreCall, micros, none_is_zero, steady_us, within};
+use super::{CALL_WAIT_MAX, StoreCall, counted, micros, none_is_zero, steady_us, within};
 use crate::algorithm::Limit;
 use crate::error::RateLimitError;
 use crate::joint::is_outage;
@@ -314,12 +314,8 @@ impl<S: Store, C: Clock> LocalFirst<S, C> {
     }
 
     async fn run(&self, what: StoreCall, partition: &KeyBytes, take: &TakeAll) -> Result<JointVerdict> {
-        let call = async {
-            let under_way = self.meter.begin(&self.clock, what);
-            let answer = self.store.run(Key::lone(schema::RULES, partition), take).await;
-            under_way.answered(&answer);
-            answer
-        };
+        let call = self.store.run(Key::lone(schema::RULES, partition), take);
+        let call = counted(&self.clock, &self.meter, what, call);
         within(&self.clock, &self.meter, what, self.config.call_wait_max, call).await
     }
 
@@ -369,8 +365,11 @@ impl<S: Store, C: Clock> Kept for LocalFirst<S, C> {
         }
         if ends {
             let most = this.lifted.burst();
-            let post = |key: KeyBytes| Some((this.views.with_known(&key, |view| view.post(most))??, key));
-            let again = looked.into_iter().filter_map(post).map(|(cost, key)| (key, cost)).collect();
+            let post = |key: KeyBytes| {
+                let cost = this.views.with_known(&key, |view| view.post(most))??;
+                Some((key, cost))
+            };
+            let again = looked.into_iter().filter_map(post).collect();
             Self::post_all(this, again).await;
         }
     }

@@ -8,9 +8,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::{Counter, Histogram, SharedString};
-use sysd_core::{Clock, Effect, Error, Result};
+use sysd_core::{Clock, Error, Result};
 
 use super::StoreCall;
+use crate::error::effect_label;
 use crate::model::{Decision, Outcome};
 
 const DECISIONS: &str = "sysd_ratelimit_fleet_decisions_total";
@@ -119,13 +120,12 @@ impl Meter {
 
     /// A call failed, or was given up. That is rare, or else each waits for the store: it is looked up by name.
     pub(super) fn failed(&self, call: StoreCall, error: &Error) {
-        let effect = if error.effect() == Effect::Unknown { "unknown" } else { "none" };
         let labels: [(&str, SharedString); 5] = [
             ("limiter", self.limiter.clone()),
             ("mode", self.mode.into()),
             ("call", call.name().into()),
             ("kind", error.kind().name().into()),
-            ("effect", effect.into()),
+            ("effect", effect_label(error.effect()).into()),
         ];
         metrics::counter!(CALL_ERRORS, &labels).increment(1);
     }

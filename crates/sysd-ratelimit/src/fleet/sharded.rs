@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::join_all;
 use sysd_core::entropy::below;
 use sysd_core::tuple::{self, Element as _, KeyBytes};
@@ -13,7 +14,7 @@ use sysd_core::{
 
 use super::gather::{Gather, Next, Part, enough_after};
 use super::meter::Meter;
-use super::{CALL_WAIT_MAX, StoreCall, micros};
+use super::{CALL_WAIT_MAX, StoreCall, counted, micros};
 use crate::error::RateLimitError;
 use crate::model::{Decision, Outcome, Rate, Rule, Span, TokenBucket};
 use crate::procedure::{GiveAll, TakeAll};
@@ -240,15 +241,15 @@ impl<S: Store, E: Entropy, C: Clock> ShardedLimiter<S, E, C> {
         }
         let mut partition = KeyBytes::from_slice(prefix);
         (at as u64).encode_to(&mut partition);
-        let under_way = self.meter.begin(&self.clock, what);
         let call = self.store.run(Key::lone(schema::SHARDS, &partition), procedure);
-        let answer = timeout(&self.clock, wait, call).await.unwrap_or_else(|_| {
-            // A look writes nothing.
-            let effect = if what == StoreCall::Look { Effect::None } else { Effect::Unknown };
-            Err(Error::new(ErrorKind::Timeout, effect, "a shard did not answer within the deadline"))
+        let call = timeout(&self.clock, wait, call).map(|answer| {
+            answer.unwrap_or_else(|_| {
+                // A look writes nothing.
+                let effect = if what == StoreCall::Look { Effect::None } else { Effect::Unknown };
+                Err(Error::new(ErrorKind::Timeout, effect, "a shard did not answer within the deadline"))
+            })
         });
-        under_way.answered(&answer);
-        answer
+        counted(&self.clock, &self.meter, what, call).await
     }
 
     async fn take(&self, prefix: &KeyBytes, at: usize, cost: u32, wait: Duration) -> Result<Answer> {

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, SharedString};
-use sysd_core::{Effect, Error, Store};
+use sysd_core::{Error, Store};
 
 use super::route::Path;
 use super::{Listing, Policy, PolicyLimiter, Reason, RequestView, Ruling};
 use crate::defence::Guard;
+use crate::error::effect_label;
 
 /// How many of the keys that were denied most have a number of their own; see [`PolicyLimiter::report_most_limited`].
 pub const RANKS: usize = 10;
@@ -161,8 +162,7 @@ impl Meter {
 
     /// Errors are rare, so they are looked up by name.
     fn count_error(&self, error: &Error) {
-        let effect = if error.effect() == Effect::Unknown { "unknown" } else { "none" };
-        let kind = error.kind().name();
+        let (kind, effect) = (error.kind().name(), effect_label(error.effect()));
         metrics::counter!(ERRORS, "policy" => self.policy.clone(), "kind" => kind, "effect" => effect).increment(1);
     }
 
