@@ -8,7 +8,7 @@ if state then
   local version, count
   version, stored_at, count = struct.unpack('>BI7I4', state)
   if version ~= VERSION or stored_at > LAST_TIME then return 'undecodable', 'state' end
-  at = math.max(stored_at, now)
+  if stored_at > now then at = stored_at end
   used = count
 end
 local into = at % window

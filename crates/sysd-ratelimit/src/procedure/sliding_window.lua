@@ -8,7 +8,7 @@ if state then
   local version
   version, stored_at, used, previous = struct.unpack('>BI7I4I4', state)
   if version ~= VERSION or stored_at > LAST_TIME then return 'undecodable', 'state' end
-  at = math.max(stored_at, now)
+  if stored_at > now then at = stored_at end
 end
 local into = at % window
 if stored_at and at - stored_at > into then

@@ -2,24 +2,18 @@
 -- 2^53, where a double is exact; spans are whole microseconds and parts of one more.
 local VERSION, LAST_TIME, LONGEST = 1, 9007199254740991, 3155760000000000
 
--- Returns at, debt and debt_part, or nil if the bytes are no state.
-local function decode(state, denominator)
-  if #state ~= 23 then return nil end
-  local version, at, debt, part, parts = struct.unpack('>BI7I7I4I4', state)
-  if version ~= VERSION or at > LAST_TIME or debt > LONGEST then return nil end
-  if part >= parts then return nil end
-  -- Written under another rate: round what is owed up.
-  if parts ~= denominator and part > 0 then debt, part = debt + 1, 0 end
-  return at, debt, part
-end
-
 local denominator, capacity, capacity_part, price, price_part =
   struct.unpack('>I4I8I4I8I4', arguments)
 local at, debt, part = now, 0, 0
 if state then
-  local stored_at
-  stored_at, debt, part = decode(state, denominator)
-  if not stored_at then return 'undecodable', 'state' end
+  if #state ~= 23 then return 'undecodable', 'state' end
+  local version, stored_at, parts
+  version, stored_at, debt, part, parts = struct.unpack('>BI7I7I4I4', state)
+  if version ~= VERSION or stored_at > LAST_TIME or debt > LONGEST or part >= parts then
+    return 'undecodable', 'state'
+  end
+  -- Written under another rate: round what is owed up.
+  if parts ~= denominator and part > 0 then debt, part = debt + 1, 0 end
   if stored_at > now then
     at = stored_at
   elseif now - stored_at > debt then

@@ -1,6 +1,6 @@
 //! Calls of the store as commands, and their answers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,22 +17,22 @@ use super::call::{Call, LuaScript};
 use super::combine::{Lane, Update};
 use super::error::Access;
 use super::layout::{self, HEADER_BYTES, Name, Stored};
-use super::scripts::{Flavor, Pair, Scripts};
+use super::scripts::{Flavor, Pair, Scripts, reclaimed_at};
 use super::slots;
 use super::walk::Walk;
 
 /// Bytes of records that one call of a script looks at, about; one row at least.
 const PAGE_BYTES: usize = 4 << 20;
 
-const RECLAIM_GRACE: Duration = Duration::from_secs(60);
-const RECLAIM_GRACE_DRIVEN: Duration = Duration::from_secs(24 * 60 * 60);
+const RECLAIM_GRAIN: Duration = Duration::from_secs(60);
+const RECLAIM_GRAIN_DRIVEN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Turns calls into commands and answers into what was asked for.
 pub(super) struct Codec<C> {
     prefix: String,
     clock: C,
     limits: Limits,
-    grace: Duration,
+    reclaim_grain: Duration,
     scripts: Scripts,
     /// The procedures' scripts as this store runs them.
     updates: RwLock<HashMap<&'static Script, Arc<ProcedureScripts>>>,
@@ -61,10 +61,10 @@ impl Lanes {
 impl<C: Clock> Codec<C> {
     pub(super) fn new(prefix: String, clock: C, limits: Limits) -> Self {
         let is_server_time = limits.clock == ClockAuthority::Server;
-        let grace = if is_server_time || clock.is_real_time() { RECLAIM_GRACE } else { RECLAIM_GRACE_DRIVEN };
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let scripts = Scripts::new(Flavor { is_server_time, grace_ms });
-        Self { prefix, clock, limits, grace, scripts, updates: RwLock::default() }
+        let is_real_time = is_server_time || clock.is_real_time();
+        let reclaim_grain = if is_real_time { RECLAIM_GRAIN } else { RECLAIM_GRAIN_DRIVEN };
+        let scripts = Scripts::new(Flavor { is_server_time, reclaim_grain });
+        Self { prefix, clock, limits, reclaim_grain, scripts, updates: RwLock::default() }
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -210,7 +210,7 @@ impl<C: Clock> Codec<C> {
             Some(stored) => {
                 command.arg(b"SET").arg(Name::lone(&self.prefix, key)).arg(stored);
                 if let (Some(at), Some(now)) = (stored.expires_at, now) {
-                    let life = at.saturating_since(now) + self.grace;
+                    let life = reclaimed_at(at, self.reclaim_grain).saturating_since(now);
                     command.arg(b"PX").arg(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
                 }
             }
@@ -342,8 +342,10 @@ impl<C: Clock> Codec<C> {
     pub(super) fn run(&self, scripts: &ProcedureScripts, updates: &[Update]) -> Call {
         let is_lone = updates.first().is_none_or(Update::is_lone);
         let each = if is_lone { 1 } else { 2 };
+        let are_alike = is_lone && updates.windows(2).all(|pair| pair[0].arguments() == pair[1].arguments());
+        let told = if are_alike { &updates[..updates.len().min(1)] } else { updates };
         let bytes = updates.iter().map(Update::size).sum::<usize>() + 32;
-        let mut call = Call::script(scripts.scripts.of(is_lone), each * updates.len(), 2 + each * updates.len(), bytes);
+        let mut call = Call::script(scripts.scripts.of(is_lone), each * updates.len(), 2 + each * told.len(), bytes);
         for update in updates {
             call.command.arg(update.name());
             if !is_lone {
@@ -351,8 +353,10 @@ impl<C: Clock> Codec<C> {
             }
         }
         self.add_time(&mut call);
-        call.command.arg(&Version::random().to_bytes()[..14]);
-        for update in updates {
+        let mut names = HashSet::with_capacity(updates.len());
+        let are_distinct = is_lone && updates.iter().all(|update| names.insert(update.name()));
+        call.command.arg(&Version::random().to_bytes()[..if are_distinct { 15 } else { 14 }]);
+        for update in told {
             call.command.arg(update.arguments());
             if !is_lone {
                 call.command.arg(update.sort());

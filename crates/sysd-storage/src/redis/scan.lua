@@ -22,7 +22,7 @@ for at, sort in ipairs(sorts) do
       answer[size + 1] = sort
       answer[size + 2] = record
       size = size + 2
-    elseif expires + $GRACE_MS * 1000 <= now then
+    elseif expires + $GRAIN <= now then
       -- So late that no caller whose clock is behind can still see it.
       $REMOVE
     end

@@ -5,6 +5,9 @@
 //! this is what stands in capitals behind a `$`.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use sysd_core::Timestamp;
 
 use super::call::LuaScript;
 
@@ -13,8 +16,8 @@ use super::call::LuaScript;
 pub(super) struct Flavor {
     /// Whose time counts: the server's, or that of the call.
     pub(super) is_server_time: bool,
-    /// How much longer than its expiry Redis keeps a lone record, milliseconds.
-    pub(super) grace_ms: u64,
+    /// The grain of the times at which Redis reclaims lone records.
+    pub(super) reclaim_grain: Duration,
 }
 
 /// A script for lone records, and the same for rows.
@@ -48,26 +51,44 @@ pub(super) struct Scripts {
 const SERVER_TIME: &str = "(function() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end)()";
 const CALL_TIME: &str = "struct.unpack('>I8', ARGV[1])";
 
-const LONE: [(&str, &str); 7] = [
+/// When Redis may reclaim a record that expires `at`: one to two grains later. So records that expire about the same time are
+/// reclaimed at the same time, and what replaces one keeps its deadline in nearly all cases. [`reclaimed_at`] is its twin.
+const RECLAIMED_AT: &str = "(at - at % $GRAIN + 2 * $GRAIN)";
+
+pub(super) fn reclaimed_at(at: Timestamp, grain: Duration) -> Timestamp {
+    let (at, grain) = (at.as_micros(), u64::try_from(grain.as_micros()).unwrap_or(u64::MAX));
+    Timestamp::from_micros_saturating((at - at % grain).saturating_add(grain.saturating_mul(2)))
+}
+
+const LONE: [(&str, &str); 9] = [
     ("$SORT_TOO", ""),
     ("$SORT", "local name = KEYS[1]"),
     ("$NAMES_EACH", "1"),
-    ("$OF_INDEX", "ARGV[index + 2], KEYS[index], nil, nil"),
+    ("$OF_INDEX", "ARGV[index + 2] or ARGV[3], KEYS[index], nil, nil"),
+    ("$LOAD_ALL", "call('MGET', _G.unpack(KEYS))"),
     ("$LOAD", "call('GET', name)"),
     ("$REMOVE", "call('DEL', name)"),
+    (
+        "$PUT_KEPT",
+        "if #found == #record then call('SETRANGE', name, '0', record) else call('SET', name, record, 'KEEPTTL') end",
+    ),
     ("$PUT", "if life then call('SET', name, record, 'PX', life) else call('SET', name, record) end"),
 ];
 
+const PUT_ROW: &str = "call('ZADD', order, 0, sort) call('HSET', name, sort, record)";
+
 /// A row is a field of a hash, with its sort key in a sorted set; it is put into that first, so that if one of the two is of
 /// another type nothing is changed.
-const ROWS: [(&str, &str); 7] = [
+const ROWS: [(&str, &str); 9] = [
     ("$SORT_TOO", ", sort"),
     ("$SORT", "local name, order, sort = KEYS[1], KEYS[2], ARGV[3]"),
     ("$NAMES_EACH", "2"),
     ("$OF_INDEX", "ARGV[2 * index + 1], KEYS[2 * index - 1], KEYS[2 * index], ARGV[2 * index + 2]"),
+    ("$LOAD_ALL", "nil"),
     ("$LOAD", "call('HGET', name, sort)"),
     ("$REMOVE", "call('ZREM', order, sort) call('HDEL', name, sort)"),
-    ("$PUT", "call('ZADD', order, 0, sort) call('HSET', name, sort, record)"),
+    ("$PUT_KEPT", PUT_ROW),
+    ("$PUT", PUT_ROW),
 ];
 
 impl Scripts {
@@ -92,7 +113,10 @@ impl Scripts {
     pub(super) fn update(&self, procedure: &str) -> Pair {
         // Last, so that nothing in it is taken for ours.
         let script = |kind| {
-            let text = include_str!("update.lua").replace("$STEP", include_str!("update_step.lua"));
+            let step = include_str!("update_step.lua");
+            let text = include_str!("update.lua")
+                .replace("$LOADED_STEP", &step.replace("$LOAD", "(loaded[index] or $LOAD)"))
+                .replace("$STEP", step);
             let text = self.flavor.text(&text, kind).replace("$PROCEDURE", procedure);
             Arc::new(LuaScript::new(text))
         };
@@ -114,7 +138,8 @@ impl Flavor {
         let mut text = body
             .replace("$EXPIRY", include_str!("expiry.lua"))
             .replace("$NOW", now)
-            .replace("$GRACE_MS", &self.grace_ms.to_string());
+            .replace("$RECLAIMED_AT", RECLAIMED_AT)
+            .replace("$GRAIN", &self.reclaim_grain.as_micros().to_string());
         for (name, code) in kind {
             text = text.replace(name, code);
         }
