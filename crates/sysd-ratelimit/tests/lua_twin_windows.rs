@@ -140,7 +140,7 @@ fn fixed_windows_are_equal() {
         &[
             ("at % window", "(at + 1) % window"),
             ("at - stored_at > into", "at - stored_at >= into"),
-            ("math.max(stored_at, now)", "now"),
+            ("if stored_at > now then at = stored_at end", ""),
             ("used + cost <= limit", "used + cost < limit"),
             ("window - into <= LAST_TIME - at", "window - into < LAST_TIME - at"),
             ("(at - now) + (window - into) end", "window - into end"),
@@ -166,7 +166,7 @@ fn sliding_windows_are_equal() {
             ("if over > 0 then covered = covered + 1 end", ""),
             ("<= limit * steps", "< limit * steps"),
             ("cost == 0 or (used", "(used"),
-            ("math.max(stored_at, now)", "now"),
+            ("if stored_at > now then at = stored_at end", ""),
             ("left + window <= LAST_TIME - at", "left + window < LAST_TIME - at"),
             ("used, previous = 0, used else", "used, previous = 0, 0 else"),
             ("version ~= VERSION", "false"),
