@@ -302,7 +302,7 @@ impl<L: Replicated<Books>, S: Store> Ledger<L, S> {
     }
 
     /// What was recorded is there for who reads the latest.
-    fn latest(&self) -> Self {
+    pub(crate) fn latest(&self) -> Self {
         Self { staleness_max: None, ..self.clone() }
     }
 

@@ -9,5 +9,7 @@ mod service;
 
 #[doc(hidden)]
 pub use logic::crossing::Bug;
-pub use model::{Placement, Recovery, Refusal, ShardId, ShardInconsistency, ShardReceipt, ShardsBalance, ShardsReply};
+pub use model::{
+    Placement, Recovery, Refusal, ShardId, ShardInconsistency, ShardReceipt, ShardsBalance, ShardsConflict, ShardsReply,
+};
 pub use service::{Shards, ShardsConfig};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sysd_core::{Clock as _, Effect, ErrorKind, ManualClock, SystemClock, Timestamp};
-use sysd_ledger::shards::{Placement, Refusal, ShardId, Shards, ShardsConfig, ShardsReply};
+use sysd_ledger::shards::{Placement, Refusal, ShardId, Shards, ShardsConfig, ShardsConflict, ShardsReply};
 use sysd_ledger::{
     Account, AccountId, AccountKind, Books, Currency, Date, Details, JournalConfig, Ledger, Posting, Rate, Rejection,
     Reply, Side, Transaction, TransactionId,
@@ -100,8 +100,13 @@ async fn shards_are_opened_as_they_were_made() {
 #[tokio::test]
 async fn across_shards_all_or_nothing() {
     let shards = funded(&Memory::new(), 3).await;
-    assert!(is_recorded(&shards.transact(across(1, 60)).await.unwrap()));
-    assert!(matches!(shards.transact(across(1, 60)).await.unwrap(), ShardsReply::Exists { id: TransactionId(1), .. }));
+    let first = shards.transact(across(1, 60)).await.unwrap();
+    assert!(is_recorded(&first));
+    // It is answered as the first time, whatever came since.
+    assert!(is_recorded(&shards.transact(across(9, 0x10)).await.unwrap()));
+    assert_eq!(shards.transact(across(1, 60)).await.unwrap(), first);
+    let back = Transaction::transfer(TransactionId(10), euro(), 0x10, ShardId(0).place(2), ShardId(1).place(2));
+    assert!(is_recorded(&shards.transact(back).await.unwrap()));
     assert_eq!((wallet(&shards, 0).await, wallet(&shards, 1).await), (40, 160));
 
     // The coordinator has it, another has not.
@@ -121,6 +126,42 @@ async fn across_shards_all_or_nothing() {
     let more = Transaction::transfer(TransactionId(3), euro(), 1, ShardId(1).place(2), ShardId(1).place(1));
     shards.transact(more).await.unwrap();
     assert!(is_recorded(&shards.transact(too_much).await.unwrap()));
+    assert!(shards.recover().await.is_clear());
+}
+
+/// Other content under an id is shown beside what was recorded, wherever they differ.
+#[tokio::test]
+async fn other_content_under_an_id_is_a_conflict() {
+    let shards = funded(&Memory::new(), 3).await;
+    let account = |shard, id| ShardId(shard).place(id);
+    let line = |account, side, amount| Posting { account, amount, currency: euro(), side };
+    // The part of shard 2 is balanced by itself.
+    let within = [line(account(2, 1), Side::Debit, 7), line(account(2, 2), Side::Credit, 7)];
+    let to = |to, amount| [line(account(0, 2), Side::Debit, amount), line(to, Side::Credit, amount)];
+    let of = |id, postings: &[&[Posting]]| Transaction::new(TransactionId(id), postings.concat());
+    let memo = Details::new("rent", Vec::new()).unwrap();
+    let day = Some(Date(20_000));
+    for (id, recorded) in [(1, of(1, &[&to(account(1, 2), 5), &within])), (2, of(2, &[&to(account(1, 2), 5)]))] {
+        let first = shards.transact(recorded.clone()).await.unwrap();
+        let asked = [
+            of(id, &[&to(account(1, 2), 6), &within]),
+            of(id, &[&to(account(1, 1), 5), &within]),
+            of(id, &[&to(account(1, 1), 5)]),
+            of(id, &[&to(account(2, 1), 5)]),
+            of(id, &[&to(account(0, 1), 5), &within]),
+            Transaction { effective: day, ..recorded.clone() },
+            Transaction { details: Some(Box::new(memo.clone())), ..recorded.clone() },
+            if id == 1 { of(1, &[&to(account(1, 2), 5)]) } else { of(2, &[&to(account(1, 2), 5), &within]) },
+        ];
+        let before = shards.verify().await.unwrap().unwrap();
+        for asked in asked {
+            let reply = shards.transact(asked.clone()).await.unwrap();
+            let shown = ShardsConflict { recorded: recorded.clone(), asked };
+            assert_eq!(reply, ShardsReply::Conflict(Box::new(shown)));
+        }
+        assert_eq!(shards.verify().await.unwrap().unwrap(), before);
+        assert_eq!(shards.transact(recorded).await.unwrap(), first);
+    }
     assert!(shards.recover().await.is_clear());
 }
 
@@ -164,9 +205,9 @@ async fn an_exchange_across_shards_keeps_its_rate() {
     }
     assert_eq!(recorded().await, before);
     for (id, gives) in (1..).zip(gives) {
-        assert!(is_recorded(&shards.transact(exchange(id, gives, 16, String::new())).await.unwrap()));
-        let again = shards.transact(exchange(id, gives, 16, String::new())).await.unwrap();
-        assert!(matches!(again, ShardsReply::Exists { .. }), "{again:?}");
+        let first = shards.transact(exchange(id, gives, 16, String::new())).await.unwrap();
+        assert!(is_recorded(&first));
+        assert_eq!(shards.transact(exchange(id, gives, 16, String::new())).await.unwrap(), first);
     }
     let view = shards.account(gets).await.unwrap().unwrap();
     assert_eq!((wallet(&shards, 0).await, view.balance.posted(Side::Credit)), (80, 32));
@@ -292,11 +333,14 @@ async fn ids_that_have_left_memory_are_known() {
     push_out(1 << 40).await;
     let before = forgotten().await;
     assert!(before > 0);
-    assert!(is_recorded(&shards.transact(across(1, 60)).await.unwrap()));
+    let first = shards.transact(across(1, 60)).await.unwrap();
+    assert!(is_recorded(&first));
     push_out(2 << 40).await;
     push_out(3 << 40).await;
     assert!(forgotten().await > before);
-    assert!(matches!(shards.transact(across(1, 60)).await.unwrap(), ShardsReply::Exists { .. }));
+    assert_eq!(shards.transact(across(1, 60)).await.unwrap(), first);
+    let conflict = ShardsConflict { recorded: across(1, 60), asked: across(1, 61) };
+    assert_eq!(shards.transact(across(1, 61)).await.unwrap(), ShardsReply::Conflict(Box::new(conflict)));
     assert!(is_recorded(&shards.transact(across(2, 60)).await.unwrap()));
     assert!(shards.recover().await.is_clear());
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use seeds::{first_failure, from_environment};
 use sysd_core::{Clock as _, Effect, Error, RetryPolicy};
-use sysd_ledger::shards::{Bug, Placement, ShardId, Shards, ShardsConfig, ShardsReply};
+use sysd_ledger::shards::{Bug, Placement, ShardId, ShardReceipt, Shards, ShardsConfig, ShardsReply};
 use sysd_ledger::{
     Account, AccountId, AccountKind, Balance, Books, Currency, JournalConfig, Ledger, Posting, Reply, Side,
     Transaction, TransactionId,
@@ -82,11 +82,7 @@ type Shared = Arc<Mutex<Seen>>;
 
 fn outcome(answer: &Result<ShardsReply, Error>) -> Outcome {
     match answer {
-        Ok(
-            ShardsReply::Recorded { .. }
-            | ShardsReply::Exists { .. }
-            | ShardsReply::Within { reply: Reply::Recorded(_), .. },
-        ) => Outcome::There,
+        Ok(ShardsReply::Recorded { .. } | ShardsReply::Within { reply: Reply::Recorded(_), .. }) => Outcome::There,
         Ok(_) => Outcome::NotByThis,
         Err(error) if error.effect() == Effect::None => Outcome::NotByThis,
         Err(_) => Outcome::Unknown,
@@ -270,12 +266,17 @@ async fn settle(simulation: Simulation, seen: Shared, bug: Option<Bug>) -> Resul
             *expected.entry(account(shard, 1)).or_default() -= i128::try_from(FUNDS).unwrap();
         }
     }
+    let mut recorded = Vec::new();
+    for ledger in shards.ledgers() {
+        recorded.push(ledger.read(Books::journal_len).await.map_err(|error| error.to_string())?);
+    }
+    let was_there = |told: &ShardReceipt| told.receipt.number <= recorded[usize::from(told.shard.0)];
     for (id, transaction) in contents {
         // Asking again tells the truth.
         let answer = shards.transact(transaction.clone()).await;
         let before = outcomes.get(&id).cloned().unwrap_or_default();
         let is_there = match &answer {
-            Ok(ShardsReply::Exists { .. } | ShardsReply::Within { reply: Reply::Exists { .. }, .. }) => {
+            Ok(ShardsReply::Recorded { receipts, .. }) if was_there(&receipts[0]) => {
                 if before.iter().all(|outcome| *outcome == Outcome::NotByThis) {
                     return Err(format!("{id} is there, though all were told that theirs is not: {before:?}"));
                 }

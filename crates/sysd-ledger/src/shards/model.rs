@@ -6,7 +6,7 @@ use std::fmt;
 use sysd_core::Error;
 
 use crate::logic::{Inconsistency, TrialBalance};
-use crate::model::{AccountId, Currency, Receipt, Rejection, Reply, TransactionId};
+use crate::model::{AccountId, Currency, Receipt, Rejection, Reply, Transaction, TransactionId};
 
 /// One of the shards: its place in the list of ledgers, from 0 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -83,6 +83,15 @@ pub struct ShardReceipt {
     pub receipt: Receipt,
 }
 
+/// A transaction across shards, and another that was recorded under its id. Of both, the postings are in the order of their shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardsConflict {
+    /// What was recorded.
+    pub recorded: Transaction,
+    /// What was asked now.
+    pub asked: Transaction,
+}
+
 /// What shards answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShardsReply {
@@ -93,23 +102,17 @@ pub enum ShardsReply {
         /// Its answer.
         reply: Reply,
     },
-    /// It lies across shards, is recorded, and will be posted in all of them.
+    /// It lies across shards, is recorded, and will be posted in all of them. The same again is answered as the first time, with what is
+    /// posted by now.
     Recorded {
-        /// The coordinator's first, then those of the others that posted their part.
+        /// Of those that posted their part, by their shards; the coordinator's is the first.
         receipts: Vec<ShardReceipt>,
         /// Those that have not answered yet that theirs is posted: what goes out there is held, what comes in does not count yet.
         /// Recovery posts it.
         in_transit: Vec<ShardId>,
     },
-    /// It lies across shards and was recorded before.
-    Exists {
-        /// The id.
-        id: TransactionId,
-        /// The coordinator.
-        coordinator: ShardId,
-        /// Its number in the coordinator's journal.
-        number: u64,
-    },
+    /// It lies across shards, and other content was recorded under its id. Nothing was done.
+    Conflict(Box<ShardsConflict>),
     /// One of its shards can't, so none did.
     Rejected(Box<Rejection>),
     /// Shards don't do that.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use sysd_core::{Clock, Effect, Error, ErrorKind, Replicated, Result, Store, SystemClock, timeout};
 
-use super::logic::crossing::{ATTEMPTS_MAX, Crossing, Todo};
+use super::logic::crossing::{ATTEMPTS_MAX, Crossing, Recorded, Todo};
 use super::logic::recovery::{Fate, OnStore, OpenPart, Unknown, fate, in_transit, open_parts, standing};
 use super::logic::split::{Layout, Split, Unsplit, details_of_parts, place, split};
 use super::schema::{NOTES, sign, sign_id};
@@ -17,7 +17,7 @@ use super::{Bug, Placement, Recovery, Refusal, ShardId, ShardInconsistency, Shar
 use crate::logic::{Books, Command};
 use crate::model::{
     Account, AccountId, AccountUpdate, AccountView, Currency, Date, Details, DetailsError, Rejection, Reply,
-    Transaction,
+    Transaction, TransactionId,
 };
 use crate::service::{Ledger, ids_leave};
 
@@ -152,9 +152,9 @@ struct Inner<L, S> {
 ///
 /// let paid_in = Transaction::transfer(TransactionId(1), euro, 50_00, ann, bank);
 /// let reply = shards.transact(paid_in.clone()).await?;
-/// assert!(matches!(reply, ShardsReply::Recorded { in_transit, .. } if in_transit.is_empty()));
-/// // The same again is the same.
-/// assert!(matches!(shards.transact(paid_in).await?, ShardsReply::Exists { .. }));
+/// assert!(matches!(&reply, ShardsReply::Recorded { in_transit, .. } if in_transit.is_empty()));
+/// // The same again is answered as the first time.
+/// assert_eq!(shards.transact(paid_in).await?, reply);
 ///
 /// let view = shards.account(ann).await?.ok_or("no account")?;
 /// assert_eq!(view.balance.posted(Side::Credit), 50_00);
@@ -316,6 +316,13 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
         Err(ids_leave())
     }
 
+    async fn recall(&self, shard: ShardId, id: TransactionId) -> Result<Option<Recorded>> {
+        let ledger = self.ledger(shard)?.latest();
+        let entry = self.in_time(Effect::None, Box::pin(ledger.transaction(id))).await?;
+        Ok(entry
+            .and_then(|entry| Some(Recorded { receipt: entry.receipt()?, transaction: entry.transaction()?.clone() })))
+    }
+
     async fn within(&self, shard: ShardId, command: Command) -> Result<ShardsReply> {
         let reply = self.in_time(Effect::Unknown, Box::pin(self.ledger(shard)?.ask(command))).await?;
         Ok(ShardsReply::Within { shard, reply })
@@ -354,7 +361,7 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// # Errors
     /// Those of the ledgers. With an effect of `None` it is not recorded, and never will be by this call, though parts of it may be held for
     /// [`hold_for`](ShardsConfig::hold_for) and until recovery has looked. With `Unknown` ask again under the same id: it is
-    /// recorded then, or is answered [`ShardsReply::Exists`], or [`Contention`](ErrorKind::Contention) as long as that other call
+    /// recorded then, or answered as the first time, or is [`Contention`](ErrorKind::Contention) as long as that other call
     /// may still come to an end. [`TooLarge`](ErrorKind::TooLarge) naming `details`, without effect, if across shards they have no room for
     /// the rate of an exchange, which stands in their metadata there.
     ///
@@ -388,13 +395,19 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
         }
     }
 
-    async fn cross(&self, id: crate::model::TransactionId, mut crossing: Crossing) -> Result<ShardsReply> {
+    async fn cross(&self, id: TransactionId, mut crossing: Crossing) -> Result<ShardsReply> {
         loop {
             match crossing.todo() {
                 Todo::Done(done) => return done,
                 Todo::Ask(asks) => {
                     let asked = asks.into_iter().map(|(shard, command)| self.ask(shard, command));
                     crossing.told(join_all(asked).await);
+                }
+                Todo::Recall(ids) => {
+                    let recorded = ids.into_iter().map(|(shard, id)| self.recall(shard, id));
+                    if let Some(done) = crossing.recalled(join_all(recorded).await) {
+                        return done;
+                    }
                 }
                 Todo::Look(coordinator) => {
                     let decide = |books: &Books, on_store: &OnStore| standing(books, on_store, coordinator, id);

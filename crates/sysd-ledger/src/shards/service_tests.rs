@@ -6,6 +6,7 @@ use sysd_storage::{Memory, Replica, ReplicaConfig};
 use super::*;
 use crate::journal::JournalConfig;
 use crate::model::{AccountKind, Action, JournalEntry, TransactionId};
+use crate::shards::ShardsConflict;
 
 type OnMemory = Shards<Replica<Books>, Memory>;
 
@@ -69,8 +70,30 @@ async fn what_recovery_posts_has_the_details() {
     assert!(shards.recover().await.is_clear());
     // The caller's own post would have been the same, and comes too late.
     let again = shards.transact(transaction).await.unwrap();
-    assert!(matches!(again, ShardsReply::Exists { .. }), "{again:?}");
+    let is_first = |reply: &ShardsReply| matches!(reply, ShardsReply::Recorded { receipts, in_transit } if receipts.len() == 2 && in_transit.is_empty());
+    assert!(is_first(&again), "{again:?}");
     assert_eq!(found().await.len(), 2);
+}
+
+/// What others left is not ended with what somebody else asks for under its id.
+#[tokio::test]
+async fn other_content_does_not_finish_what_was_decided() {
+    let shards = two(10).await;
+    let transaction = Transaction::transfer(TransactionId(1), euro(), 5, TO[0], FROM);
+    decide_and_disappear(&shards, &transaction).await;
+    let details = Details::new("something else", Vec::new()).unwrap();
+    let other = Transaction { details: Some(Box::new(details)), ..transaction.clone() };
+    let conflict = ShardsConflict { recorded: transaction.clone(), asked: other.clone() };
+    assert_eq!(shards.transact(other.clone()).await.unwrap(), ShardsReply::Conflict(Box::new(conflict.clone())));
+    assert!(shards.ledgers()[1].entries(0, 10).await.unwrap().iter().all(|entry| {
+        let Some(recorded) = entry.transaction() else { return true };
+        recorded.details.is_none() && !matches!(recorded.action, Action::PostHeld { .. })
+    }));
+    // The same content is.
+    let again = shards.transact(transaction).await.unwrap();
+    assert!(matches!(&again, ShardsReply::Recorded { receipts, .. } if receipts.len() == 2), "{again:?}");
+    assert!(shards.recover().await.is_clear());
+    assert_eq!(shards.transact(other).await.unwrap(), ShardsReply::Conflict(Box::new(conflict)));
 }
 
 #[tokio::test]

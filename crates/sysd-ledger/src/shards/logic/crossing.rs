@@ -1,8 +1,9 @@
 //! One caller's attempt at a transaction across shards, as a machine: it says what to ask, and is told what came of it.
 //!
-//! Events: [`Crossing::told`], [`Crossing::looked`]. What to do: [`Crossing::todo`]. In order: the coordinator's part is held until a
+//! Events: [`Crossing::told`], [`Crossing::looked`], [`Crossing::recalled`]. What to do: [`Crossing::todo`]. In order: the coordinator's part is held until a
 //! deadline; the others are held without one; the coordinator's is posted, which is the decision; the others are posted. Whoever
-//! gives up before the decision voids the coordinator's part first.
+//! gives up before the decision voids the coordinator's part first. Who finds it decided compares what was held with its own, posts what is
+//! left of it, and answers what was posted.
 //!
 //! Why it is atomic:
 //! - Only who was answered that the coordinator's hold of an attempt is new may post it, and does so once it was told of all others.
@@ -15,9 +16,9 @@ use sysd_core::{Effect, Error, ErrorKind, Result, Timestamp};
 use super::recovery::Standing;
 use super::split::Part;
 use crate::logic::Command;
-use crate::model::{Action, Date, Details, Rejection, Reply, Transaction, TransactionId};
+use crate::model::{Action, Date, Details, Posting, Receipt, Rejection, Reply, Transaction, TransactionId};
 use crate::shards::schema::{Derivation, Purpose, is_reserved};
-use crate::shards::{Refusal, ShardId, ShardReceipt, ShardsReply};
+use crate::shards::{Refusal, ShardId, ShardReceipt, ShardsConflict, ShardsReply};
 
 /// The most attempts under one id.
 pub(crate) const ATTEMPTS_MAX: u8 = 64;
@@ -38,6 +39,8 @@ pub enum Bug {
     VoidUnasked,
     /// Makes new ids each time.
     FreshIds,
+    /// Takes what was recorded under the id for its own.
+    AnyContent,
 }
 
 /// What is to be done next.
@@ -51,8 +54,17 @@ pub(crate) enum Todo {
     Ask(Vec<(ShardId, Command)>),
     /// Look at the coordinator's books, with all in them that was answered anywhere.
     Look(ShardId),
+    /// Read what these shards' journals have under these ids, with all in them that was answered anywhere, and say it one for one.
+    Recall(Vec<(ShardId, TransactionId)>),
     /// Nothing any more.
     Done(Result<ShardsReply>),
+}
+
+/// What a shard has recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    pub(crate) transaction: Transaction,
+    pub(crate) receipt: Receipt,
 }
 
 /// Each is asked for until no part has anything left to ask.
@@ -62,6 +74,10 @@ enum Phase {
     HoldFirst,
     /// See who was before.
     Look,
+    /// Read what was held at the coordinator of the attempt that was posted.
+    RecallFirst,
+    /// Read what was held of it elsewhere.
+    RecallRest,
     /// Let the coordinator's time pass.
     Tick,
     /// Void what the attempt before left of the others.
@@ -72,6 +88,8 @@ enum Phase {
     Decide,
     /// Post the others.
     Finish,
+    /// Read what was posted before.
+    Receipts,
     /// Void the coordinator's part.
     UndoFirst,
     /// Void the others.
@@ -132,8 +150,11 @@ pub(crate) struct Crossing {
     phase: Phase,
     asked: Vec<Asked>,
     looks: u8,
-    /// The number of the decision, if it was there before.
-    known: Option<u64>,
+    /// Whether it was decided before.
+    is_known: bool,
+    /// What was held then.
+    held: Vec<(ShardId, Transaction)>,
+    recalled: Vec<ShardId>,
     receipts: Vec<ShardReceipt>,
     why: Option<Why>,
     bug: Option<Bug>,
@@ -142,6 +163,12 @@ pub(crate) struct Crossing {
 /// An error of a call that no decision can follow.
 fn without_effect(kind: ErrorKind, message: &'static str) -> Error {
     Error::new(kind, Effect::None, message)
+}
+
+/// The books know it, and the journal does not.
+fn not_shown() -> Error {
+    let message = "a shard's journal does not show what its books know; did a store forget what it acknowledged?";
+    Error::new(ErrorKind::Unavailable, Effect::Unknown, message)
 }
 
 impl Crossing {
@@ -166,7 +193,9 @@ impl Crossing {
             phase: Phase::HoldFirst,
             asked: Vec::new(),
             looks: 0,
-            known: None,
+            is_known: false,
+            held: Vec::new(),
+            recalled: Vec::new(),
             receipts: Vec::new(),
             why: None,
             bug,
@@ -200,8 +229,10 @@ impl Crossing {
     /// What is to be done.
     pub(crate) fn todo(&mut self) -> Todo {
         loop {
-            if self.phase == Phase::Look {
-                return Todo::Look(self.coordinator());
+            match self.phase {
+                Phase::Look => return Todo::Look(self.coordinator()),
+                Phase::RecallFirst | Phase::RecallRest | Phase::Receipts => return Todo::Recall(self.recalls()),
+                _ => {}
             }
             let asks = self.asks();
             if !asks.is_empty() {
@@ -233,7 +264,7 @@ impl Crossing {
                     asks.push((Asked::Post(at), shard, self.post(working)));
                 }
                 // Whatever its caller has asked for under this id.
-                (Phase::Finish, State::New) if self.known.is_some() => {
+                (Phase::Finish, State::New) if self.is_known => {
                     asks.push((Asked::Post(at), shard, self.post(working)));
                 }
                 (Phase::UndoFirst | Phase::UndoRest, State::Held) => {
@@ -253,14 +284,28 @@ impl Crossing {
         self.parts.iter().any(|working| matches!(working.state, State::Known | State::Rejected(_) | State::Failed(_)))
     }
 
-    fn derive(&self, purpose: Purpose, attempt: u8, working: &Working) -> TransactionId {
-        let (coordinator, shard) = (self.coordinator(), working.part.shard);
-        Derivation { purpose, attempt, coordinator, shard }.derive(self.id)
+    fn derive(&self, purpose: Purpose, attempt: u8, shard: ShardId) -> TransactionId {
+        Derivation { purpose, attempt, coordinator: self.coordinator(), shard }.derive(self.id)
+    }
+
+    fn recalls(&mut self) -> Vec<(ShardId, TransactionId)> {
+        let coordinator = self.coordinator();
+        let (purpose, shards) = match self.phase {
+            Phase::RecallFirst => (Purpose::Hold, vec![coordinator]),
+            Phase::RecallRest => {
+                let first = self.held.first().map_or(&[][..], |(_, held)| &held.postings);
+                (Purpose::Hold, Part::others(first, coordinator).into_iter().collect())
+            }
+            _ => (Purpose::Post, self.without_receipt().map(|working| working.part.shard).collect()),
+        };
+        let recalls = shards.iter().map(|shard| (*shard, self.derive(purpose, self.attempt, *shard))).collect();
+        self.recalled = shards;
+        recalls
     }
 
     fn hold(&self, working: &Working, is_first: bool) -> Command {
         let has_deadline = is_first || self.bug == Some(Bug::PartsExpire);
-        let id = self.derive(Purpose::Hold, self.attempt, working);
+        let id = self.derive(Purpose::Hold, self.attempt, working.part.shard);
         Command::Transact(Transaction {
             action: Action::Hold { expires_at: has_deadline.then_some(self.expires_at) },
             effective: self.effective,
@@ -270,7 +315,7 @@ impl Crossing {
     }
 
     fn post(&self, working: &Working) -> Command {
-        let derive = |purpose| self.derive(purpose, self.attempt, working);
+        let derive = |purpose| self.derive(purpose, self.attempt, working.part.shard);
         Command::Transact(Transaction {
             effective: working.day.or(self.effective),
             details: self.details.clone(),
@@ -279,7 +324,7 @@ impl Crossing {
     }
 
     fn void(&self, working: &Working, attempt: u8) -> Command {
-        let derive = |purpose| self.derive(purpose, attempt, working);
+        let derive = |purpose| self.derive(purpose, attempt, working.part.shard);
         Command::Transact(Transaction {
             effective: working.day,
             ..Transaction::void(derive(Purpose::Void), derive(Purpose::Hold))
@@ -343,9 +388,10 @@ impl Crossing {
         };
         self.looks += 1;
         match standing {
-            Standing::Posted { attempt, number } => {
+            Standing::Posted { attempt } => {
                 self.start(attempt, now);
-                (self.known, self.phase) = (Some(number), Phase::Finish);
+                self.is_known = true;
+                self.phase = if self.bug == Some(Bug::AnyContent) { Phase::Finish } else { Phase::RecallFirst };
             }
             Standing::Spent => {
                 return Some(Ok(Refusal::Spent { id: self.id, attempts: ATTEMPTS_MAX.into() }.into()));
@@ -361,6 +407,69 @@ impl Crossing {
             }
         }
         None
+    }
+
+    /// What the last [`Todo::Recall`] was answered, one for one.
+    pub(crate) fn recalled(&mut self, answers: Vec<Result<Option<Recorded>>>) -> Option<Result<ShardsReply>> {
+        let recalled = std::mem::take(&mut self.recalled).into_iter().zip(answers);
+        if self.phase == Phase::Receipts {
+            for (shard, answer) in recalled {
+                match answer {
+                    Ok(Some(Recorded { receipt, .. })) => self.receipts.push(ShardReceipt { shard, receipt }),
+                    // It is decided all the same.
+                    Ok(None) | Err(_) if shard != self.coordinator() => {}
+                    Ok(None) => return Some(Err(not_shown())),
+                    Err(error) => return Some(Err(error.with_effect(Effect::Unknown))),
+                }
+            }
+            return Some(Ok(self.finished()));
+        }
+        for (shard, answer) in recalled {
+            match answer {
+                Ok(Some(Recorded { transaction, .. })) => self.held.push((shard, transaction)),
+                Ok(None) => return Some(Err(not_shown())),
+                Err(error) => return Some(Err(error.with_effect(Effect::Unknown))),
+            }
+        }
+        if self.phase == Phase::RecallFirst {
+            self.phase = Phase::RecallRest;
+        } else if self.is_same() {
+            self.phase = Phase::Finish;
+        } else {
+            return Some(Ok(ShardsReply::Conflict(Box::new(self.conflict()))));
+        }
+        None
+    }
+
+    /// Whether what was held is what would be held now.
+    fn is_same(&self) -> bool {
+        self.held.len() == self.parts.len()
+            && self.held.iter().zip(&self.parts).all(|((shard, held), working)| {
+                *shard == working.part.shard
+                    && held.postings == working.part.postings
+                    && held.effective == self.effective
+                    && held.details == self.details
+            })
+    }
+
+    fn conflict(&self) -> ShardsConflict {
+        let theirs = |posting: &&Posting| !is_reserved(posting.account);
+        let whole = |postings: Vec<Posting>, effective, details| Transaction {
+            effective,
+            details,
+            ..Transaction::new(self.id, postings)
+        };
+        let held = self.held.iter().flat_map(|(_, held)| held.postings.iter());
+        let first = self.held.first().map(|(_, held)| held);
+        let asked = self.parts.iter().flat_map(|working| working.part.postings.iter());
+        ShardsConflict {
+            recorded: whole(
+                held.filter(theirs).copied().collect(),
+                first.and_then(|held| held.effective),
+                first.and_then(|held| held.details.clone()),
+            ),
+            asked: whole(asked.filter(theirs).copied().collect(), self.effective, self.details.clone()),
+        }
     }
 
     /// Ends the coordinator's hold, and then the others.
@@ -417,6 +526,12 @@ impl Crossing {
                 _ if self.bug == Some(Bug::PostBeforeHolds) => self.phase = Phase::HoldRest,
                 _ => self.phase = Phase::Finish,
             },
+            // Of what others posted.
+            Phase::Finish
+                if self.is_known || self.without_receipt().any(|working| matches!(working.state, State::Settled)) =>
+            {
+                self.phase = Phase::Receipts;
+            }
             Phase::Finish => return Some(Ok(self.finished())),
             Phase::UndoFirst => match self.take_first() {
                 State::Settled => self.phase = Phase::UndoRest,
@@ -429,6 +544,7 @@ impl Crossing {
                 self.phase = Phase::HoldFirst;
             }
             Phase::Look | Phase::Tick => self.phase = Phase::Look,
+            Phase::RecallFirst | Phase::RecallRest | Phase::Receipts => {}
         }
         None
     }
@@ -451,13 +567,14 @@ impl Crossing {
         }
     }
 
+    fn without_receipt(&self) -> impl Iterator<Item = &Working> {
+        self.parts.iter().filter(|working| self.receipts.iter().all(|told| told.shard != working.part.shard))
+    }
+
     fn finished(&mut self) -> ShardsReply {
-        if let Some(number) = self.known {
-            return ShardsReply::Exists { id: self.id, coordinator: self.coordinator(), number };
-        }
-        let rest = self.parts.iter().skip(1);
-        let open = rest.filter(|working| !matches!(working.state, State::Settled));
-        let in_transit = open.map(|working| working.part.shard).collect();
-        ShardsReply::Recorded { receipts: std::mem::take(&mut self.receipts), in_transit }
+        let in_transit = self.without_receipt().map(|working| working.part.shard).collect();
+        let mut receipts = std::mem::take(&mut self.receipts);
+        receipts.sort_unstable_by_key(|told| told.shard);
+        ShardsReply::Recorded { receipts, in_transit }
     }
 }

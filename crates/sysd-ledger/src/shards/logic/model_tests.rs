@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sysd_core::entropy::below;
 use sysd_core::{Effect, Error, ErrorKind, Result, SeededEntropy, Timestamp};
 
-use super::crossing::{ATTEMPTS_MAX, Bug, Crossing, Todo};
+use super::crossing::{ATTEMPTS_MAX, Bug, Crossing, Recorded, Todo};
 use super::recovery::{Fate, OnStore, OpenPart, fate, in_transit, open_parts, standing};
 use super::split::{Layout, Split, split};
 use crate::model::{
@@ -15,7 +15,7 @@ use crate::model::{
     Transaction, TransactionId,
 };
 use crate::shards::schema::{Derivation, NOTES, Own, Purpose, is_reserved};
-use crate::shards::{Placement, ShardId, ShardsReply};
+use crate::shards::{Placement, ShardId, ShardReceipt, ShardsReply};
 use crate::{Books, Command};
 
 const SEEDS: u64 = 10_000;
@@ -43,9 +43,25 @@ struct Caller {
     id: TransactionId,
     /// `None` once it ended, or crashed.
     crossing: Option<Crossing>,
+    asked: Transaction,
     answers: Vec<Option<Result<Reply>>>,
     looks_at: Option<ShardId>,
+    recalls: Option<Vec<(ShardId, TransactionId)>>,
     outcome: Option<Result<ShardsReply>>,
+}
+
+impl Caller {
+    fn new(id: TransactionId, asked: Transaction, crossing: Crossing) -> Self {
+        let answers = Vec::new();
+        Self { id, crossing: Some(crossing), asked, answers, looks_at: None, recalls: None, outcome: None }
+    }
+}
+
+/// What a transaction says, whatever the order of its postings.
+fn sorted(transaction: &Transaction) -> (Vec<Posting>, Option<Date>) {
+    let mut postings = transaction.postings.to_vec();
+    postings.sort_by_key(|posting| (posting.account, posting.side == Side::Debit, posting.amount));
+    (postings, transaction.effective)
 }
 
 /// Of a transaction, by its coordinator.
@@ -55,6 +71,7 @@ struct World {
     entropy: SeededEntropy,
     now_us: u64,
     books: Vec<Books>,
+    journals: BTreeMap<(ShardId, TransactionId), Recorded>,
     messages: Vec<Message>,
     callers: Vec<Caller>,
     contents: BTreeMap<TransactionId, Vec<Transaction>>,
@@ -90,6 +107,7 @@ impl World {
             entropy: SeededEntropy::new(seed),
             now_us: u64::try_from(START_DAY).unwrap() * DAY_US,
             books: (0..SHARDS).map(|_| Books::default()).collect(),
+            journals: BTreeMap::new(),
             messages: Vec::new(),
             callers: Vec::new(),
             contents: BTreeMap::new(),
@@ -130,7 +148,12 @@ impl World {
 
     fn apply(&mut self, shard: u16, command: &Command) -> Reply {
         let now = self.now();
-        self.books[usize::from(shard)].apply(now, command)
+        let reply = self.books[usize::from(shard)].apply(now, command);
+        if let (Command::Transact(transaction), Reply::Recorded(receipt)) = (command, &reply) {
+            let recorded = Recorded { transaction: transaction.clone(), receipt: receipt.clone() };
+            self.journals.insert((ShardId(shard), transaction.id), recorded);
+        }
+        reply
     }
 
     /// A transfer, an exchange whose parts are balanced by themselves, or a payment in three shards.
@@ -194,8 +217,7 @@ impl World {
             let hold = Derivation { purpose: Purpose::Hold, attempt, coordinator, shard }.derive(used);
             self.names.insert((shard, hold), (used, attempt, coordinator));
         }
-        let answers = Vec::new();
-        self.callers.push(Caller { id, crossing: Some(crossing), answers, looks_at: None, outcome: None });
+        self.callers.push(Caller::new(id, transaction, crossing));
         self.drive(self.callers.len() - 1);
     }
 
@@ -210,6 +232,7 @@ impl World {
                 }
             }
             Todo::Look(coordinator) => caller.looks_at = Some(coordinator),
+            Todo::Recall(ids) => caller.recalls = Some(ids),
             Todo::Done(done) => {
                 caller.outcome = Some(done);
                 caller.crossing = None;
@@ -224,6 +247,24 @@ impl World {
         caller.answers[slot] = Some(answer);
         if caller.answers.iter().all(Option::is_some) {
             crossing.told(std::mem::take(&mut caller.answers).into_iter().flatten().collect());
+            self.drive(at);
+        }
+    }
+
+    /// A read of a journal may fail.
+    fn recall(&mut self, at: usize, is_peace: bool) {
+        let Some(ids) = self.callers[at].recalls.take() else { return };
+        let read = |id| {
+            let is_lost = !is_peace && self.below(20) == 0;
+            if is_lost { Err(lost(Effect::None)) } else { Ok(self.journals.get(&id).cloned()) }
+        };
+        let recorded = ids.into_iter().map(read).collect();
+        let caller = &mut self.callers[at];
+        let Some(crossing) = &mut caller.crossing else { return };
+        if let Some(done) = crossing.recalled(recorded) {
+            caller.outcome = Some(done);
+            caller.crossing = None;
+        } else {
             self.drive(at);
         }
     }
@@ -332,6 +373,7 @@ impl World {
             25..40 if !self.callers.is_empty() => {
                 let at = self.index(self.callers.len());
                 self.look(at);
+                self.recall(at, false);
             }
             _ => self.deliver(false),
         }
@@ -362,6 +404,7 @@ impl World {
         for _ in 0..40 {
             for at in 0..self.callers.len() {
                 self.look(at);
+                self.recall(at, true);
             }
             while !self.messages.is_empty() {
                 self.deliver(true);
@@ -419,8 +462,21 @@ impl World {
             let is_posted = posted_ids.contains_key(&caller.id);
             let callers = self.callers.iter().filter(|other| other.id == caller.id).count();
             match &caller.outcome {
-                Some(Ok(ShardsReply::Recorded { .. } | ShardsReply::Exists { .. })) if !is_posted => {
+                Some(Ok(ShardsReply::Recorded { .. } | ShardsReply::Conflict(_))) if !is_posted => {
                     return Err(format!("{} was answered and is not there", caller.id));
+                }
+                Some(Ok(ShardsReply::Recorded { receipts, in_transit })) => {
+                    self.check_recorded(&caller.asked, receipts, in_transit)?;
+                }
+                Some(Ok(ShardsReply::Conflict(conflict))) => {
+                    if sorted(&conflict.asked) != sorted(&caller.asked) {
+                        return Err(format!("{}: the conflict shows other content than was asked", caller.id));
+                    }
+                    let all = &self.contents[&caller.id];
+                    let is_other = |content: &Transaction| sorted(content) == sorted(&conflict.recorded);
+                    if sorted(&conflict.recorded) == sorted(&caller.asked) || !all.iter().any(is_other) {
+                        return Err(format!("{}: the conflict shows what nobody else asked", caller.id));
+                    }
                 }
                 Some(Ok(ShardsReply::Rejected(why))) if is_posted && callers == 1 => {
                     return Err(format!("{} was rejected ({why}) and is there", caller.id));
@@ -429,6 +485,31 @@ impl World {
                     return Err(format!("{} had no effect ({error}) and is there", caller.id));
                 }
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What was answered as recorded is what was asked, in each of its shards.
+    fn check_recorded(
+        &self,
+        asked: &Transaction,
+        receipts: &[ShardReceipt],
+        in_transit: &[ShardId],
+    ) -> std::result::Result<(), String> {
+        let Ok(Split::Across(parts)) = split(layout(), asked) else { return Err("it lies across".to_owned()) };
+        let mut told: Vec<_> = receipts.iter().map(|told| told.shard).chain(in_transit.iter().copied()).collect();
+        told.sort_unstable();
+        if told.iter().ne(parts.iter().map(|part| &part.shard)) || receipts[0].shard != parts[0].shard {
+            return Err(format!("{}: {told:?} were told", asked.id));
+        }
+        for ShardReceipt { shard, receipt } in receipts {
+            let posted = &self.journals[&(*shard, receipt.id)];
+            let Action::PostHeld { hold, .. } = posted.transaction.action else { return Err("no post".to_owned()) };
+            let held = &self.journals[&(*shard, hold)].transaction;
+            let part = parts.iter().find(|part| part.shard == *shard).unwrap();
+            if posted.receipt != *receipt || held.postings != part.postings || held.effective != asked.effective {
+                return Err(format!("{}: {shard} has recorded something else", asked.id));
             }
         }
         Ok(())
@@ -477,7 +558,8 @@ impl World {
     }
 }
 
-fn run(seed: u64, bug: Option<Bug>) -> std::result::Result<usize, String> {
+/// How many were answered as recorded, and as a conflict.
+fn run(seed: u64, bug: Option<Bug>) -> std::result::Result<[usize; 2], String> {
     let mut world = World::new(seed, bug);
     for _ in 0..300 {
         world.step();
@@ -486,25 +568,27 @@ fn run(seed: u64, bug: Option<Bug>) -> std::result::Result<usize, String> {
     world.settle()?;
     world.check()?;
     world.check_end()?;
-    let is_recorded = |caller: &&Caller| {
-        matches!(caller.outcome, Some(Ok(ShardsReply::Recorded { .. } | ShardsReply::Exists { .. })))
-    };
-    Ok(world.callers.iter().filter(is_recorded).count())
+    let is_recorded = |caller: &&Caller| matches!(caller.outcome, Some(Ok(ShardsReply::Recorded { .. })));
+    let is_conflict = |caller: &&Caller| matches!(caller.outcome, Some(Ok(ShardsReply::Conflict(_))));
+    let callers = || world.callers.iter();
+    Ok([callers().filter(is_recorded).count(), callers().filter(is_conflict).count()])
 }
 
 #[test]
 fn all_or_nothing_whatever_is_lost() {
     const { assert!(ATTEMPTS < ATTEMPTS_MAX) };
-    let mut recorded = 0;
+    let (mut recorded, mut conflicts) = (0, 0);
     for seed in 0..SEEDS {
-        recorded += run(seed, None).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        let [more, others] = run(seed, None).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        (recorded, conflicts) = (recorded + more, conflicts + others);
     }
-    assert!(recorded > usize::try_from(2 * SEEDS).unwrap(), "only {recorded} were recorded");
+    let seeds = usize::try_from(SEEDS).unwrap();
+    assert!(recorded > 2 * seeds && conflicts > seeds / 20, "only {recorded} were recorded, {conflicts} conflicts");
 }
 
 #[test]
 fn each_mistake_is_seen() {
-    for bug in [Bug::PostBeforeHolds, Bug::PartsExpire, Bug::VoidUnasked, Bug::FreshIds] {
+    for bug in [Bug::PostBeforeHolds, Bug::PartsExpire, Bug::VoidUnasked, Bug::FreshIds, Bug::AnyContent] {
         let caught = (0..BUG_SEEDS).find_map(|seed| run(seed, Some(bug)).err().map(|what| (seed, what)));
         let (seed, what) = caught.unwrap_or_else(|| panic!("{bug:?} went unseen for {BUG_SEEDS} seeds"));
         println!("{bug:?} is caught by seed {seed}: {what}");
@@ -518,9 +602,7 @@ fn a_rejection_says_what_one_log_would_say() {
     let too_much = Transaction::transfer(TransactionId(1), currencies()[0], 130, a, b);
     let Ok(Split::Across(parts)) = split(layout(), &too_much) else { panic!("it lies across") };
     let crossing = Crossing::new(&too_much, parts, world.now(), HOLD_US, None);
-    let caller =
-        Caller { id: too_much.id, crossing: Some(crossing), answers: Vec::new(), looks_at: None, outcome: None };
-    world.callers.push(caller);
+    world.callers.push(Caller::new(too_much.id, too_much, crossing));
     world.drive(0);
     while !world.messages.is_empty() {
         world.deliver(true);

@@ -44,8 +44,8 @@ impl OnStore {
 /// How an id stands with its coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// An attempt was posted, with that number of the coordinator's journal.
-    Posted { attempt: u8, number: u64 },
+    /// An attempt was posted.
+    Posted { attempt: u8 },
     /// An attempt is under way.
     Held { expires_at: Option<Timestamp> },
     /// All attempts before this one ended without a post, for ever.
@@ -72,8 +72,8 @@ pub(crate) fn standing(
         if !on_store.has(books, derive(Purpose::Hold))? {
             return Ok(Standing::Free { attempt });
         }
-        if let Some(number) = on_store.number(books, derive(Purpose::Post))? {
-            return Ok(Standing::Posted { attempt, number });
+        if on_store.has(books, derive(Purpose::Post))? {
+            return Ok(Standing::Posted { attempt });
         }
     }
     Ok(Standing::Spent)

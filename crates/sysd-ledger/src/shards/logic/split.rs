@@ -1,6 +1,6 @@
 //! A transaction cut into the parts of its shards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::logic::keeps_rate;
 use crate::model::{Action, Currency, Details, DetailsError, Posting, Postings, Rejection, Side, Transaction};
@@ -27,6 +27,12 @@ pub(crate) struct Part {
 }
 
 impl Part {
+    /// Of a coordinator's part: the other shards.
+    pub(crate) fn others(postings: &[Posting], coordinator: ShardId) -> BTreeSet<ShardId> {
+        let peers = postings.iter().filter_map(|posting| Own::of(posting.account)).map(Own::peer);
+        peers.filter(|peer| *peer != coordinator).collect()
+    }
+
     /// The shards' own accounts that it needs.
     pub(crate) fn own(&self) -> impl Iterator<Item = Own> {
         self.postings.iter().filter_map(|posting| Own::of(posting.account))
@@ -93,9 +99,21 @@ pub(crate) fn split(layout: Layout, transaction: &Transaction) -> Result<Split, 
     if let Some(rate) = transaction.details.as_ref().and_then(|details| details.rate()) {
         keeps_rate(rate, &transaction.postings).map_err(Unsplit::Rejected)?;
     }
+    let notes = |shard, peer, effective| {
+        let (currency, amount) = (layout.notes, note_amount(effective));
+        [Side::Debit, Side::Credit].map(|side| {
+            let account = Own::Note { shard, peer, side, currency }.id();
+            Posting { account, amount, currency, side }
+        })
+    };
     let mut at_coordinator = Postings::new();
     for (&shard, postings) in parts.iter_mut().skip(1) {
-        for (currency, difference) in differences(postings)? {
+        let differences = differences(postings)?;
+        if differences.is_empty() {
+            // The coordinator's part names all shards.
+            at_coordinator.extend(notes(coordinator, shard, None));
+        }
+        for (currency, difference) in differences {
             let amount = difference.unsigned_abs();
             let (there, here) = if difference > 0 { (Side::Credit, Side::Debit) } else { (Side::Debit, Side::Credit) };
             let leg = |shard, peer, side| Posting {
@@ -114,11 +132,7 @@ pub(crate) fn split(layout: Layout, transaction: &Transaction) -> Result<Split, 
         }
         let is_known = postings.iter().any(|posting| is_reserved(posting.account));
         if !is_known || transaction.effective.is_some() {
-            let (currency, amount) = (layout.notes, note_amount(transaction.effective));
-            for side in [Side::Debit, Side::Credit] {
-                let account = Own::Note { shard, peer: coordinator, side, currency }.id();
-                postings.push(Posting { account, amount, currency, side });
-            }
+            postings.extend(notes(shard, coordinator, transaction.effective));
         }
         Part { shard, postings }
     });
