@@ -157,7 +157,7 @@ fn only_who_took_it_up_settles_it_and_only_with_a_transaction_or_a_reason() {
     let id = queue.cases_after(0).next().unwrap().id;
     let resolve =
         |transaction: Option<u128>| Step::ResolveUnchecked { transaction: transaction.map(TransactionId), note: None };
-    let write_off = |reason: Option<Note>| Step::WriteOff { transaction: None, reason };
+    let write_off = |reason: Option<Note>| Step::WriteOff { citation: None, reason };
     let reopen = Step::Reopen { reason: note("it was the wrong one") };
     let reviewed = |queue: &mut ReviewQueue, by: &str, step: &Step| review(queue, id, by, step.clone());
 
@@ -206,6 +206,7 @@ async fn a_case_is_resolved_by_a_transaction_that_was_recorded_and_names_it() {
         reviews.review(id, ann(), Step::Take).await.unwrap();
     }
     let resolve = |id: u128| reviews.resolve(&ledger, case, ann(), TransactionId(id), Some(note("found it")));
+    let write_off = |id: u128| reviews.write_off(&ledger, case, ann(), TransactionId(id), None);
     let why = |reply: Result<ReviewReply, ResolveError>| match reply {
         Err(ResolveError::NotRecorded { transaction }) => format!("not recorded: {}", transaction.0),
         Err(ResolveError::Citation(why)) => format!("{why:?}"),
@@ -214,15 +215,24 @@ async fn a_case_is_resolved_by_a_transaction_that_was_recorded_and_names_it() {
     record_it(&ledger, pays_in(1, 5)).await;
     record_it(&ledger, settles(2, other)).await;
     record_it(&ledger, settles(3, case).held_until(None)).await;
-    assert_eq!(why(resolve(77).await), "not recorded: 77");
-    assert_eq!(why(resolve(1).await), format!("{:?}", CitationError::NotCited { number: 1, case }));
-    assert_eq!(why(resolve(2).await), format!("{:?}", CitationError::NotCited { number: 2, case }));
-    assert_eq!(why(resolve(3).await), format!("{:?}", CitationError::PostedNothing { number: 3 }));
+    for (id, expected) in [
+        (77, "not recorded: 77".to_owned()),
+        (1, format!("{:?}", CitationError::NotCited { number: 1, case })),
+        (2, format!("{:?}", CitationError::NotCited { number: 2, case })),
+        (3, format!("{:?}", CitationError::PostedNothing { number: 3 })),
+    ] {
+        assert_eq!(why(resolve(id).await), expected);
+        assert_eq!(why(write_off(id).await), expected);
+    }
     // Not even by hand: what names another case.
     let entry = ledger.transaction(TransactionId(2)).await.unwrap().unwrap();
     let citation = Citation::of(&entry, other).unwrap();
-    let reply = reviews.review(case, ann(), Step::Resolve { citation, note: None }).await.unwrap();
-    assert_eq!(reply, ReviewReply::Rejected(ReviewReject::OtherCase { case: other }));
+    for step in
+        [Step::Resolve { citation, note: None }, Step::WriteOff { citation: Some(citation), reason: Some(note("x")) }]
+    {
+        let reply = reviews.review(case, ann(), step).await.unwrap();
+        assert_eq!(reply, ReviewReply::Rejected(ReviewReject::OtherCase { case: other }));
+    }
     // Nothing of that was recorded.
     let trail = |cases: Vec<Case>| cases.into_iter().find(|one| one.id == case).unwrap().trail.len();
     assert_eq!(trail(reviews.cases(0, 10).await.unwrap()), 2);
@@ -240,6 +250,15 @@ async fn a_case_is_resolved_by_a_transaction_that_was_recorded_and_names_it() {
     assert_eq!(ben, ReviewReply::Rejected(ReviewReject::TakenBy { by: ann() }));
     record_it(&ledger, settles(5, case)).await;
     assert_eq!(resolve(5).await.unwrap(), ReviewReply::Rejected(ReviewReject::NoStep { state: "resolved" }));
+    assert_eq!(write_off(5).await.unwrap(), ReviewReply::Rejected(ReviewReject::NoStep { state: "resolved" }));
+    // The other is written off, by a transaction that says so.
+    let ReviewReply::Reviewed(now) = reviews.write_off(&ledger, other, ann(), TransactionId(2), None).await.unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!(now.state, CaseState::WrittenOff { transaction: Some(TransactionId(2)) });
+    let Some(Step::WriteOff { citation: Some(citation), .. }) = &now.trail[2].step else { panic!("{:?}", now.trail) };
+    assert_eq!((citation.case(), citation.number()), (other, 2));
 }
 
 #[derive(Clone, Debug)]
@@ -262,7 +281,7 @@ fn doing() -> impl Strategy<Value = Doing> {
         1 => Just(Step::Release),
         2 => Just(Step::ResolveUnchecked { transaction: Some(TransactionId(1)), note: None }),
         1 => Just(Step::ResolveUnchecked { transaction: None, note: None }),
-        1 => Just(Step::WriteOff { transaction: None, reason: Some(note("small")) }),
+        1 => Just(Step::WriteOff { citation: None, reason: Some(note("small")) }),
         1 => Just(Step::Reopen { reason: note("no") }),
     ];
     prop_oneof![

@@ -168,10 +168,11 @@ pub enum Step {
         /// What there is to say.
         note: Option<Note>,
     },
-    /// Gives it up. Whoever took it up does, with a transaction or a reason; nobody looks for the transaction.
+    /// Gives it up. Whoever took it up does, with a transaction or a reason. [`Reviews::write_off`](super::Reviews::write_off) looks for
+    /// the transaction in the ledger; one of other books is named in the reason.
     WriteOff {
-        /// The transaction that writes it off.
-        transaction: Option<TransactionId>,
+        /// The transaction that writes it off, which was recorded and names the case.
+        citation: Option<Citation>,
         /// Why.
         reason: Option<Note>,
     },

@@ -6,6 +6,7 @@ use sysd_core::Timestamp;
 
 use super::super::model::Difference;
 use super::super::totals::Totals;
+use super::citation::Citation;
 use super::model::{
     Case, CaseId, CaseState, Event, FileId, FileState, FileView, Note, Person, ReviewCommand, ReviewReject,
     ReviewReply, Step,
@@ -194,6 +195,9 @@ fn next(case: &Case, by: &Person, step: &Step) -> Result<CaseState, ReviewReject
         CaseState::InReview { by } => Err(ReviewReject::TakenBy { by: by.clone() }),
         _ => Err(no_step()),
     };
+    let is_of_case = |citation: &Citation| {
+        if citation.case == id { Ok(()) } else { Err(ReviewReject::OtherCase { case: citation.case }) }
+    };
     match step {
         Step::Take => match state {
             CaseState::Open | CaseState::Reopened => Ok(CaseState::InReview { by: by.clone() }),
@@ -205,9 +209,7 @@ fn next(case: &Case, by: &Person, step: &Step) -> Result<CaseState, ReviewReject
         Step::Release => Err(no_step()),
         Step::Resolve { citation, .. } => {
             is_mine()?;
-            if citation.case != id {
-                return Err(ReviewReject::OtherCase { case: citation.case });
-            }
+            is_of_case(citation)?;
             Ok(CaseState::Resolved { transaction: citation.transaction })
         }
         Step::ResolveUnchecked { transaction, .. } => {
@@ -215,12 +217,13 @@ fn next(case: &Case, by: &Person, step: &Step) -> Result<CaseState, ReviewReject
             let transaction = transaction.ok_or(ReviewReject::NoTransaction)?;
             Ok(CaseState::Resolved { transaction })
         }
-        Step::WriteOff { transaction, reason } => {
+        Step::WriteOff { citation, reason } => {
             is_mine()?;
-            if transaction.is_none() && reason.is_none() {
+            if citation.is_none() && reason.is_none() {
                 return Err(ReviewReject::NoReason);
             }
-            Ok(CaseState::WrittenOff { transaction: *transaction })
+            citation.as_ref().map_or(Ok(()), is_of_case)?;
+            Ok(CaseState::WrittenOff { transaction: citation.map(|citation| citation.transaction) })
         }
         Step::Reopen { .. } if state.is_open() => Err(no_step()),
         Step::Reopen { .. } => Ok(CaseState::Reopened),

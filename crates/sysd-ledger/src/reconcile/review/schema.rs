@@ -212,11 +212,9 @@ fn put_step(step: &Step, out: &mut Vec<u8>) {
     match step {
         Step::Take => out.push(0),
         Step::Release => out.push(1),
-        Step::Resolve { citation: Citation { case, transaction, number }, note } => {
+        Step::Resolve { citation, note } => {
             out.push(6);
-            out.extend_from_slice(&case.0.to_be_bytes());
-            put_transaction(transaction, out);
-            put_number((*number).into(), out);
+            put_citation(citation, out);
             put_optional(note.as_ref(), out, put_note);
         }
         Step::ResolveUnchecked { transaction, note } => {
@@ -224,9 +222,9 @@ fn put_step(step: &Step, out: &mut Vec<u8>) {
             put_optional(transaction.as_ref(), out, put_transaction);
             put_optional(note.as_ref(), out, put_note);
         }
-        Step::WriteOff { transaction, reason } => {
+        Step::WriteOff { citation, reason } => {
             out.push(3);
-            put_optional(transaction.as_ref(), out, put_transaction);
+            put_optional(citation.as_ref(), out, put_citation);
             put_optional(reason.as_ref(), out, put_note);
         }
         Step::Reopen { reason } => {
@@ -245,15 +243,22 @@ fn step(reader: &mut Reader<'_>) -> Result<Step, What> {
         0 => Step::Take,
         1 => Step::Release,
         2 => Step::ResolveUnchecked { transaction: optional(reader, transaction)?, note: optional(reader, note)? },
-        3 => Step::WriteOff { transaction: optional(reader, transaction)?, reason: optional(reader, note)? },
+        3 => Step::WriteOff { citation: optional(reader, citation)?, reason: optional(reader, note)? },
         4 => Step::Reopen { reason: note(reader)? },
         5 => Step::Comment { note: note(reader)? },
-        6 => {
-            let (case, transaction, number) = (case_id(reader)?, transaction(reader)?, reader.number()?);
-            Step::Resolve { citation: Citation { case, transaction, number }, note: optional(reader, note)? }
-        }
+        6 => Step::Resolve { citation: citation(reader)?, note: optional(reader, note)? },
         _ => return Err("a step that is unknown"),
     })
+}
+
+fn put_citation(Citation { case, transaction, number }: &Citation, out: &mut Vec<u8>) {
+    out.extend_from_slice(&case.0.to_be_bytes());
+    put_transaction(transaction, out);
+    put_number((*number).into(), out);
+}
+
+fn citation(reader: &mut Reader<'_>) -> Result<Citation, What> {
+    Ok(Citation { case: case_id(reader)?, transaction: transaction(reader)?, number: reader.number()? })
 }
 
 fn put_state(state: &CaseState, out: &mut Vec<u8>) {

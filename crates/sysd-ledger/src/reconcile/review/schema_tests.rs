@@ -41,6 +41,14 @@ fn a_difference() -> impl Strategy<Value = Difference> {
     })
 }
 
+fn a_citation() -> impl Strategy<Value = Citation> {
+    (any::<[u128; 2]>(), any::<u64>()).prop_map(|([case, of], number)| Citation {
+        case: CaseId(case),
+        transaction: TransactionId(of),
+        number,
+    })
+}
+
 fn a_step() -> impl Strategy<Value = Step> {
     let note = || Just(Note::new("why").unwrap());
     let id = || proptest::option::of(any::<u128>().prop_map(TransactionId));
@@ -49,11 +57,9 @@ fn a_step() -> impl Strategy<Value = Step> {
         Just(Step::Release),
         (id(), proptest::option::of(note()))
             .prop_map(|(transaction, note)| Step::ResolveUnchecked { transaction, note }),
-        (any::<[u128; 2]>(), any::<u64>(), proptest::option::of(note())).prop_map(|([case, of], number, note)| {
-            let citation = Citation { case: CaseId(case), transaction: TransactionId(of), number };
-            Step::Resolve { citation, note }
-        }),
-        (id(), proptest::option::of(note())).prop_map(|(transaction, reason)| Step::WriteOff { transaction, reason }),
+        (a_citation(), proptest::option::of(note())).prop_map(|(citation, note)| Step::Resolve { citation, note }),
+        (proptest::option::of(a_citation()), proptest::option::of(note()))
+            .prop_map(|(citation, reason)| Step::WriteOff { citation, reason }),
         note().prop_map(|reason| Step::Reopen { reason }),
         note().prop_map(|note| Step::Comment { note }),
     ]

@@ -192,9 +192,31 @@ impl<L: Replicated<ReviewQueue>> Reviews<L> {
         transaction: TransactionId,
         note: Option<Note>,
     ) -> Result<ReviewReply, ResolveError> {
-        let entry = ledger.transaction(transaction).await?.ok_or(ResolveError::NotRecorded { transaction })?;
-        let citation = Citation::of(&entry, case)?;
+        let citation = cite(ledger, case, transaction).await?;
         Ok(self.review(case, by, Step::Resolve { citation, note }).await?)
+    }
+
+    /// Writes a case off by a transaction that was posted for it, which is looked for as [`Reviews::resolve`] does. Without a transaction
+    /// there is [`Step::WriteOff`] with a reason.
+    ///
+    /// # Errors
+    /// As [`Reviews::resolve`].
+    ///
+    /// # Cost
+    /// A read of the ledger and a command of the queue's.
+    ///
+    /// # Cancel safety
+    /// It may be carried out all the same; the same again does nothing more.
+    pub async fn write_off<B: Followed<Books>, S: Store>(
+        &self,
+        ledger: &Ledger<B, S>,
+        case: CaseId,
+        by: Person,
+        transaction: TransactionId,
+        reason: Option<Note>,
+    ) -> Result<ReviewReply, ResolveError> {
+        let citation = Some(cite(ledger, case, transaction).await?);
+        Ok(self.review(case, by, Step::WriteOff { citation, reason }).await?)
     }
 
     /// A page of cases, behind a number; 0: from the first. Everything counts that was answered anywhere before this was called.
@@ -220,6 +242,16 @@ impl<L: Replicated<ReviewQueue>> Reviews<L> {
     pub fn log(&self) -> &L {
         &self.log
     }
+}
+
+/// Reads in the ledger that a transaction was recorded, posted something and names the case.
+async fn cite<B: Followed<Books>, S: Store>(
+    ledger: &Ledger<B, S>,
+    case: CaseId,
+    transaction: TransactionId,
+) -> Result<Citation, ResolveError> {
+    let entry = ledger.transaction(transaction).await?.ok_or(ResolveError::NotRecorded { transaction })?;
+    Ok(Citation::of(&entry, case)?)
 }
 
 fn unexpected(reply: ReviewReply) -> RecordError {
