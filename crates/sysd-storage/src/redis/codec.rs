@@ -1,6 +1,6 @@
 //! Calls of the store as commands, and their answers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::call::{Call, LuaScript};
 use super::combine::{Lane, Update};
 use super::error::Access;
 use super::layout::{self, HEADER_BYTES, Name, Stored};
-use super::scripts::{Flavor, Pair, Scripts, reclaimed_at};
+use super::scripts::{Flavor, Pair, Scripts};
 use super::slots;
 use super::walk::Walk;
 
@@ -61,9 +61,9 @@ impl Lanes {
 impl<C: Clock> Codec<C> {
     pub(super) fn new(prefix: String, clock: C, limits: Limits) -> Self {
         let is_server_time = limits.clock == ClockAuthority::Server;
-        let is_real_time = is_server_time || clock.is_real_time();
-        let reclaim_grain = if is_real_time { RECLAIM_GRAIN } else { RECLAIM_GRAIN_DRIVEN };
-        let scripts = Scripts::new(Flavor { is_server_time, reclaim_grain });
+        let keeps_deadlines = is_server_time || clock.is_real_time();
+        let reclaim_grain = if keeps_deadlines { RECLAIM_GRAIN } else { RECLAIM_GRAIN_DRIVEN };
+        let scripts = Scripts::new(Flavor { is_server_time, reclaim_grain, keeps_deadlines });
         Self { prefix, clock, limits, reclaim_grain, scripts, updates: RwLock::default() }
     }
 
@@ -210,7 +210,7 @@ impl<C: Clock> Codec<C> {
             Some(stored) => {
                 command.arg(b"SET").arg(Name::lone(&self.prefix, key)).arg(stored);
                 if let (Some(at), Some(now)) = (stored.expires_at, now) {
-                    let life = reclaimed_at(at, self.reclaim_grain).saturating_since(now);
+                    let life = at.saturating_since(now) + self.reclaim_grain;
                     command.arg(b"PX").arg(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
                 }
             }
@@ -343,9 +343,10 @@ impl<C: Clock> Codec<C> {
         let is_lone = updates.first().is_none_or(Update::is_lone);
         let each = if is_lone { 1 } else { 2 };
         let are_alike = is_lone && updates.windows(2).all(|pair| pair[0].arguments() == pair[1].arguments());
-        let told = if are_alike { &updates[..updates.len().min(1)] } else { updates };
+        let with_arguments = if are_alike { &updates[..updates.len().min(1)] } else { updates };
         let bytes = updates.iter().map(Update::size).sum::<usize>() + 32;
-        let mut call = Call::script(scripts.scripts.of(is_lone), each * updates.len(), 2 + each * told.len(), bytes);
+        let arguments = 2 + each * with_arguments.len();
+        let mut call = Call::script(scripts.scripts.of(is_lone), each * updates.len(), arguments, bytes);
         for update in updates {
             call.command.arg(update.name());
             if !is_lone {
@@ -353,10 +354,8 @@ impl<C: Clock> Codec<C> {
             }
         }
         self.add_time(&mut call);
-        let mut names = HashSet::with_capacity(updates.len());
-        let are_distinct = is_lone && updates.iter().all(|update| names.insert(update.name()));
-        call.command.arg(&Version::random().to_bytes()[..if are_distinct { 15 } else { 14 }]);
-        for update in told {
+        call.command.arg(&Version::random().to_bytes()[..12]);
+        for update in with_arguments {
             call.command.arg(update.arguments());
             if !is_lone {
                 call.command.arg(update.sort());

@@ -12,9 +12,10 @@
 //!
 //! # Expiry
 //! Exact, by the clock of the caller, or of the server ([`RedisConfig::clock`]): what is expired is filtered on every read and
-//! condition. Redis reclaims lone records by a `PX` that ends a minute to two later (a day to two, where the clock is not real
-//! time), so that callers whose clocks differ agree; it ends at a whole minute, so that an update seldom has to move it, which
-//! costs Redis as much as half a `SET`. Expired rows are reclaimed by the scans and trims that meet them.
+//! condition. Redis reclaims lone records by a `PX` that ends one to three minutes later (days, where the clock is not real time), so
+//! that callers whose clocks differ agree; expired rows are reclaimed by the scans and trims that meet them. An update leaves the
+//! deadline as it is if one of the same minute set it for an expiry in the same minute: so what a wrong clock set is set anew by the
+//! next update of a right one. A Redis user of few rights needs `SETRANGE` for that, besides `GET`, `SET` and `DEL`.
 //!
 //! # Connections
 //! One multiplexed connection a node: calls in flight are pipelined. It is made anew when it breaks or an answer is overdue;

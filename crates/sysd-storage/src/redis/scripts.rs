@@ -7,8 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sysd_core::Timestamp;
-
 use super::call::LuaScript;
 
 /// What is known of a store when it is made.
@@ -16,8 +14,10 @@ use super::call::LuaScript;
 pub(super) struct Flavor {
     /// Whose time counts: the server's, or that of the call.
     pub(super) is_server_time: bool,
-    /// The grain of the times at which Redis reclaims lone records.
+    /// Redis keeps a lone record one to three times so much longer than until its expiry.
     pub(super) reclaim_grain: Duration,
+    /// Whether an update may leave a record's deadline as it is: the clock goes as fast as Redis' own.
+    pub(super) keeps_deadlines: bool,
 }
 
 /// A script for lone records, and the same for rows.
@@ -51,21 +51,11 @@ pub(super) struct Scripts {
 const SERVER_TIME: &str = "(function() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end)()";
 const CALL_TIME: &str = "struct.unpack('>I8', ARGV[1])";
 
-/// When Redis may reclaim a record that expires `at`: one to two grains later. So records that expire about the same time are
-/// reclaimed at the same time, and what replaces one keeps its deadline in nearly all cases. [`reclaimed_at`] is its twin.
-const RECLAIMED_AT: &str = "(at - at % $GRAIN + 2 * $GRAIN)";
-
-pub(super) fn reclaimed_at(at: Timestamp, grain: Duration) -> Timestamp {
-    let (at, grain) = (at.as_micros(), u64::try_from(grain.as_micros()).unwrap_or(u64::MAX));
-    Timestamp::from_micros_saturating((at - at % grain).saturating_add(grain.saturating_mul(2)))
-}
-
-const LONE: [(&str, &str); 9] = [
+const LONE: [(&str, &str); 8] = [
     ("$SORT_TOO", ""),
     ("$SORT", "local name = KEYS[1]"),
     ("$NAMES_EACH", "1"),
     ("$OF_INDEX", "ARGV[index + 2] or ARGV[3], KEYS[index], nil, nil"),
-    ("$LOAD_ALL", "call('MGET', _G.unpack(KEYS))"),
     ("$LOAD", "call('GET', name)"),
     ("$REMOVE", "call('DEL', name)"),
     (
@@ -79,12 +69,11 @@ const PUT_ROW: &str = "call('ZADD', order, 0, sort) call('HSET', name, sort, rec
 
 /// A row is a field of a hash, with its sort key in a sorted set; it is put into that first, so that if one of the two is of
 /// another type nothing is changed.
-const ROWS: [(&str, &str); 9] = [
+const ROWS: [(&str, &str); 8] = [
     ("$SORT_TOO", ", sort"),
     ("$SORT", "local name, order, sort = KEYS[1], KEYS[2], ARGV[3]"),
     ("$NAMES_EACH", "2"),
     ("$OF_INDEX", "ARGV[2 * index + 1], KEYS[2 * index - 1], KEYS[2 * index], ARGV[2 * index + 2]"),
-    ("$LOAD_ALL", "nil"),
     ("$LOAD", "call('HGET', name, sort)"),
     ("$REMOVE", "call('ZREM', order, sort) call('HDEL', name, sort)"),
     ("$PUT_KEPT", PUT_ROW),
@@ -113,10 +102,7 @@ impl Scripts {
     pub(super) fn update(&self, procedure: &str) -> Pair {
         // Last, so that nothing in it is taken for ours.
         let script = |kind| {
-            let step = include_str!("update_step.lua");
-            let text = include_str!("update.lua")
-                .replace("$LOADED_STEP", &step.replace("$LOAD", "(loaded[index] or $LOAD)"))
-                .replace("$STEP", step);
+            let text = include_str!("update.lua").replace("$STEP", include_str!("update_step.lua"));
             let text = self.flavor.text(&text, kind).replace("$PROCEDURE", procedure);
             Arc::new(LuaScript::new(text))
         };
@@ -138,8 +124,8 @@ impl Flavor {
         let mut text = body
             .replace("$EXPIRY", include_str!("expiry.lua"))
             .replace("$NOW", now)
-            .replace("$RECLAIMED_AT", RECLAIMED_AT)
-            .replace("$GRAIN", &self.reclaim_grain.as_micros().to_string());
+            .replace("$GRAIN", &self.reclaim_grain.as_micros().to_string())
+            .replace("$KEEPS", if self.keeps_deadlines { "true" } else { "false" });
         for (name, code) in kind {
             text = text.replace(name, code);
         }

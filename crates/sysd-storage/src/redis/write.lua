@@ -10,7 +10,7 @@ if record ~= '' then
   local _, at = struct.unpack('>BI8', record)
   if at ~= 0 then
     if at <= now then return -2 end
-    life = math.ceil(($RECLAIMED_AT - now) / 1000)
+    life = math.ceil((at - now + $GRAIN) / 1000)
   end
 end
 $CONDITION
