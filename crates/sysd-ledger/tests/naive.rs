@@ -25,7 +25,8 @@ fn history(seed: u64, bug: Option<Bug>) -> Result<Recorded, String> {
     let mut recorded = Recorded { all: 0, pairs: 0 };
     for step in 0..120 {
         world.now = world.now.saturating_add(std::time::Duration::from_millis(world.random.random_range(0..3_000)));
-        let (now, command) = (world.now, world.command());
+        let command = if step > 20 && world.one_in(12) { world.odd() } else { world.command() };
+        let now = world.now;
         let reply = books.apply(now, &command);
         let differs = |what: &str| Err(format!("seed {seed}, step {step}: {what}\n{command:?}\n{reply:?}"));
         let (answers, expected) = (answers(&reply), Some(naive.apply(now, &command)));

@@ -73,7 +73,11 @@ fn history(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
     for step in 0..160 {
         let wait_ms = world.random.random_range(0..3_000);
         world.now = world.now.saturating_add(std::time::Duration::from_millis(wait_ms));
-        let command = if world.one_in(8) { great(&mut world) } else { world.command() };
+        let command = match world.random.random_range(0..24) {
+            0..3 => great(&mut world),
+            3..5 if step > 20 => world.odd(),
+            _ => world.command(),
+        };
         let differs = |what: &str| Err(format!("seed {seed}, step {step}: {what}\n{command:?}"));
         let reply = short.apply(world.now, &command);
         world.recorded(&command, &reply);
