@@ -3,7 +3,6 @@
 mod accounts;
 mod blocks;
 mod books;
-#[cfg(feature = "seeded-bugs")]
 mod bugs;
 mod deadlines;
 mod held;
@@ -20,10 +19,10 @@ mod tail;
 mod times;
 
 pub(crate) use accounts::StoredTrail;
-#[doc(hidden)]
-pub use books::Bug;
 pub(crate) use books::TAIL_BYTES_MAX;
 pub use books::{Books, Command, GROUP_MAX, Inconsistency, TrialBalance};
+#[doc(hidden)]
+pub use bugs::{Bug, PairBug};
 pub use held::HoldView;
 pub(crate) use leaving::{Leaving, Span};
 pub use looked::Looked;

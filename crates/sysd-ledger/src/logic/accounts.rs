@@ -174,11 +174,8 @@ impl Accounts {
     /// Whether so much may be posted on that side, and nothing else be asked; not if the sums are great.
     #[inline]
     pub(super) fn may_post(&self, row: &Row, currency: Currency, side: Side, amount: u128) -> bool {
-        let Balance { debits_posted, credits_posted, debits_held, credits_held } = row.balance;
-        // So that any two of them together still fit into 64 bits.
-        let is_small = (debits_posted | credits_posted | debits_held | credits_held | amount) >> 63 == 0;
         let is_open = row.currency == currency && row.state == AccountState::Open;
-        is_small && is_open && (row.bounds == NONE || self.is_within(row, side, amount))
+        are_small(&row.balance, amount) && is_open && (row.bounds == NONE || self.is_within(row, side, amount))
     }
 
     #[inline(never)]
@@ -320,6 +317,13 @@ impl Accounts {
     pub(super) fn views(&self) -> impl Iterator<Item = AccountView> {
         (0..self.len()).filter_map(|at| self.view(Index(u32::try_from(at).ok()?)))
     }
+}
+
+/// So small that any two of them together still fit into 64 bits.
+#[inline]
+pub(super) const fn are_small(sums: &Balance, amount: u128) -> bool {
+    let Balance { debits_posted, credits_posted, debits_held, credits_held } = *sums;
+    (debits_posted | credits_posted | debits_held | credits_held | amount) >> 63 == 0
 }
 
 /// Sums of the books are at most `i128::MAX`, and so are bounds: two fit in a `u128`.

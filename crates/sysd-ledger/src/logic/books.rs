@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use smallvec::SmallVec;
 use sysd_core::Timestamp;
 
 use super::accounts::{Accounts, Index};
+use super::bugs::Bug;
 use super::holds::{Hold, Holds};
 use super::looked::Looked;
 use super::numbers::{Found, Numbers};
-use super::pair;
 use super::resolve::{Balances, Change, Changes, Resolved, after, resolve};
 use super::reversals::Reversals;
 use super::tail::{Recorded, Tail};
@@ -118,36 +117,10 @@ pub struct Books {
     #[cfg(feature = "seeded-bugs")]
     #[doc(hidden)]
     pub bug: Option<Bug>,
-}
-
-/// Mistakes that books could make, made on request, so that tests can show that they would be seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[doc(hidden)]
-pub enum Bug {
-    /// Changes all accounts of a transaction but the last.
-    DropLeg,
-    /// Takes an id that was recorded for a new one.
-    ForgetIds,
-    /// Looks at what was posted alone when something is taken.
-    IgnoreHolds,
-    /// Moves what is there where more was asked for.
-    Truncate,
-    /// Keeps what a group did before one of it was rejected.
-    KeepGroup,
-    /// Keeps what is held after its deadline.
-    ForgetDeadlines,
-    /// Reverses as often as it is asked to.
-    ReverseAgain,
-    /// Takes an id that has left memory for a new one, without a look at the store.
-    ForgetOldIds,
-    /// Reverses again what was reversed so long ago that it has left memory.
-    ForgetReversals,
-    /// Frees the rest of a hold of which a part is posted, though it should stay.
-    FreeRest,
-    /// Ends all holds at once, however many have come to their deadline.
-    EndAll,
-    /// Decides while holds are due that have not ended yet.
-    DecideEarly,
+    /// How many transactions were recorded on the short way of [`pair`](super::pair).
+    #[cfg(feature = "seeded-bugs")]
+    #[doc(hidden)]
+    pub pairs: u64,
 }
 
 /// How a step of a group is taken back.
@@ -282,28 +255,6 @@ impl Books {
         }
     }
 
-    /// Records a transfer between two accounts. `None`, and nothing was done, if it is anything else, or something speaks against it.
-    #[inline]
-    fn record_pair(&mut self, now: Timestamp, transaction: &Transaction, near: [Index; 2]) -> Option<Receipt> {
-        let postings = pair::plain(transaction)?;
-        let is_closed = self.closed_through.is_some_and(|through| Date::of(now) <= through);
-        if is_closed || self.tail.bytes() > TAIL_BYTES_MAX || self.has_any_bug() {
-            return None;
-        }
-        let Found::New(hash) = self.numbers.find(transaction.id, None) else { return None };
-        let indexes = pair::find(&self.accounts, postings, near)?;
-        let number = self.numbers.push(transaction.id, hash, now)?;
-        let [debit, credit] = postings;
-        let mut entry = self.tail.begin_pair(now, transaction.id, postings);
-        let balances = SmallVec::from_buf([
-            (debit.account, self.accounts.post(indexes[0], Side::Debit, debit.amount, number, &mut entry)),
-            (credit.account, self.accounts.post(indexes[1], Side::Credit, credit.amount, number, &mut entry)),
-        ]);
-        let bytes = entry.end();
-        self.tail.end_pair(bytes);
-        Some(Receipt { id: transaction.id, number, recorded_at: now, moved: 0, balances })
-    }
-
     /// Writes the next number into the journal.
     #[inline]
     pub(super) fn write(&mut self, now: Timestamp, recorded: Recorded<'_>, changes: &[Change], balances: &Balances) {
@@ -382,28 +333,6 @@ impl Books {
         }
         self.closed_through = self.closed_through.max(Some(through));
         Ok(())
-    }
-
-    #[cfg(feature = "seeded-bugs")]
-    pub(super) fn has(&self, bug: Bug) -> bool {
-        self.bug == Some(bug)
-    }
-
-    #[cfg(not(feature = "seeded-bugs"))]
-    #[expect(clippy::unused_self, reason = "as above, without the field")]
-    pub(super) const fn has(&self, _: Bug) -> bool {
-        false
-    }
-
-    #[cfg(feature = "seeded-bugs")]
-    fn has_any_bug(&self) -> bool {
-        self.bug.is_some()
-    }
-
-    #[cfg(not(feature = "seeded-bugs"))]
-    #[expect(clippy::unused_self, reason = "as above, without the field")]
-    const fn has_any_bug(&self) -> bool {
-        false
     }
 
     #[inline]

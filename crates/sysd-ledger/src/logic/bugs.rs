@@ -1,45 +1,77 @@
-//! Plans with a deliberate mistake in them.
+//! Deliberate mistakes. Where they can't be asked for, no code is made of them.
 
-use sysd_core::Timestamp;
+mod pair;
+#[cfg(feature = "seeded-bugs")]
+mod plan;
 
-use super::accounts::Accounts;
-use super::books::{Bug, Plan};
-use super::holds::Hold;
-use super::resolve::{after, after_checked, resolve};
-use crate::model::{Action, Balance, Rejection, Rest, Transaction, TransactionId};
+pub use pair::PairBug;
+#[cfg(feature = "seeded-bugs")]
+pub(super) use plan::plan;
 
-pub(super) fn plan(
-    bug: Bug,
-    accounts: &Accounts,
-    hold_of: impl FnOnce(TransactionId) -> Option<Hold>,
-    now: Timestamp,
-    transaction: &Transaction,
-) -> Result<Plan, Rejection> {
-    let mut transaction = transaction.clone();
-    if bug == Bug::FreeRest
-        && let Action::PostHeld { rest, .. } = &mut transaction.action
-    {
-        *rest = Rest::Release;
+use super::books::Books;
+
+/// Mistakes that books could make, made on request, so that tests can show that they would be seen.
+///
+/// Plain transfers between two accounts have a shorter way, on which those of [`PairBug`] are made, and no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(hidden)]
+pub enum Bug {
+    /// Changes all accounts of a transaction but the last.
+    DropLeg,
+    /// Takes an id that was recorded for a new one.
+    ForgetIds,
+    /// Looks at what was posted alone when something is taken.
+    IgnoreHolds,
+    /// Moves what is there where more was asked for.
+    Truncate,
+    /// Keeps what a group did before one of it was rejected.
+    KeepGroup,
+    /// Keeps what is held after its deadline.
+    ForgetDeadlines,
+    /// Reverses as often as it is asked to.
+    ReverseAgain,
+    /// Takes an id that has left memory for a new one, without a look at the store.
+    ForgetOldIds,
+    /// Reverses again what was reversed so long ago that it has left memory.
+    ForgetReversals,
+    /// Frees the rest of a hold of which a part is posted, though it should stay.
+    FreeRest,
+    /// Ends all holds at once, however many have come to their deadline.
+    EndAll,
+    /// Decides while holds are due that have not ended yet.
+    DecideEarly,
+    /// One of plain transfers alone.
+    InPair(PairBug),
+}
+
+#[cfg(feature = "seeded-bugs")]
+impl Books {
+    pub(super) fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
     }
-    let mut resolved = resolve(accounts, hold_of, now, &transaction)?;
-    let mut found = after(accounts, &resolved.changes);
-    match (bug, &found) {
-        (Bug::IgnoreHolds, Err(Rejection::InsufficientFunds { .. })) => {
-            found = after_checked(accounts, &resolved.changes, |row, balance, change| {
-                accounts.check(row, &Balance { debits_held: 0, credits_held: 0, ..*balance }, change.side)
-            });
+
+    pub(super) fn pair_bug(&self) -> Option<PairBug> {
+        match self.bug {
+            Some(Bug::InPair(bug)) => Some(bug),
+            _ => None,
         }
-        (Bug::Truncate, Err(Rejection::InsufficientFunds { shortfall, .. })) => {
-            for change in &mut resolved.changes {
-                change.posted = change.posted.saturating_sub(*shortfall);
-            }
-            found = after_checked(accounts, &resolved.changes, |_, _, _| Ok(()));
-        }
-        _ => {}
     }
-    let mut after = found?;
-    if bug == Bug::DropLeg {
-        after.pop();
+
+    pub(super) fn count_pair(&mut self) {
+        self.pairs += 1;
     }
-    Ok((resolved, after))
+}
+
+#[cfg(not(feature = "seeded-bugs"))]
+#[expect(clippy::unused_self, reason = "as above, without the fields")]
+impl Books {
+    pub(super) const fn has(&self, _: Bug) -> bool {
+        false
+    }
+
+    pub(super) const fn pair_bug(&self) -> Option<PairBug> {
+        None
+    }
+
+    pub(super) const fn count_pair(&mut self) {}
 }

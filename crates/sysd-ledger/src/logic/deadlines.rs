@@ -6,7 +6,8 @@
 
 use sysd_core::Timestamp;
 
-use super::books::{Books, Bug, Command, TAIL_BYTES_MAX};
+use super::books::{Books, Command, TAIL_BYTES_MAX};
+use super::bugs::Bug;
 use super::resolve::{Balances, Changes, frees};
 use super::tail::Recorded;
 use crate::model::{AccountUpdate, Rejection, Reply, Side, TransactionId};

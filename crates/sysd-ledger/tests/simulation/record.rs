@@ -28,6 +28,8 @@ pub(crate) struct Seen {
     pub(crate) numbers: BTreeMap<TransactionId, u64>,
     /// How often the log was told that the store has more of the journal.
     pub(crate) chunks: u64,
+    /// How many transactions the log's replay recorded on the short way of plain transfers.
+    pub(crate) pairs: u64,
     /// Audits during which something was recorded.
     pub(crate) overtaken: u64,
     /// What was wrong when it was seen.

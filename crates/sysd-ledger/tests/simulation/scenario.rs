@@ -48,6 +48,8 @@ pub(crate) struct Bugs {
 pub(crate) struct Outcome {
     pub(crate) digest: u64,
     pub(crate) recorded: u64,
+    /// Of these on the short way of plain transfers.
+    pub(crate) pairs: u64,
     /// Chunks of the journal on the store.
     pub(crate) conflicts: u64,
     pub(crate) chunks: u64,
@@ -463,7 +465,7 @@ fn settle(simulation: &Simulation, nodes: &[Node], shared: &Shared) -> Result<()
     )?;
     shared.record.with(|seen, _| {
         let replay = check(seen, &history)?;
-        seen.chunks = replay.chunks;
+        (seen.chunks, seen.pairs) = (replay.chunks, replay.kept.books.pairs);
         let last = seen.states.iter().rev().take(nodes.len() + 1);
         // The journal's writers may have come after.
         let missed = |applied: usize| history.steps.iter().skip(applied).any(|(_, asked)| asked.number != 0);
@@ -475,7 +477,7 @@ fn settle(simulation: &Simulation, nodes: &[Node], shared: &Shared) -> Result<()
 fn outcome(simulation: &Simulation, record: &Record) -> Outcome {
     record.with(|seen, _| {
         let mut outcome = Outcome { digest: simulation.digest(), ..Outcome::default() };
-        (outcome.chunks, outcome.overtaken) = (seen.chunks, seen.overtaken);
+        (outcome.chunks, outcome.overtaken, outcome.pairs) = (seen.chunks, seen.overtaken, seen.pairs);
         for submission in &seen.submissions {
             *match &submission.answer {
                 Answer::Reply(Reply::Rejected(_)) => &mut outcome.rejected,

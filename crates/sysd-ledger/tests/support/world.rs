@@ -188,6 +188,20 @@ impl World {
         transaction
     }
 
+    /// What is plain but for one thing, which is seldom drawn elsewhere; now and then today is closed, and nothing plain is possible
+    /// after that.
+    pub(crate) fn odd(&mut self) -> Command {
+        if self.one_in(60) {
+            return Command::ClosePeriod(Date::of(self.now));
+        }
+        let (debit, is_one) = (self.account_id(), self.one_in(2));
+        let credit = if is_one { debit } else { AccountId((debit.0 + 2) % ACCOUNTS) };
+        let own = usize::try_from(debit.0 % 2).unwrap();
+        let currency = self.currencies[if is_one { own } else { 1 - own }];
+        let amount = self.random.random_range(1..40);
+        Command::Transact(Transaction::transfer(TransactionId(self.random.random()), currency, amount, credit, debit))
+    }
+
     pub(crate) fn command(&mut self) -> Command {
         match self.random.random_range(0..40) {
             _ if self.opened < ACCOUNTS => Command::Open(Box::new(self.account())),
