@@ -4,7 +4,7 @@
 //! `shards_4_fee_…`: every transfer goes from some account in another shard to one in the first, the same for all; in turns with
 //! `crossing`: as many between two accounts of two shards.
 //!
-//! After each row nothing is unfinished, everything agrees, and all of it is there: once in the sums, and in each shard's journal.
+//! In the end of a set of shards nothing is unfinished, everything agrees, and all of it is there: in the sums, and in the journals.
 
 use std::path::Path;
 use std::sync::Arc;
