@@ -6,6 +6,8 @@
 //! transfers, opened from a snapshot and what came after it. Redis and Cassandra are those of `SYSD_TEST_REDIS_URL` and
 //! `SYSD_TEST_CASSANDRA_URL`.
 //!
+//! `shards_…`: one ledger of several, see `ledger/shards.rs`.
+//!
 //! `machine_…`: two-leg transfers on the pure machine, one thread, each with an id of its own and the balances after it in its
 //! answer, over 10 thousand and 10 million accounts, evenly, and over ten accounts that every transfer touches; beside a bare
 //! sketch: a hash set of ids and an array of balances. Memory is what the process grew by.
@@ -28,6 +30,9 @@ use sysd_ledger::{
     TransactionId,
 };
 use sysd_storage::{LocalStore, Replica, ReplicaConfig};
+
+#[path = "ledger/shards.rs"]
+mod shards;
 
 const ROUNDS: usize = 11;
 const TRANSFERS: usize = 1 << 19;
@@ -71,10 +76,14 @@ impl Traffic {
         if to == from {
             to = (to + 1) % self.accounts;
         }
+        (from, to, self.id())
+    }
+
+    fn id(&mut self) -> u128 {
         self.next += 1;
         // A UUID of version 7: a time in milliseconds, and chance.
         let chance = self.random.random::<u128>() & !(0xF << 76 | 0b11 << 62) & ((1 << 80) - 1);
-        (from, to, (self.minted_at_ms + self.next / 1_000) << 80 | 7 << 76 | 0b10 << 62 | chance)
+        (self.minted_at_ms + self.next / 1_000) << 80 | 7 << 76 | 0b10 << 62 | chance
     }
 }
 
@@ -251,20 +260,26 @@ async fn batches<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S
     );
 }
 
-/// Callers with one transfer each.
-async fn callers<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S>, callers: usize, count: u64) {
-    let mut traffic = traffic(DURABLE_ACCOUNTS, ledger.read(Books::journal_len).await.unwrap());
-    let made = Arc::new(Mutex::new(transfers(&mut traffic, count)));
+/// Callers with one transfer each, until none is left: how long that took, and how long each waited, in microseconds.
+async fn called<F>(
+    callers: usize,
+    made: Vec<Transaction>,
+    call: impl Fn(Transaction) -> F + Clone + Send + 'static,
+) -> (Duration, Histogram<u64>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let made = Arc::new(Mutex::new(made));
     let start = Instant::now();
     let tasks: Vec<_> = (0..callers)
         .map(|_| {
-            let (ledger, made) = (ledger.clone(), Arc::clone(&made));
+            let (call, made) = (call.clone(), Arc::clone(&made));
             tokio::spawn(async move {
                 let mut waits = Histogram::<u64>::new(3).unwrap();
                 loop {
                     let Some(transfer) = made.lock().pop() else { return waits };
                     let start = Instant::now();
-                    assert!(matches!(ledger.transact(transfer).await.unwrap(), Reply::Recorded(_)));
+                    call(transfer).await;
                     waits.record(u64::try_from(start.elapsed().as_micros()).unwrap()).unwrap();
                 }
             })
@@ -274,9 +289,23 @@ async fn callers<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S
     for task in tasks {
         waits.add(task.await.unwrap()).unwrap();
     }
-    let rate = count as f64 / start.elapsed().as_secs_f64();
+    (start.elapsed(), waits)
+}
+
+fn quantiles(waits: &Histogram<u64>) -> String {
     let at = |quantile| waits.value_at_quantile(quantile);
-    println!("{name:<32} {rate:.0} transfers/s; p50 {} us, p99 {} us, longest {} us", at(0.5), at(0.99), waits.max());
+    format!("p50 {} us, p99 {} us, longest {} us", at(0.5), at(0.99), waits.max())
+}
+
+async fn callers<S: Store + Clone>(name: &str, ledger: &Ledger<Replica<Books>, S>, callers: usize, count: u64) {
+    let mut traffic = traffic(DURABLE_ACCOUNTS, ledger.read(Books::journal_len).await.unwrap());
+    let asked = ledger.clone();
+    let call = move |transfer| {
+        let ledger = asked.clone();
+        async move { assert!(matches!(ledger.transact(transfer).await.unwrap(), Reply::Recorded(_))) }
+    };
+    let (time, waits) = called(callers, transfers(&mut traffic, count), call).await;
+    println!("{name:<32} {:.0} transfers/s; {}", count as f64 / time.as_secs_f64(), quantiles(&waits));
 }
 
 async fn durable<S: Store + Clone>(kind: &str, store: &S, count: u64) {
@@ -377,6 +406,7 @@ fn main() {
             ended(tasks).await;
         }
         reopen(&directory).await;
+        shards::rows(&directory).await;
         for (kind, variable, count) in
             [("redis", "SYSD_TEST_REDIS_URL", 2_000_000), ("cassandra", "SYSD_TEST_CASSANDRA_URL", 500_000)]
         {
