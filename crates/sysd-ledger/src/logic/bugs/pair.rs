@@ -111,7 +111,9 @@ impl PairBug {
             Self::Truncate => {
                 let available = |leg: &Leg| accounts.row(leg.account).and_then(|row| accounts.available(row, leg.side));
                 let least = legs.iter().filter_map(available).min();
-                legs.iter_mut().for_each(|leg| leg.amount = leg.amount.min(least.unwrap_or(leg.amount)));
+                for leg in legs.iter_mut() {
+                    leg.amount = leg.amount.min(least.unwrap_or(leg.amount));
+                }
             }
             _ => {}
         }
