@@ -117,7 +117,7 @@ pub struct Books {
     #[cfg(feature = "seeded-bugs")]
     #[doc(hidden)]
     pub bug: Option<Bug>,
-    /// How many transactions were recorded on the short way of [`pair`](super::pair).
+    /// How many transactions were recorded on the short way of transfers between two accounts.
     #[cfg(feature = "seeded-bugs")]
     #[doc(hidden)]
     pub pairs: u64,
