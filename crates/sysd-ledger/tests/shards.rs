@@ -162,6 +162,11 @@ async fn other_content_under_an_id_is_a_conflict() {
         assert_eq!(shards.verify().await.unwrap().unwrap(), before);
         assert_eq!(shards.transact(recorded).await.unwrap(), first);
     }
+    // With another coordinator, or within one shard, nothing tells it from a new transaction: docs/ledger.md says so.
+    let elsewhere = [line(account(1, 2), Side::Debit, 1), line(account(2, 2), Side::Credit, 1)];
+    assert!(is_recorded(&shards.transact(of(1, &[&elsewhere])).await.unwrap()));
+    let reply = shards.transact(of(1, &[&within])).await.unwrap();
+    assert!(matches!(reply, ShardsReply::Within { reply: Reply::Recorded(_), .. }), "{reply:?}");
     assert!(shards.recover().await.is_clear());
 }
 

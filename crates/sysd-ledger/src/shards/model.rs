@@ -83,7 +83,8 @@ pub struct ShardReceipt {
     pub receipt: Receipt,
 }
 
-/// A transaction across shards, and another that was recorded under its id. Of both, the postings are in the order of their shards.
+/// A transaction across shards, and another that was recorded under its id. Both are as shards store them: the postings are in the order
+/// of their shards, and the rate of an exchange stands in the metadata, under `exchange_rate`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardsConflict {
     /// What was recorded.
@@ -111,7 +112,8 @@ pub enum ShardsReply {
         /// Recovery posts it.
         in_transit: Vec<ShardId>,
     },
-    /// It lies across shards, and other content was recorded under its id. Nothing was done.
+    /// It lies across shards, and other content was recorded under its id, with the same coordinator: the least of its shards. Nothing was
+    /// done. Other content whose coordinator is another, or that lies within one shard, is taken for a new transaction.
     Conflict(Box<ShardsConflict>),
     /// One of its shards can't, so none did.
     Rejected(Box<Rejection>),

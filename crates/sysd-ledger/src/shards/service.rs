@@ -168,7 +168,8 @@ struct Inner<L, S> {
 /// - A transaction across shards is posted in all of its shards or in none, whoever crashes and whenever: at once where all goes
 ///   well, else once recovery has looked. What goes out of an account is held there from the first step on; what comes in counts
 ///   once it is posted. So nothing is spent twice, and nothing is spent before it is there.
-/// - The same transaction under the same id is posted once, whoever asks and however often.
+/// - The same transaction under the same id is posted once, whoever asks and however often. Other content under that id is a conflict only
+///   where it has the same coordinator, the least of its shards, or lies in the same one shard: never use an id again.
 ///
 /// They hold as far as the stores keep what they acknowledged. After a loss in one shard and not in others, accounts in transit no longer add up
 /// to zero, and say by how much.
@@ -370,6 +371,8 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// holds together, the coordinator's post, the others' posts together; two more the first time that two shards meet in a currency.
     /// Once ids have left the memory of its shards each of the four is asked, looked up on the store, and asked again, also
     /// where the transaction's own id says that it is new: the time that derived ids say is chance. That is eight appends and four reads.
+    /// Asked again: one command, a read of the coordinator's books and three reads of journals, and what is left of it; all of its shards
+    /// must answer, or it is an error of unknown effect.
     ///
     /// # Cancel safety
     /// It is recorded in all shards or in none; recovery ends what was begun.

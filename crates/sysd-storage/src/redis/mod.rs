@@ -15,7 +15,7 @@
 //! condition. Redis reclaims lone records by a `PX` that ends one to three minutes later (days, where the clock is not real time), so
 //! that callers whose clocks differ agree; expired rows are reclaimed by the scans and trims that meet them. An update leaves the
 //! deadline as it is if one of the same minute set it for an expiry in the same minute: so what a wrong clock set is set anew by the
-//! next update of a right one. A Redis user of few rights needs `SETRANGE` for that, besides `GET`, `SET` and `DEL`.
+//! next update of a right one, or the one after it if that is made in the minute that the wrong clock showed. A Redis user of few rights needs `SETRANGE` for that, besides `GET`, `SET` and `DEL`.
 //!
 //! # Connections
 //! One multiplexed connection a node: calls in flight are pipelined. It is made anew when it breaks or an answer is overdue;

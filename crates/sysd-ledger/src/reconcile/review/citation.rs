@@ -87,8 +87,8 @@ pub enum CitationError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolveError {
-    /// The ledger has no such transaction.
-    #[error("{transaction} was never recorded; post it first")]
+    /// The ledger has no such transaction. What was recorded across shards is there under the ids of its receipts.
+    #[error("{transaction} is not recorded in this ledger; post it, or name the id of its receipt in this shard")]
     NotRecorded {
         /// The transaction.
         transaction: TransactionId,

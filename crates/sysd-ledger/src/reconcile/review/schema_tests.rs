@@ -196,6 +196,17 @@ fn the_format_is_pinned() {
         (
             ReviewCommand::Review {
                 case: CaseId(5),
+                by: by.clone(),
+                step: Step::WriteOff {
+                    citation: Some(Citation { case: CaseId(5), transaction: TransactionId(9), number: 3 }),
+                    reason: Some(Note::new("r").unwrap()),
+                },
+            },
+            format!("03{:032x}03616e6e0301{:032x}{:032x}03010172", 5, 5, 9),
+        ),
+        (
+            ReviewCommand::Review {
+                case: CaseId(5),
                 by,
                 step: Step::Resolve {
                     citation: Citation { case: CaseId(5), transaction: TransactionId(9), number: 3 },

@@ -2,8 +2,8 @@
 //!
 //! Events: [`Crossing::told`], [`Crossing::looked`], [`Crossing::recalled`]. What to do: [`Crossing::todo`]. In order: the coordinator's part is held until a
 //! deadline; the others are held without one; the coordinator's is posted, which is the decision; the others are posted. Whoever
-//! gives up before the decision voids the coordinator's part first. Who finds it decided compares what was held with its own, posts what is
-//! left of it, and answers what was posted.
+//! gives up before the decision voids the coordinator's part first. Who finds it decided compares what was held with its own, reads what was
+//! posted, posts what is left, and answers all of that.
 //!
 //! Why it is atomic:
 //! - Only who was answered that the coordinator's hold of an attempt is new may post it, and does so once it was told of all others.
@@ -391,7 +391,7 @@ impl Crossing {
             Standing::Posted { attempt } => {
                 self.start(attempt, now);
                 self.is_known = true;
-                self.phase = if self.bug == Some(Bug::AnyContent) { Phase::Finish } else { Phase::RecallFirst };
+                self.phase = if self.bug == Some(Bug::AnyContent) { Phase::Receipts } else { Phase::RecallFirst };
             }
             Standing::Spent => {
                 return Some(Ok(Refusal::Spent { id: self.id, attempts: ATTEMPTS_MAX.into() }.into()));
@@ -415,12 +415,22 @@ impl Crossing {
         if self.phase == Phase::Receipts {
             for (shard, answer) in recalled {
                 match answer {
-                    Ok(Some(Recorded { receipt, .. })) => self.receipts.push(ShardReceipt { shard, receipt }),
+                    Ok(Some(Recorded { receipt, .. })) => {
+                        self.receipts.push(ShardReceipt { shard, receipt });
+                        for working in self.parts.iter_mut().filter(|working| working.part.shard == shard) {
+                            working.state = State::Settled;
+                        }
+                    }
                     // It is decided all the same.
                     Ok(None) | Err(_) if shard != self.coordinator() => {}
                     Ok(None) => return Some(Err(not_shown())),
                     Err(error) => return Some(Err(error.with_effect(Effect::Unknown))),
                 }
+            }
+            // What others left of it is posted.
+            if self.without_receipt().any(|working| matches!(working.state, State::New)) {
+                self.phase = Phase::Finish;
+                return None;
             }
             return Some(Ok(self.finished()));
         }
@@ -434,7 +444,7 @@ impl Crossing {
         if self.phase == Phase::RecallFirst {
             self.phase = Phase::RecallRest;
         } else if self.is_same() {
-            self.phase = Phase::Finish;
+            self.phase = Phase::Receipts;
         } else {
             return Some(Ok(ShardsReply::Conflict(Box::new(self.conflict()))));
         }
@@ -527,9 +537,7 @@ impl Crossing {
                 _ => self.phase = Phase::Finish,
             },
             // Of what others posted.
-            Phase::Finish
-                if self.is_known || self.without_receipt().any(|working| matches!(working.state, State::Settled)) =>
-            {
+            Phase::Finish if self.without_receipt().any(|working| self.is_posted(working)) => {
                 self.phase = Phase::Receipts;
             }
             Phase::Finish => return Some(Ok(self.finished())),
@@ -565,6 +573,10 @@ impl Crossing {
             None if self.bug == Some(Bug::PostBeforeHolds) => self.phase = Phase::Finish,
             None => self.phase = Phase::Decide,
         }
+    }
+
+    fn is_posted(&self, working: &Working) -> bool {
+        matches!(working.state, State::Settled) || working.part.shard == self.coordinator()
     }
 
     fn without_receipt(&self) -> impl Iterator<Item = &Working> {
