@@ -49,7 +49,8 @@ impl Server for Kafka {
     }
 }
 
-/// One node needs no second copy, and few threads and partitions of its own topics: each costs a start.
+/// One node needs no second copy, and few threads and partitions of its own topics: each costs a start. On a machine that is busy its broker
+/// may not be heard for a while; a controller that gave it up would take its topics from it.
 fn properties(data: &str, port: u16, controller: u16) -> String {
     format!(
         "process.roles=broker,controller
@@ -65,6 +66,7 @@ transaction.state.log.replication.factor=1
 transaction.state.log.num.partitions=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=60000
 num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=16777216
