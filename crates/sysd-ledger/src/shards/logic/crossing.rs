@@ -150,9 +150,7 @@ pub(crate) struct Crossing {
     phase: Phase,
     asked: Vec<Asked>,
     looks: u8,
-    /// Whether it was decided before.
-    is_known: bool,
-    /// What was held then.
+    /// What was held, if it was decided before.
     held: Vec<(ShardId, Transaction)>,
     recalled: Vec<ShardId>,
     receipts: Vec<ShardReceipt>,
@@ -193,7 +191,6 @@ impl Crossing {
             phase: Phase::HoldFirst,
             asked: Vec::new(),
             looks: 0,
-            is_known: false,
             held: Vec::new(),
             recalled: Vec::new(),
             receipts: Vec::new(),
@@ -260,11 +257,8 @@ impl Crossing {
                     let open = |account| (Asked::Open(at), shard, Command::Open(Box::new(account)));
                     asks.extend(working.part.own().map(|own| open(own.account())));
                 }
-                (Phase::Decide | Phase::Finish, State::Held) => {
-                    asks.push((Asked::Post(at), shard, self.post(working)));
-                }
-                // Whatever its caller has asked for under this id.
-                (Phase::Finish, State::New) if self.is_known => {
+                // New is what somebody else had held: it was decided before.
+                (Phase::Decide | Phase::Finish, State::Held) | (Phase::Finish, State::New) => {
                     asks.push((Asked::Post(at), shard, self.post(working)));
                 }
                 (Phase::UndoFirst | Phase::UndoRest, State::Held) => {
@@ -390,7 +384,6 @@ impl Crossing {
         match standing {
             Standing::Posted { attempt } => {
                 self.start(attempt, now);
-                self.is_known = true;
                 self.phase = if self.bug == Some(Bug::AnyContent) { Phase::Receipts } else { Phase::RecallFirst };
             }
             Standing::Spent => {
@@ -411,42 +404,30 @@ impl Crossing {
 
     /// What the last [`Todo::Recall`] was answered, one for one.
     pub(crate) fn recalled(&mut self, answers: Vec<Result<Option<Recorded>>>) -> Option<Result<ShardsReply>> {
-        let recalled = std::mem::take(&mut self.recalled).into_iter().zip(answers);
-        if self.phase == Phase::Receipts {
-            for (shard, answer) in recalled {
-                match answer {
-                    Ok(Some(Recorded { receipt, .. })) => {
-                        self.receipts.push(ShardReceipt { shard, receipt });
-                        for working in self.parts.iter_mut().filter(|working| working.part.shard == shard) {
-                            working.state = State::Settled;
-                        }
-                    }
-                    // It is decided all the same.
-                    Ok(None) | Err(_) if shard != self.coordinator() => {}
-                    Ok(None) => return Some(Err(not_shown())),
-                    Err(error) => return Some(Err(error.with_effect(Effect::Unknown))),
-                }
-            }
-            // What others left of it is posted.
-            if self.without_receipt().any(|working| matches!(working.state, State::New)) {
-                self.phase = Phase::Finish;
-                return None;
-            }
-            return Some(Ok(self.finished()));
-        }
-        for (shard, answer) in recalled {
-            match answer {
-                Ok(Some(Recorded { transaction, .. })) => self.held.push((shard, transaction)),
+        for (shard, answer) in std::mem::take(&mut self.recalled).into_iter().zip(answers) {
+            let Recorded { transaction, receipt } = match answer {
+                Ok(Some(recorded)) => recorded,
+                // It is decided all the same.
+                Ok(None) | Err(_) if self.phase == Phase::Receipts && shard != self.coordinator() => continue,
                 Ok(None) => return Some(Err(not_shown())),
                 Err(error) => return Some(Err(error.with_effect(Effect::Unknown))),
+            };
+            if self.phase != Phase::Receipts {
+                self.held.push((shard, transaction));
+                continue;
+            }
+            self.receipts.push(ShardReceipt { shard, receipt });
+            for working in self.parts.iter_mut().filter(|working| working.part.shard == shard) {
+                working.state = State::Settled;
             }
         }
-        if self.phase == Phase::RecallFirst {
-            self.phase = Phase::RecallRest;
-        } else if self.is_same() {
-            self.phase = Phase::Receipts;
-        } else {
-            return Some(Ok(ShardsReply::Conflict(Box::new(self.conflict()))));
+        match self.phase {
+            Phase::RecallFirst => self.phase = Phase::RecallRest,
+            Phase::RecallRest if self.is_same() => self.phase = Phase::Receipts,
+            Phase::RecallRest => return Some(Ok(ShardsReply::Conflict(Box::new(self.conflict())))),
+            // What others left of it is posted.
+            _ if self.parts.iter().any(|working| matches!(working.state, State::New)) => self.phase = Phase::Finish,
+            _ => return Some(Ok(self.finished())),
         }
         None
     }
