@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sysd_core::{Clock as _, Effect, ErrorKind, ManualClock, SystemClock, Timestamp};
-use sysd_ledger::shards::{Placement, Refusal, ShardId, Shards, ShardsConfig, ShardsConflict, ShardsReply};
+use sysd_ledger::shards::{
+    Placement, Refusal, ShardId, ShardReceipt, Shards, ShardsConfig, ShardsConflict, ShardsEntry, ShardsReply,
+};
 use sysd_ledger::{
     Account, AccountId, AccountKind, Books, Currency, Date, Details, JournalConfig, Ledger, Posting, Rate, Rejection,
     Reply, Side, Transaction, TransactionId,
@@ -60,7 +62,11 @@ fn across(id: u128, amount: u128) -> Transaction {
 }
 
 async fn wallet(shards: &OnMemory, shard: u16) -> i128 {
-    shards.account(ShardId(shard).place(2)).await.unwrap().unwrap().balance.posted(Side::Credit)
+    wallet_of(shards, ShardId(shard).place(2)).await
+}
+
+async fn wallet_of(shards: &OnMemory, account: AccountId) -> i128 {
+    shards.account(account).await.unwrap().unwrap().balance.posted(Side::Credit)
 }
 
 fn is_recorded(reply: &ShardsReply) -> bool {
@@ -80,6 +86,8 @@ async fn shards_are_opened_as_they_were_made() {
     assert_eq!(refused(swapped, config()).await, ErrorKind::Config);
     assert_eq!(refused(ledgers(&store, 3).await, config()).await, ErrorKind::Config);
     assert_eq!(refused(ledgers(&store, 2).await, ShardsConfig::new("bank")).await, ErrorKind::Config);
+    let named = ShardsConfig { ids: Placement::Named, ..config() };
+    assert_eq!(refused(ledgers(&store, 2).await, named).await, ErrorKind::Config);
     let other = ShardsConfig { name: "other".to_owned(), ..config() };
     assert_eq!(refused(ledgers(&store, 2).await, other).await, ErrorKind::Config);
     assert_eq!(refused(Vec::new(), config()).await, ErrorKind::Invalid);
@@ -129,45 +137,171 @@ async fn across_shards_all_or_nothing() {
     assert!(shards.recover().await.is_clear());
 }
 
-/// Other content under an id is shown beside what was recorded, wherever they differ.
+/// In one shard, in another, across some, with other lines, amounts, days, details: whatever of it was first stays, and is shown beside
+/// what is asked, wherever the id is at home.
 #[tokio::test]
 async fn other_content_under_an_id_is_a_conflict() {
     let shards = funded(&Memory::new(), 3).await;
     let account = |shard, id| ShardId(shard).place(id);
     let line = |account, side, amount| Posting { account, amount, currency: euro(), side };
-    // The part of shard 2 is balanced by itself.
-    let within = [line(account(2, 1), Side::Debit, 7), line(account(2, 2), Side::Credit, 7)];
+    let within = |shard: u16| [line(account(shard, 1), Side::Debit, 7), line(account(shard, 2), Side::Credit, 7)];
     let to = |to, amount| [line(account(0, 2), Side::Debit, amount), line(to, Side::Credit, amount)];
-    let of = |id, postings: &[&[Posting]]| Transaction::new(TransactionId(id), postings.concat());
-    let memo = Details::new("rent", Vec::new()).unwrap();
-    let day = Some(Date(20_000));
-    for (id, recorded) in [(1, of(1, &[&to(account(1, 2), 5), &within])), (2, of(2, &[&to(account(1, 2), 5)]))] {
-        let first = shards.transact(recorded.clone()).await.unwrap();
-        let asked = [
-            of(id, &[&to(account(1, 2), 6), &within]),
-            of(id, &[&to(account(1, 1), 5), &within]),
-            of(id, &[&to(account(1, 1), 5)]),
-            of(id, &[&to(account(2, 1), 5)]),
-            of(id, &[&to(account(0, 1), 5), &within]),
-            Transaction { effective: day, ..recorded.clone() },
-            Transaction { details: Some(Box::new(memo.clone())), ..recorded.clone() },
-            if id == 1 { of(1, &[&to(account(1, 2), 5)]) } else { of(2, &[&to(account(1, 2), 5), &within]) },
-        ];
+    let of = |postings: &[&[Posting]]| Transaction::new(TransactionId(0), postings.concat());
+    let details = Details::new("rent", Vec::new()).unwrap();
+    let usual = of(&[&to(account(1, 2), 2)]);
+    let contents = [
+        of(&[&to(account(1, 2), 2), &within(2)]),
+        of(&[&to(account(1, 2), 3), &within(2)]),
+        of(&[&to(account(1, 1), 2), &within(2)]),
+        Transaction { effective: Some(Date(20_000)), ..usual.clone() },
+        Transaction { details: Some(Box::new(details)), ..usual.clone() },
+        usual,
+        of(&[&to(account(1, 2), 3)]),
+        of(&[&to(account(2, 1), 2)]),
+        of(&[&[line(account(1, 2), Side::Debit, 1), line(account(2, 2), Side::Credit, 1)]]),
+        of(&[&within(0)]),
+        of(&[&within(1)]),
+        of(&[&within(2)]),
+        of(&[&within(2)]).held_until(None),
+        of(&[&to(account(0, 1), 1)]),
+    ];
+    let mut homes = [0; 3];
+    for (id, first) in (1..).zip(&contents) {
+        let with_id = |content: &Transaction| Transaction { id: TransactionId(id), ..content.clone() };
+        homes[usize::from(shards.home_of(TransactionId(id)).unwrap().0)] += 1;
+        assert_eq!(shards.transaction(TransactionId(id)).await.unwrap(), None);
+        let answer = shards.transact(with_id(first)).await.unwrap();
         let before = shards.verify().await.unwrap().unwrap();
-        for asked in asked {
-            let reply = shards.transact(asked.clone()).await.unwrap();
-            let shown = ShardsConflict { recorded: recorded.clone(), asked };
-            assert_eq!(reply, ShardsReply::Conflict(Box::new(shown)));
+        for asked in contents.iter().filter(|content| *content != first) {
+            let shown = match shards.transact(with_id(asked)).await.unwrap() {
+                ShardsReply::Conflict(conflict) => *conflict,
+                ShardsReply::Within { reply: Reply::Conflict(conflict), .. } => {
+                    let recorded = conflict.recorded.transaction().unwrap().clone();
+                    ShardsConflict { recorded, asked: conflict.asked }
+                }
+                reply => panic!("{first:?}, then {asked:?}: {reply:?}"),
+            };
+            assert_eq!(shown, ShardsConflict { recorded: with_id(first), asked: with_id(asked) });
         }
         assert_eq!(shards.verify().await.unwrap().unwrap(), before);
-        assert_eq!(shards.transact(recorded).await.unwrap(), first);
+        assert_eq!(shards.transact(with_id(first)).await.unwrap(), answer);
+        let shown = shards.transaction(TransactionId(id)).await.unwrap().unwrap();
+        let receipts = match answer {
+            ShardsReply::Within { shard, reply: Reply::Recorded(receipt) } => vec![ShardReceipt { shard, receipt }],
+            ShardsReply::Recorded { receipts, .. } => receipts,
+            reply => panic!("{reply:?}"),
+        };
+        assert_eq!(shown, ShardsEntry { transaction: with_id(first), receipts, in_transit: Vec::new() });
     }
-    // With another coordinator, or within one shard, nothing tells it from a new transaction: docs/ledger.md says so.
-    let elsewhere = [line(account(1, 2), Side::Debit, 1), line(account(2, 2), Side::Credit, 1)];
-    assert!(is_recorded(&shards.transact(of(1, &[&elsewhere])).await.unwrap()));
-    let reply = shards.transact(of(1, &[&within])).await.unwrap();
-    assert!(matches!(reply, ShardsReply::Within { reply: Reply::Recorded(_), .. }), "{reply:?}");
+    assert!(homes.iter().all(|count| *count > 2), "{homes:?}");
     assert!(shards.recover().await.is_clear());
+}
+
+#[tokio::test]
+async fn an_id_stays_with_the_shard_that_was_asked_first() {
+    let named = ShardsConfig { ids: Placement::Named, ..config() };
+    let (shards, _recovery) = Shards::open(ledgers(&Memory::new(), 3).await, named).await.unwrap();
+    for account in [ShardId(0).place(1), ShardId(1).place(1), ShardId(1).place(2), ShardId(2).place(1)] {
+        shards.open_account(Account::new(account, euro(), AccountKind::Liability)).await.unwrap();
+    }
+    shards.open_account(Account::new(ShardId(1).place(3), euro(), AccountKind::Liability).limited()).await.unwrap();
+    let recorded = async || {
+        let mut all = Vec::new();
+        for ledger in shards.ledgers() {
+            all.push(ledger.read(Books::journal_len).await.unwrap());
+        }
+        all
+    };
+    let id = |shard: u16, which: u128| ShardId(shard).place_id(which << 16);
+    let within = |id, debit| Transaction::transfer(id, euro(), 5, ShardId(1).place(1), ShardId(1).place(debit));
+    // At home where its accounts lie: one entry. Elsewhere: one at its home, too.
+    shards.transact(within(id(1, 1), 2)).await.unwrap();
+    assert_eq!(recorded().await, [0, 1, 0]);
+    shards.transact(within(id(2, 1), 2)).await.unwrap();
+    assert_eq!(recorded().await, [0, 2, 1]);
+    // Rejected: nothing is recorded, but the id may only be asked of that shard.
+    let id = id(2, 2);
+    let rejected = shards.transact(within(id, 3)).await.unwrap();
+    let ShardsReply::Within { shard: ShardId(1), reply: Reply::Rejected(_) } = rejected else { panic!("{rejected:?}") };
+    assert_eq!(recorded().await, [0, 2, 2]);
+    assert_eq!(shards.transaction(id).await.unwrap(), None);
+    let (one, two) = (ShardId(2).place(1), ShardId(0).place(1));
+    let elsewhere = Transaction::transfer(id, euro(), 5, one, two);
+    let refused = ShardsReply::Refused(Refusal::Claimed { id, shard: ShardId(1) });
+    for _ in 0..2 {
+        assert_eq!(shards.transact(elsewhere.clone()).await.unwrap(), refused);
+    }
+    assert_eq!(recorded().await, [0, 2, 2]);
+    let reply = shards.transact(within(id, 2)).await.unwrap();
+    assert!(matches!(reply, ShardsReply::Within { reply: Reply::Recorded(_), .. }), "{reply:?}");
+    let conflict = ShardsConflict { recorded: within(id, 2), asked: elsewhere.clone() };
+    assert_eq!(shards.transact(elsewhere).await.unwrap(), ShardsReply::Conflict(Box::new(conflict)));
+    let nowhere = TransactionId(3);
+    let reply = shards.transact(within(nowhere, 2)).await.unwrap();
+    assert_eq!(reply, ShardsReply::Refused(Refusal::NoHome { id: nowhere }));
+    assert_eq!(shards.transaction(nowhere).await.unwrap(), None);
+}
+
+/// Each id of a group has a home of its own.
+#[tokio::test]
+async fn a_group_is_recorded_where_its_ids_are_not_at_home() {
+    let shards = funded(&Memory::new(), 3).await;
+    let (bank, wallet) = (ShardId(1).place(1), ShardId(1).place(2));
+    let group = |from: u128| -> Vec<_> {
+        (from..from + 12).map(|id| Transaction::transfer(TransactionId(id), euro(), 1, bank, wallet)).collect()
+    };
+    let first = shards.transact_all(group(1)).await.unwrap();
+    let ShardsReply::Within { shard: ShardId(1), reply: Reply::GroupRecorded(receipts) } = &first else {
+        panic!("{first:?}");
+    };
+    assert_eq!(receipts.len(), 12);
+    assert_eq!(shards.transact_all(group(1)).await.unwrap(), first);
+    // One of them is taken: by a transaction across shards, and by another shard's.
+    let theirs = Transaction::transfer(TransactionId(28), euro(), 1, ShardId(2).place(1), ShardId(2).place(2));
+    for (from, taken) in [(13, across(18, 1)), (25, theirs)] {
+        let reply = shards.transact(taken.clone()).await.unwrap();
+        assert!(matches!(reply, ShardsReply::Recorded { .. } | ShardsReply::Within { reply: Reply::Recorded(_), .. }));
+        let before = wallet_of(&shards, wallet).await;
+        let reply = shards.transact_all(group(from)).await.unwrap();
+        let asked = group(from).into_iter().find(|asked| asked.id == taken.id).unwrap();
+        let number = match shards.home_of(taken.id).unwrap() {
+            // There it is one of the group's own ids.
+            ShardId(1) => shards.ledgers()[1].number(taken.id).await.unwrap(),
+            _ => None,
+        };
+        let expected = match number {
+            None => ShardsReply::Conflict(Box::new(ShardsConflict { recorded: taken, asked })),
+            Some(number) => {
+                let index = usize::try_from(taken.id.0 - from).unwrap();
+                let cause = Box::new(Rejection::Exists { id: taken.id, number });
+                let rejection = Box::new(Rejection::InGroup { index, cause });
+                ShardsReply::Within { shard: ShardId(1), reply: Reply::Rejected(rejection) }
+            }
+        };
+        assert_eq!(reply, expected);
+        assert_eq!(wallet_of(&shards, wallet).await, before);
+    }
+}
+
+/// Who writes to a shard's ledger itself can take an id that is decided elsewhere.
+#[tokio::test]
+async fn what_went_past_the_shards_is_named() {
+    let store = Memory::new();
+    let named = ShardsConfig { ids: Placement::Named, ..config() };
+    let (shards, _recovery) = Shards::open(ledgers(&store, 2).await, named).await.unwrap();
+    for account in [ShardId(0).place(1), ShardId(1).place(1), ShardId(1).place(2)] {
+        shards.open_account(Account::new(account, euro(), AccountKind::Liability)).await.unwrap();
+    }
+    let id = ShardId(0).place_id(0);
+    let (one, two) = (ShardId(1).place(1), ShardId(1).place(2));
+    shards.ledgers()[1].transact(Transaction::transfer(id, euro(), 1, one, two)).await.unwrap();
+    let reply = shards.transact(Transaction::transfer(id, euro(), 5, one, ShardId(0).place(1))).await.unwrap();
+    let ShardsReply::Recorded { receipts, in_transit } = reply else { panic!("{reply:?}") };
+    assert_eq!((receipts.len(), in_transit), (1, vec![ShardId(1)]));
+    let found = shards.recover().await;
+    let (shard, error) = &found.errors[0];
+    assert_eq!((*shard, error.kind(), found.errors.len()), (ShardId(1), ErrorKind::Config, 1), "{error}");
+    assert!(error.to_string().contains(&id.to_string()), "{error}");
 }
 
 /// The bank's trading accounts lie in one shard, or each beside who exchanges, so that no part has both currencies.

@@ -18,14 +18,15 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// In which shard an account lies. It is stored when the shards are made, and stays.
+/// In which shard an account lies, or the id of a transaction is at home. It is stored when the shards are made, and stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Placement {
-    /// A hash of its id says so.
+    /// A hash of the id says so.
     #[default]
     Hashed,
-    /// The first two bytes of its id are the shard's number: the application chooses, so that accounts that often meet lie together.
-    /// [`ShardId::place`] makes such an id.
+    /// The application chooses: the shard's number is the first two bytes of an account's id, so that accounts that often meet lie
+    /// together ([`ShardId::place`] makes such an id), and the last two of a transaction's, so that it is at home where its accounts lie
+    /// ([`ShardId::place_id`]).
     Named,
 }
 
@@ -33,6 +34,12 @@ impl ShardId {
     /// An account's id that lies in this shard, for [`Placement::Named`]: `id` with its first two bytes replaced.
     pub const fn place(self, id: u128) -> AccountId {
         AccountId((self.0 as u128) << 112 | (id << 16) >> 16)
+    }
+
+    /// A transaction's id that is at home in this shard, for [`Placement::Named`]: `id` with its last two bytes replaced. A UUID of
+    /// version 7 stays one.
+    pub const fn place_id(self, id: u128) -> TransactionId {
+        TransactionId((id >> 16) << 16 | self.0 as u128)
     }
 }
 
@@ -51,6 +58,21 @@ pub enum Refusal {
     NoShard {
         /// The account.
         account: AccountId,
+    },
+    /// With [`Placement::Named`], its last two bytes are no shard.
+    #[error("transaction {id} names a shard that is not there; ShardId::place_id makes an id that does")]
+    NoHome {
+        /// The id.
+        id: TransactionId,
+    },
+    /// Under that id a transaction was asked for that lies in one shard alone, where nothing is recorded under it: it was rejected, or is on
+    /// its way. This one does not lie there alone.
+    #[error("{id} was asked of {shard} first, where nothing is recorded under it yet; take another id")]
+    Claimed {
+        /// The id.
+        id: TransactionId,
+        /// That shard.
+        shard: ShardId,
     },
     /// A transaction without postings names no shard.
     #[error("without postings it can't be told in which shard the hold is; ask that shard")]
@@ -79,12 +101,23 @@ pub enum Refusal {
 pub struct ShardReceipt {
     /// The shard.
     pub shard: ShardId,
-    /// Its receipt, under a derived id. The shard's own accounts are in it too.
+    /// Its receipt. The shard's own accounts are in it too.
     pub receipt: Receipt,
 }
 
-/// A transaction across shards, and another that was recorded under its id. Both are as shards store them: the postings are in the order
-/// of their shards, and the rate of an exchange stands in the metadata, under `exchange_rate`.
+/// What shards recorded under an id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardsEntry {
+    /// The transaction. One across shards is as shards store it: its postings are in the order of their shards, and the rate of an exchange
+    /// stands in the metadata, under `exchange_rate`.
+    pub transaction: Transaction,
+    /// Of those that posted their part, by their shards: of the one shard where it lies within one.
+    pub receipts: Vec<ShardReceipt>,
+    /// Those that have not posted theirs yet.
+    pub in_transit: Vec<ShardId>,
+}
+
+/// A transaction, and another that was recorded under its id. Those across shards are as in [`ShardsEntry`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardsConflict {
     /// What was recorded.
@@ -106,14 +139,13 @@ pub enum ShardsReply {
     /// It lies across shards, is recorded, and will be posted in all of them. The same again is answered as the first time, with what is
     /// posted by now.
     Recorded {
-        /// Of those that posted their part, by their shards; the coordinator's is the first.
+        /// Of those that posted their part, by their shards. The id's home is among them.
         receipts: Vec<ShardReceipt>,
         /// Those that have not answered yet that theirs is posted: what goes out there is held, what comes in does not count yet.
         /// Recovery posts it.
         in_transit: Vec<ShardId>,
     },
-    /// It lies across shards, and other content was recorded under its id, with the same coordinator: the least of its shards. Nothing was
-    /// done. Other content whose coordinator is another, or that lies within one shard, is taken for a new transaction.
+    /// Other content was recorded under its id, not both of it in the same one shard: then that shard says so. Nothing was done.
     Conflict(Box<ShardsConflict>),
     /// One of its shards can't, so none did.
     Rejected(Box<Rejection>),

@@ -1,17 +1,22 @@
 //! What shards store: derived ids, the ids of their own accounts, the sign that says of which set a shard is.
 //!
-//! **Ids.** The transactions that an attempt is made of (its hold, its post, its void, on each shard) have ids that are derived from the
-//! id by a permutation of 128 bits, another one for each purpose, attempt, coordinator and shard: two transactions never have the same one, and who
-//! finds a hold finds the transaction. It is a Feistel network of eight rounds (Luby, Rackoff: "How to Construct Pseudorandom
-//! Permutations from Pseudorandom Functions", 1988) around the finalizer of SplitMix64.
+//! **Ids.** Each id has a home among the shards. What is recorded there under it says what it is of: a transaction that lies in its home
+//! alone; a claim, for one that lies in another shard alone; or the decision of one across shards, which is posted under the id in all of its
+//! shards. The holds and voids of an attempt have ids that are derived from the id by a permutation of 128 bits, another one for each
+//! purpose, attempt and shard: two transactions never have the same one, and who finds a hold finds the transaction. It is a Feistel network
+//! of eight rounds (Luby, Rackoff: "How to Construct Pseudorandom Permutations from Pseudorandom Functions", 1988) around the finalizer of
+//! SplitMix64.
 //!
 //! **Accounts.** `ff 54 52`, a kind, the shard whose account it is, the other shard, the currency as it is stored. No UUID of RFC 9562 is
 //! such an id: the first letter of a code stands where those have their variant.
 
 use bytes::Bytes;
 
+use super::logic::split::Layout;
 use super::{Placement, ShardId};
-use crate::model::{Account, AccountId, AccountKind, Currency, Date, Side, TransactionId};
+use crate::model::{
+    Account, AccountId, AccountKind, Action, Currency, Date, Posting, Side, Transaction, TransactionId,
+};
 
 const PREFIX: u128 = 0x00ff_5452;
 const SIGN: u8 = 0;
@@ -28,8 +33,6 @@ const ROUNDS: u64 = 8;
 pub(super) enum Purpose {
     /// Holds a part.
     Hold,
-    /// Posts what is held.
-    Post,
     /// Ends the hold.
     Void,
 }
@@ -39,8 +42,6 @@ pub(super) enum Purpose {
 pub(super) struct Derivation {
     pub(super) purpose: Purpose,
     pub(super) attempt: u8,
-    /// Under one id others may ask for other things in other shards: what differs in its coordinator shares nothing.
-    pub(super) coordinator: ShardId,
     pub(super) shard: ShardId,
 }
 
@@ -64,11 +65,9 @@ impl Derivation {
     fn round(self, round: u64, half: u64) -> u64 {
         let purpose = match self.purpose {
             Purpose::Hold => 1,
-            Purpose::Post => 2,
-            Purpose::Void => 3,
+            Purpose::Void => 2,
         };
-        let shards = u64::from(self.coordinator.0) << 16 | u64::from(self.shard.0);
-        let tweak = purpose << 40 | u64::from(self.attempt) << 32 | shards;
+        let tweak = purpose << 32 | u64::from(self.attempt) << 16 | u64::from(self.shard.0);
         mixed(half ^ mixed(tweak.wrapping_add(round.wrapping_mul(0x9E37_79B9_7F4A_7C15))))
     }
 
@@ -90,15 +89,27 @@ impl Derivation {
     }
 }
 
+fn spread(count: u16, id: u128) -> u16 {
+    let (high, low) = halves(id);
+    let hash = u128::from(mixed(low ^ mixed(high.wrapping_add(0x9E37_79B9_7F4A_7C15))));
+    u16::try_from((hash * u128::from(count)) >> 64).unwrap_or_default()
+}
+
 /// Where an account of the application lies; `None`: its id names no shard.
 pub(super) fn shard_of(placement: Placement, count: u16, account: AccountId) -> Option<ShardId> {
-    let (high, low) = halves(account.0);
     let at = match placement {
-        Placement::Hashed => {
-            let hash = u128::from(mixed(low ^ mixed(high.wrapping_add(0x9E37_79B9_7F4A_7C15))));
-            u16::try_from((hash * u128::from(count)) >> 64).ok()?
-        }
-        Placement::Named => u16::try_from(high >> 48).ok()?,
+        Placement::Hashed => spread(count, account.0),
+        Placement::Named => u16::try_from(account.0 >> 112).ok()?,
+    };
+    (at < count).then_some(ShardId(at))
+}
+
+/// Where an id is at home; `None`: it names no shard.
+pub(super) fn home_of(placement: Placement, count: u16, id: TransactionId) -> Option<ShardId> {
+    let at = match placement {
+        Placement::Hashed => spread(count, id.0),
+        // Not its first bytes, which in a UUID of version 7 are the time: that lets books tell that an id is new.
+        Placement::Named => u16::try_from(id.0 & 0xffff).ok()?,
     };
     (at < count).then_some(ShardId(at))
 }
@@ -162,6 +173,23 @@ impl Own {
     }
 }
 
+/// What says at an id's home that it is of a transaction that lies in another shard alone.
+pub(super) fn claim(id: TransactionId, home: ShardId, shard: ShardId, notes: Currency) -> Transaction {
+    let posting = |side| {
+        let account = Own::Note { shard: home, peer: shard, side, currency: notes }.id();
+        Posting { account, amount: note_amount(None), currency: notes, side }
+    };
+    Transaction::new(id, [Side::Debit, Side::Credit].map(posting))
+}
+
+/// For which shard a transaction claims its id; `None`: it is no claim.
+pub(super) fn claimed_for(recorded: &Transaction) -> Option<ShardId> {
+    match (recorded.action, recorded.postings.first().and_then(|posting| Own::of(posting.account))) {
+        (Action::Post, Some(Own::Note { peer, .. })) => Some(peer),
+        _ => None,
+    }
+}
+
 /// What a note says, as an amount: 1 nothing, then the days from the first one on.
 pub(super) fn note_amount(effective: Option<Date>) -> u128 {
     let after_first = |day: Date| u128::from(day.0.abs_diff(i32::MIN));
@@ -179,15 +207,16 @@ pub(super) fn sign_id(notes: Currency) -> AccountId {
     own_id(SIGN, ShardId(0), ShardId(0), notes.to_bits())
 }
 
-/// A format, how many there are, which this is, where accounts lie, the set's name.
-pub(super) fn sign(notes: Currency, name: &str, placement: Placement, count: u16, shard: ShardId) -> Account {
+/// A format, how many there are, which this is, where accounts lie and ids are at home, the set's name.
+pub(super) fn sign(layout: Layout, name: &str, shard: ShardId) -> Account {
+    let Layout { count, accounts, ids, notes } = layout;
     let mut metadata = vec![SIGN_FORMAT];
     metadata.extend_from_slice(&count.to_be_bytes());
     metadata.extend_from_slice(&shard.0.to_be_bytes());
-    metadata.push(match placement {
+    metadata.extend([accounts, ids].map(|placement| match placement {
         Placement::Hashed => 0,
         Placement::Named => 1,
-    });
+    }));
     metadata.extend_from_slice(name.as_bytes());
     Account { metadata: Bytes::from(metadata), ..Account::new(sign_id(notes), notes, AccountKind::Asset) }
 }
@@ -204,7 +233,7 @@ mod tests {
     }
 
     const HOLD: Derivation =
-        Derivation { purpose: Purpose::Hold, attempt: 0, coordinator: ShardId(0), shard: ShardId(0) };
+        Derivation { purpose: Purpose::Hold, attempt: 0, shard: ShardId(0) };
 
     /// What is stored stays as it is.
     #[test]
@@ -212,27 +241,29 @@ mod tests {
         let derived = |derivation: Derivation| derivation.derive(TransactionId(1)).0;
         assert_eq!(derived(HOLD), DERIVED[0]);
         assert_eq!(derived(Derivation { attempt: 3, ..HOLD }), DERIVED[1]);
-        assert_eq!(
-            derived(Derivation { purpose: Purpose::Post, coordinator: ShardId(5), shard: ShardId(7), ..HOLD }),
-            DERIVED[2]
-        );
+        assert_eq!(derived(Derivation { shard: ShardId(0x507), ..HOLD }), DERIVED[2]);
         assert_eq!(derived(Derivation { purpose: Purpose::Void, ..HOLD }), DERIVED[3]);
         let places = (0..16).map(|id| shard_of(Placement::Hashed, 5, AccountId(id)).unwrap().0);
         assert_eq!(places.collect::<Vec<_>>(), PLACES);
+        let homes = (0..16).map(|id| home_of(Placement::Hashed, 5, TransactionId(id)).unwrap().0);
+        assert_eq!(homes.collect::<Vec<_>>(), PLACES);
+        assert_eq!(home_of(Placement::Named, 5, ShardId(4).place_id(u128::MAX)), Some(ShardId(4)));
+        assert_eq!(home_of(Placement::Named, 5, TransactionId(5)), None);
         let euro = Currency::iso("EUR").unwrap();
         let account = Own::InTransit { shard: ShardId(1), peer: ShardId(2), currency: euro };
         assert_eq!(account.id().0, 0xff54_5201_0001_0002_4555_5200_0000_0002);
-        let sign = sign(notes(), "bank", Placement::Named, 3, ShardId(2));
+        let layout = Layout { count: 3, accounts: Placement::Named, ids: Placement::Hashed, notes: notes() };
+        let sign = sign(layout, "bank", ShardId(2));
         assert_eq!(sign.id.0, 0xff54_5200_0000_0000_5452_414e_5349_5400);
-        assert_eq!(sign.metadata, b"\x01\x00\x03\x00\x02\x01bank".as_slice());
+        assert_eq!(sign.metadata, b"\x01\x00\x03\x00\x02\x01\x00bank".as_slice());
     }
 
     /// Worked out by a second implementation.
     const DERIVED: [u128; 4] = [
-        0x1729_be93_e6be_655b_ec6c_99c6_38cb_28d6,
-        0x742e_049f_5225_7c5a_43cc_a2e4_44a9_11dc,
-        0x97c8_a17c_b719_afe5_06bd_9bb6_4f1b_0c2a,
-        0x86c3_67c1_caad_5e52_1908_d963_89ba_fe24,
+        0x63c7_2fad_d49b_9f84_483c_eacb_f378_4add,
+        0x13e5_4938_8e5e_c44f_0aca_29b1_2980_e266,
+        0xd359_e97e_9250_6c4d_af2c_6ed4_555d_2979,
+        0xad6a_1944_71bd_f090_7b1b_9db4_6d6b_2771,
     ];
     const PLACES: [u16; 16] = [1, 3, 1, 2, 0, 3, 4, 0, 0, 1, 0, 2, 4, 1, 0, 1];
 
@@ -258,10 +289,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_derived_id_leads_back(id: u128, attempt: u8, coordinator: u16, shard: u16, other: u128) {
-            for purpose in [Purpose::Hold, Purpose::Post, Purpose::Void] {
-                let derivation =
-                    Derivation { purpose, attempt, coordinator: ShardId(coordinator), shard: ShardId(shard) };
+        fn a_derived_id_leads_back(id: u128, attempt: u8, shard: u16, other: u128) {
+            for purpose in [Purpose::Hold, Purpose::Void] {
+                let derivation = Derivation { purpose, attempt, shard: ShardId(shard) };
                 let derived = derivation.derive(TransactionId(id));
                 prop_assert_eq!(derivation.invert(derived), TransactionId(id));
                 prop_assert_eq!(derivation.derive(derivation.invert(TransactionId(other))), TransactionId(other));

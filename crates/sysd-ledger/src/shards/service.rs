@@ -2,123 +2,37 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
-use sysd_core::{Clock, Effect, Error, ErrorKind, Replicated, Result, Store, SystemClock, timeout};
+use sysd_core::{Effect, Error, ErrorKind, Replicated, Result, Store};
 
-use super::logic::crossing::{ATTEMPTS_MAX, Crossing, Recorded, Todo};
-use super::logic::recovery::{Fate, OnStore, OpenPart, Unknown, fate, in_transit, open_parts, standing};
-use super::logic::split::{Layout, Split, Unsplit, details_of_parts, place, split};
+use super::logic::Call;
+use super::logic::crossing::Crossing;
+use super::logic::lookup::Lookup;
+use super::logic::recovery::in_transit;
+use super::logic::split::{Layout, Split, Unsplit, details_of_parts, home, place, split};
+use super::logic::within::Within;
+use super::recovery::recover_for_ever;
 use super::schema::{NOTES, sign, sign_id};
-use super::{Bug, Placement, Recovery, Refusal, ShardId, ShardInconsistency, ShardsBalance, ShardsReply};
+use super::{
+    Recovery, Refusal, ShardId, ShardInconsistency, ShardsBalance, ShardsConfig, ShardsEntry, ShardsReply,
+};
 use crate::logic::{Books, Command};
 use crate::model::{
-    Account, AccountId, AccountUpdate, AccountView, Currency, Date, Details, DetailsError, Rejection, Reply,
+    Account, AccountId, AccountUpdate, AccountView, Currency, Date, Details, DetailsError, Reply,
     Transaction, TransactionId,
 };
-use crate::service::{Ledger, ids_leave};
+use crate::service::Ledger;
 
-/// How shards are made and driven.
-#[derive(Clone)]
-pub struct ShardsConfig {
-    /// The name of the set, at most [`NAME_MAX`](Self::NAME_MAX) bytes. It is stored in every shard, so that no shard of another set is
-    /// taken for one of this.
-    pub name: String,
-    /// Where accounts lie. It is stored too.
-    pub placement: Placement,
-    /// How long a transaction across shards may take until it is decided; what a caller held that then disappeared is held so
-    /// long, and until recovery has looked.
-    pub hold_for: Duration,
-    /// How long a shard may take to answer.
-    pub call_wait_max: Duration,
-    /// How often recovery looks for what others left unfinished.
-    pub recover_every: Duration,
-    /// How many unfinished parts of a shard one look of recovery ends at most. The next one goes on behind them.
-    pub recover_parts_max: usize,
-    /// The time: of deadlines and waits.
-    pub clock: Arc<dyn Clock>,
-    /// A deliberate mistake.
-    #[cfg(feature = "seeded-bugs")]
-    #[doc(hidden)]
-    pub bug: Option<Bug>,
-}
-
-impl ShardsConfig {
-    /// The most bytes of a name.
-    pub const NAME_MAX: usize = 256;
-    /// The most shards.
-    pub const SHARDS_MAX: usize = 4_096;
-
-    /// Of a set of that name; accounts are placed by a hash.
-    pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            placement: Placement::Hashed,
-            hold_for: Duration::from_secs(10),
-            call_wait_max: Duration::from_secs(5),
-            recover_every: Duration::from_secs(5),
-            recover_parts_max: 1_000,
-            clock: Arc::new(SystemClock),
-            #[cfg(feature = "seeded-bugs")]
-            bug: None,
-        }
-    }
-
-    #[cfg(feature = "seeded-bugs")]
-    fn bug(&self) -> Option<Bug> {
-        self.bug
-    }
-
-    #[cfg(not(feature = "seeded-bugs"))]
-    #[expect(clippy::unused_self, reason = "as above, without the field")]
-    const fn bug(&self) -> Option<Bug> {
-        None
-    }
-
-    fn check(&self, count: usize) -> Result<u16> {
-        if !(1..=Self::SHARDS_MAX).contains(&count) {
-            return Err(Error::invalid("ledgers", format!("there are 1 to {} shards, not {count}", Self::SHARDS_MAX)));
-        }
-        if self.name.len() > Self::NAME_MAX {
-            return Err(Error::too_large("name", self.name.len(), Self::NAME_MAX));
-        }
-        let waits =
-            [("hold_for", self.hold_for), ("call_wait_max", self.call_wait_max), ("recover_every", self.recover_every)];
-        for (field, wait) in waits {
-            if wait < Duration::from_micros(1) {
-                return Err(Error::invalid(field, "it is zero; choose some seconds"));
-            }
-        }
-        if self.recover_parts_max == 0 {
-            return Err(Error::invalid("recover_parts_max", "it is zero; choose some hundreds"));
-        }
-        u16::try_from(count).map_err(|_| Error::invalid("ledgers", "there are too many shards"))
-    }
-}
-
-impl fmt::Debug for ShardsConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShardsConfig")
-            .field("name", &self.name)
-            .field("placement", &self.placement)
-            .field("hold_for", &self.hold_for)
-            .field("call_wait_max", &self.call_wait_max)
-            .field("recover_every", &self.recover_every)
-            .field("recover_parts_max", &self.recover_parts_max)
-            .finish_non_exhaustive()
-    }
-}
-
-struct Inner<L, S> {
-    ledgers: Vec<Ledger<L, S>>,
-    config: ShardsConfig,
-    layout: Layout,
+pub(super) struct Inner<L, S> {
+    pub(super) ledgers: Vec<Ledger<L, S>>,
+    pub(super) config: ShardsConfig,
+    pub(super) layout: Layout,
     /// By shard: the number of the last part that recovery has looked at, if there were more than one look ends; else zero.
-    looked: Vec<AtomicU64>,
-    last: Mutex<Option<Recovery>>,
+    pub(super) looked: Vec<AtomicU64>,
+    pub(super) last: Mutex<Option<Recovery>>,
 }
 
 /// A ledger of many ledgers, each of them a shard. Clones share it.
@@ -174,7 +88,7 @@ struct Inner<L, S> {
 /// They hold as far as the stores keep what they acknowledged. After a loss in one shard and not in others, accounts in transit no longer add up
 /// to zero, and say by how much.
 pub struct Shards<L, S> {
-    inner: Arc<Inner<L, S>>,
+    pub(super) inner: Arc<Inner<L, S>>,
 }
 
 impl<L, S> Clone for Shards<L, S> {
@@ -210,7 +124,7 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static)> {
         let count = config.check(ledgers.len())?;
         let notes = Currency::custom(NOTES, 0).map_err(|error| config_error(error.to_string()))?;
-        let layout = Layout { count, placement: config.placement, notes };
+        let layout = Layout { count, accounts: config.placement, ids: config.ids, notes };
         let looked = ledgers.iter().map(|_| AtomicU64::new(0)).collect();
         let this = Self { inner: Arc::new(Inner { ledgers, config, layout, looked, last: Mutex::new(None) }) };
         // All are looked at before any is signed.
@@ -249,8 +163,7 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     }
 
     fn sign_of(&self, shard: ShardId) -> Account {
-        let Layout { count, placement, notes } = self.inner.layout;
-        sign(notes, &self.inner.config.name, placement, count, shard)
+        sign(self.inner.layout, &self.inner.config.name, shard)
     }
 
     /// In which shard an account lies.
@@ -261,72 +174,18 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
         place(self.inner.layout, account)
     }
 
+    /// In which shard all meets that is asked under an id.
+    ///
+    /// # Errors
+    /// [`Refusal::NoHome`].
+    pub fn home_of(&self, id: TransactionId) -> Result<ShardId, Refusal> {
+        home(self.inner.layout, id)
+    }
+
     /// The ledgers, by their shards: for statements, audits, closing what is not here. Who writes to one directly must leave alone the
     /// shards' own accounts and ids.
     pub fn ledgers(&self) -> &[Ledger<L, S>] {
         &self.inner.ledgers
-    }
-
-    fn ledger(&self, shard: ShardId) -> Result<&Ledger<L, S>> {
-        let missing = || Error::invalid("shard", format!("there is no {shard}"));
-        self.inner.ledgers.get(usize::from(shard.0)).ok_or_else(missing)
-    }
-
-    async fn in_time<T>(&self, effect: Effect, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        let wait = self.inner.config.call_wait_max;
-        let late = || Error::new(ErrorKind::Timeout, effect, format!("a shard did not answer within {wait:?}"));
-        timeout(&self.inner.config.clock, wait, call).await.map_err(|_| late())?
-    }
-
-    /// Asks the books themselves: whether an id is new decides who makes an attempt, so the first answer is not wanted again.
-    async fn ask(&self, shard: ShardId, command: Command) -> Result<Reply> {
-        let ledger = self.ledger(shard)?;
-        let again = || command.clone();
-        let mut reply = self.in_time(Effect::Unknown, ledger.submit(command.clone(), again)).await?;
-        for _ in 0..LOOKS_MAX {
-            let (Reply::LookUp(known), Command::Transact(transaction)) = (&mut reply, &command) else { break };
-            let (known, asked) = (std::mem::take(&mut **known), std::slice::from_ref(transaction));
-            let look = ledger.look_up(asked, known, command.clone());
-            reply = self.in_time(Effect::Unknown, Box::pin(look)).await?;
-        }
-        if matches!(reply, Reply::LookUp(_)) { Err(ids_leave()) } else { Ok(reply) }
-    }
-
-    async fn read<R: Send>(&self, shard: ShardId, read: impl FnOnce(&Books) -> R + Send) -> Result<R> {
-        self.in_time(Effect::None, self.ledger(shard)?.log().read_latest(read)).await
-    }
-
-    /// Reads what needs ids that may have left memory.
-    async fn read_ids<R: Send>(
-        &self,
-        shard: ShardId,
-        decide: impl Fn(&Books, &OnStore) -> Result<R, Unknown> + Send + Sync,
-    ) -> Result<R> {
-        let mut on_store = OnStore::default();
-        for _ in 0..LOOKS_MAX {
-            let Unknown { id, forgotten } = match self.read(shard, |books| decide(books, &on_store)).await? {
-                Ok(decided) => return Ok(decided),
-                Err(unknown) => unknown,
-            };
-            if on_store.forgotten != forgotten {
-                on_store = OnStore { forgotten, ..OnStore::default() };
-            }
-            let number = self.in_time(Effect::None, Box::pin(self.ledger(shard)?.number(id))).await?;
-            on_store.numbers.insert(id, number);
-        }
-        Err(ids_leave())
-    }
-
-    async fn recall(&self, shard: ShardId, id: TransactionId) -> Result<Option<Recorded>> {
-        let ledger = self.ledger(shard)?.latest();
-        let entry = self.in_time(Effect::None, Box::pin(ledger.transaction(id))).await?;
-        Ok(entry
-            .and_then(|entry| Some(Recorded { receipt: entry.receipt()?, transaction: entry.transaction()?.clone() })))
-    }
-
-    async fn within(&self, shard: ShardId, command: Command) -> Result<ShardsReply> {
-        let reply = self.in_time(Effect::Unknown, Box::pin(self.ledger(shard)?.ask(command))).await?;
-        Ok(ShardsReply::Within { shard, reply })
     }
 
     /// Opens an account in its shard; one that was opened just so is [`Reply::Done`] too.
@@ -386,40 +245,31 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
                     **details = details_of_parts(details).map_err(too_large)?;
                 }
                 // Only before it is begun: what is begun comes to an end.
-                let rooms = parts.iter().map(|part| async { self.ledger(part.shard)?.room().await });
-                join_all(rooms).await.into_iter().collect::<Result<()>>()?;
+                for part in &parts {
+                    self.ledger(part.shard)?.room().await?;
+                }
+                let is_known = parts.first().is_some_and(|first| self.is_known(first.shard, transaction.id));
                 let hold_us = u64::try_from(config.hold_for.as_micros()).unwrap_or(u64::MAX);
-                let crossing = Crossing::new(&transaction, parts, config.clock.now(), hold_us, config.bug());
-                // Boxed: it is large, and most transactions don't need it.
-                Box::pin(self.cross(transaction.id, crossing)).await
+                let crossing =
+                    Crossing::new(&transaction, parts, is_known, config.clock.now(), hold_us, config.bug());
+                Box::pin(self.drive(Call::Across(Box::new(crossing)))).await
             }
             Err(Unsplit::Refused(refusal)) => Ok(refusal.into()),
             Err(Unsplit::Rejected(rejection)) => Ok(ShardsReply::Rejected(Box::new(rejection))),
         }
     }
 
-    async fn cross(&self, id: TransactionId, mut crossing: Crossing) -> Result<ShardsReply> {
-        loop {
-            match crossing.todo() {
-                Todo::Done(done) => return done,
-                Todo::Ask(asks) => {
-                    let asked = asks.into_iter().map(|(shard, command)| self.ask(shard, command));
-                    crossing.told(join_all(asked).await);
+    async fn within(&self, shard: ShardId, command: Command) -> Result<ShardsReply> {
+        let Inner { config, layout, .. } = &*self.inner;
+        let is_known = |home, id| self.is_known(home, id);
+        match Within::new(*layout, shard, command, is_known, config.bug()) {
+            Ok(within) => {
+                for home in within.homes() {
+                    self.ledger(home)?.room().await?;
                 }
-                Todo::Recall(ids) => {
-                    let recorded = ids.into_iter().map(|(shard, id)| self.recall(shard, id));
-                    if let Some(done) = crossing.recalled(join_all(recorded).await) {
-                        return done;
-                    }
-                }
-                Todo::Look(coordinator) => {
-                    let decide = |books: &Books, on_store: &OnStore| standing(books, on_store, coordinator, id);
-                    let look = self.read_ids(coordinator, decide).await;
-                    if let Some(done) = crossing.looked(self.inner.config.clock.now(), look) {
-                        return done;
-                    }
-                }
+                self.drive(Call::Within(within)).await
             }
+            Err(refusal) => Ok(refusal.into()),
         }
     }
 
@@ -507,6 +357,24 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
         }
     }
 
+    /// What was recorded under an id, whether it lies in one shard or in several; `None`: nothing, or it is not decided yet.
+    ///
+    /// # Errors
+    /// Those of reading the journals of its shards, without effect.
+    ///
+    /// # Cost
+    /// A read of the journal of the id's home; of one that lies in another shard, one there; of one across shards, one more of the home and
+    /// two of each other shard.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn transaction(&self, id: TransactionId) -> Result<Option<ShardsEntry>> {
+        match self.home_of(id) {
+            Ok(home) => Ok(self.find(Lookup::new(id, home, None)).await?.entry(id)),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Whether each shard agrees with itself, and the sums of all. The shards are read one after the other: what is on its way meanwhile
     /// may be seen in one and not in another, in which case [`in_transit`](ShardsBalance::in_transit) is not zero.
     ///
@@ -567,125 +435,6 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// What the last look of the recovery future found, if there was one.
     pub fn last_recovery(&self) -> Option<Recovery> {
         self.inner.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Recovery::share)
-    }
-
-    async fn recover_shard(&self, shard: ShardId) -> Recovery {
-        let mut done = Recovery::default();
-        let parts_max = self.inner.config.recover_parts_max;
-        let looked = self.inner.looked.get(usize::from(shard.0));
-        let after = looked.map_or(0, |looked| looked.load(Ordering::Relaxed));
-        let found = match self.read(shard, move |books| open_parts(books, shard, after, parts_max)).await {
-            Ok(found) => found,
-            Err(error) => {
-                done.errors.push((shard, error));
-                return done;
-            }
-        };
-        let now = self.inner.config.clock.now();
-        if found.first_deadline.is_some_and(|at| at <= now)
-            && let Err(error) = self.ask(shard, Command::Tick).await
-        {
-            done.errors.push((shard, error));
-        }
-        let mut parts = found.parts;
-        if let Some(looked) = looked {
-            // So that the oldest, which may be blocked for long, don't keep the others from being looked at.
-            let last = parts.last().filter(|_| parts.len() == parts_max).map_or(0, |part| part.number);
-            looked.store(last, Ordering::Relaxed);
-        }
-        parts.sort_by_key(|part| part.coordinator);
-        for of_one in parts.chunk_by(|a, b| a.coordinator == b.coordinator) {
-            if let Err((at, error)) = self.recover_parts(shard, of_one, &mut done).await {
-                done.errors.push((at, error));
-            }
-        }
-        done
-    }
-
-    /// Of one coordinator.
-    async fn recover_parts(
-        &self,
-        shard: ShardId,
-        parts: &[OpenPart],
-        done: &mut Recovery,
-    ) -> Result<(), (ShardId, Error)> {
-        let Some(coordinator) = parts.first().map(|part| part.coordinator) else { return Ok(()) };
-        let bug = self.inner.config.bug();
-        let fate_of =
-            |part: OpenPart| self.read_ids(coordinator, move |books, on_store| fate(books, on_store, shard, part, bug));
-        let fates = async || {
-            let all: Result<Vec<_>> = join_all(parts.iter().map(|part| fate_of(*part))).await.into_iter().collect();
-            all.map_err(|error| (coordinator, error))
-        };
-        let mut found = fates().await?;
-        let now = self.inner.config.clock.now();
-        let is_over = |fate: &Fate| matches!(fate, Fate::Wait { until: Some(at) } if *at <= now);
-        if found.iter().any(is_over) {
-            self.ask(coordinator, Command::Tick).await.map_err(|error| (coordinator, error))?;
-            found = fates().await?;
-        }
-        let settled = join_all(parts.iter().zip(&found).map(|(part, fate)| self.settle(shard, *part, *fate))).await;
-        for (fate, answer) in found.iter().zip(settled) {
-            match (fate, answer) {
-                (Fate::Wait { .. }, _) => done.waiting += 1,
-                (_, Err(error)) => done.errors.push((shard, error)),
-                (_, Ok(Some(rejection))) => done.blocked.push((shard, rejection)),
-                (Fate::Post { .. }, Ok(None)) => done.posted += 1,
-                (Fate::Void { .. }, Ok(None)) => done.voided += 1,
-            }
-        }
-        Ok(())
-    }
-
-    /// What the caller's post would carry: its hold does too.
-    async fn details_of(&self, shard: ShardId, part: OpenPart) -> Result<Option<Box<Details>>> {
-        let entry = self.in_time(Effect::None, Box::pin(self.ledger(shard)?.entry(part.number))).await?;
-        let missing = || Error::new(ErrorKind::Unavailable, Effect::None, "the journal does not show what is held yet");
-        let details = entry.ok_or_else(missing)?.transaction().and_then(|held| held.details.clone());
-        Ok(details.map(|details| Box::new(details.without_rate())))
-    }
-
-    /// Answers why it can't be settled for now.
-    async fn settle(&self, shard: ShardId, part: OpenPart, fate: Fate) -> Result<Option<Rejection>> {
-        let details = match fate {
-            Fate::Post { .. } => self.details_of(shard, part).await?,
-            Fate::Void { .. } | Fate::Wait { .. } => None,
-        };
-        let (mut day, mut rejected) = (None, None);
-        for _ in 0..TRIES_MAX {
-            let Some(command) = fate.command(shard, part, day, details.clone()) else { return Ok(None) };
-            match self.ask(shard, command).await? {
-                Reply::Rejected(rejection) => match *rejection {
-                    // Somebody else was faster.
-                    Rejection::NoHold { .. } => return Ok(None),
-                    Rejection::PeriodClosed { through } if through.0 < i32::MAX => {
-                        day = Some(Date(through.0 + 1));
-                        rejected = Some(*rejection);
-                    }
-                    rejection => return Ok(Some(rejection)),
-                },
-                _ => return Ok(None),
-            }
-        }
-        Ok(rejected)
-    }
-}
-
-/// So many ids of one question are looked up on the store: those of all attempts, and some more.
-const LOOKS_MAX: usize = 4 * ATTEMPTS_MAX as usize;
-/// How often a part is asked for again whose day was closed meanwhile.
-const TRIES_MAX: u8 = 3;
-
-async fn recover_for_ever<L: Replicated<Books>, S: Store>(inner: Weak<Inner<L, S>>) {
-    loop {
-        let Some(alive) = inner.upgrade() else { return };
-        let shards = Shards { inner: alive };
-        let found = shards.recover().await;
-        *shards.inner.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-        let ShardsConfig { clock, recover_every, .. } = &shards.inner.config;
-        let sleep = clock.sleep_until(clock.now().saturating_add(*recover_every));
-        drop(shards);
-        sleep.await;
     }
 }
 

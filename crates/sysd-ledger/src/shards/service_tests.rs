@@ -6,7 +6,8 @@ use sysd_storage::{Memory, Replica, ReplicaConfig};
 use super::*;
 use crate::journal::JournalConfig;
 use crate::model::{AccountKind, Action, JournalEntry, TransactionId};
-use crate::shards::ShardsConflict;
+use crate::shards::logic::Todo;
+use crate::shards::{Placement, ShardsConflict};
 
 type OnMemory = Shards<Replica<Books>, Memory>;
 
@@ -17,6 +18,11 @@ fn euro() -> Currency {
     Currency::iso("EUR").unwrap()
 }
 
+/// At home in the first shard.
+const fn id(id: u128) -> TransactionId {
+    ShardId(0).place_id(id << 16)
+}
+
 async fn two(recover_parts_max: usize) -> OnMemory {
     let (store, mut ledgers) = (Memory::new(), Vec::new());
     for name in ["books-0", "books-1"] {
@@ -24,7 +30,7 @@ async fn two(recover_parts_max: usize) -> OnMemory {
         tokio::spawn(driver);
         ledgers.push(Ledger::that_may_forget(replica, store.clone(), name, JournalConfig::default()).unwrap().0);
     }
-    let config = ShardsConfig { placement: Placement::Named, recover_parts_max, ..ShardsConfig::new("bank") };
+    let config = ShardsConfig { placement: Placement::Named, ids: Placement::Named, recover_parts_max, ..ShardsConfig::new("bank") };
     let (shards, _recovery) = Shards::open(ledgers, config).await.unwrap();
     for account in [FROM, TO[0], TO[1]] {
         shards.open_account(Account::new(account, euro(), AccountKind::Liability)).await.unwrap();
@@ -38,7 +44,7 @@ async fn decide_and_disappear(shards: &OnMemory, transaction: &Transaction) {
     let Ok(Split::Across(parts)) = split(*layout, transaction) else { panic!("it lies across") };
     let coordinator = parts[0].shard;
     let hold_us = u64::try_from(config.hold_for.as_micros()).unwrap();
-    let mut crossing = Crossing::new(transaction, parts, config.clock.now(), hold_us, None);
+    let mut crossing = Crossing::new(transaction, parts, false, config.clock.now(), hold_us, None);
     let posts = |command: &Command| matches!(command, Command::Transact(transaction) if matches!(transaction.action, Action::PostHeld { .. }));
     loop {
         let Todo::Ask(asks) = crossing.todo() else { panic!("it is not decided yet") };
@@ -55,7 +61,7 @@ async fn what_recovery_posts_has_the_details() {
     let details = Details::new("rent", vec![("order".to_owned(), "7".to_owned())]).unwrap();
     let details = Some(Box::new(details));
     let transaction =
-        Transaction { details: details.clone(), ..Transaction::transfer(TransactionId(1), euro(), 5, TO[0], FROM) };
+        Transaction { details: details.clone(), ..Transaction::transfer(id(1), euro(), 5, TO[0], FROM) };
     decide_and_disappear(&shards, &transaction).await;
     let found = async || shards.ledgers()[1].find_by_metadata("order", "7", 0, 10).await.unwrap();
     let actions = |entries: &[JournalEntry]| -> Vec<_> {
@@ -79,7 +85,7 @@ async fn what_recovery_posts_has_the_details() {
 #[tokio::test]
 async fn other_content_does_not_finish_what_was_decided() {
     let shards = two(10).await;
-    let transaction = Transaction::transfer(TransactionId(1), euro(), 5, TO[0], FROM);
+    let transaction = Transaction::transfer(id(1), euro(), 5, TO[0], FROM);
     decide_and_disappear(&shards, &transaction).await;
     let details = Details::new("something else", Vec::new()).unwrap();
     let other = Transaction { details: Some(Box::new(details)), ..transaction.clone() };
@@ -99,8 +105,8 @@ async fn other_content_does_not_finish_what_was_decided() {
 #[tokio::test]
 async fn parts_behind_blocked_ones_are_reached() {
     let shards = two(1).await;
-    for (id, to) in [(1, TO[1]), (2, TO[1]), (3, TO[0])] {
-        decide_and_disappear(&shards, &Transaction::transfer(TransactionId(id), euro(), 5, to, FROM)).await;
+    for (which, to) in [(1, TO[1]), (2, TO[1]), (3, TO[0])] {
+        decide_and_disappear(&shards, &Transaction::transfer(id(which), euro(), 5, to, FROM)).await;
     }
     shards.update_account(TO[1], AccountUpdate::Freeze).await.unwrap();
     let look = async || {

@@ -1,11 +1,13 @@
 //! One caller's attempt at a transaction across shards, as a machine: it says what to ask, and is told what came of it.
 //!
-//! Events: [`Crossing::told`], [`Crossing::looked`], [`Crossing::recalled`]. What to do: [`Crossing::todo`]. In order: the coordinator's part is held until a
-//! deadline; the others are held without one; the coordinator's is posted, which is the decision; the others are posted. Whoever
-//! gives up before the decision voids the coordinator's part first. Who finds it decided compares what was held with its own, reads what was
-//! posted, posts what is left, and answers all of that.
+//! Events: [`Crossing::told`], [`Crossing::looked`], [`Crossing::recalled`]. What to do: [`Crossing::todo`]. In order: the coordinator's part
+//! is held until a deadline; the others are held without one; the coordinator's is posted under the transaction's own id, which is the
+//! decision; the others are posted under it. Whoever gives up before the decision voids the coordinator's part first. Who finds the id
+//! taken reads what is recorded under it, compares that with its own, posts what is left, and answers all of that.
 //!
 //! Why it is atomic:
+//! - The coordinator is the id's home, whatever is asked: its log orders all that is asked under the id. A decision, a claim for a shard
+//!   alone, and what lies in the home alone are recorded under the id itself, so there is only ever one of them.
 //! - Only who was answered that the coordinator's hold of an attempt is new may post it, and does so once it was told of all others.
 //! - Other parts are voided only once the coordinator's hold of that attempt has ended without a post: nobody can post it then.
 //! - The coordinator's log orders its post, its void and the end of its deadline: one of them is first, and that one counts.
@@ -13,10 +15,12 @@
 
 use sysd_core::{Effect, Error, ErrorKind, Result, Timestamp};
 
+use super::lookup::{Crossed, Found, Lookup, Recorded, attempt_of, not_shown, whole};
 use super::recovery::Standing;
 use super::split::Part;
+use super::{Bug, Todo};
 use crate::logic::Command;
-use crate::model::{Action, Date, Details, Posting, Receipt, Rejection, Reply, Transaction, TransactionId};
+use crate::model::{Action, Date, Details, Rejection, Reply, Transaction, TransactionId};
 use crate::shards::schema::{Derivation, Purpose, is_reserved};
 use crate::shards::{Refusal, ShardId, ShardReceipt, ShardsConflict, ShardsReply};
 
@@ -25,47 +29,7 @@ pub(crate) const ATTEMPTS_MAX: u8 = 64;
 /// How often a caller looks who was before it.
 const LOOKS_MAX: u8 = 4;
 /// How often a part is asked for again that was rejected for a reason that passes.
-const TRIES_MAX: u8 = 3;
-
-/// Mistakes that shards could make, made on request, so that tests can show that they would be seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[doc(hidden)]
-pub enum Bug {
-    /// Posts the coordinator's part before the others are held.
-    PostBeforeHolds,
-    /// Gives the other parts the coordinator's deadline.
-    PartsExpire,
-    /// Voids what it finds without asking the coordinator.
-    VoidUnasked,
-    /// Makes new ids each time.
-    FreshIds,
-    /// Takes what was recorded under the id for its own.
-    AnyContent,
-}
-
-/// What is to be done next.
-#[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one at a time, and the large one is the answer that goes to the caller"
-)]
-pub(crate) enum Todo {
-    /// Ask all of these, at the same time, and tell what they answered, one for one.
-    Ask(Vec<(ShardId, Command)>),
-    /// Look at the coordinator's books, with all in them that was answered anywhere.
-    Look(ShardId),
-    /// Read what these shards' journals have under these ids, with all in them that was answered anywhere, and say it one for one.
-    Recall(Vec<(ShardId, TransactionId)>),
-    /// Nothing any more.
-    Done(Result<ShardsReply>),
-}
-
-/// What a shard has recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Recorded {
-    pub(crate) transaction: Transaction,
-    pub(crate) receipt: Receipt,
-}
+pub(crate) const TRIES_MAX: u8 = 3;
 
 /// Each is asked for until no part has anything left to ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,10 +38,8 @@ enum Phase {
     HoldFirst,
     /// See who was before.
     Look,
-    /// Read what was held at the coordinator of the attempt that was posted.
-    RecallFirst,
-    /// Read what was held of it elsewhere.
-    RecallRest,
+    /// Read what is recorded under the id.
+    Find,
     /// Let the coordinator's time pass.
     Tick,
     /// Void what the attempt before left of the others.
@@ -135,6 +97,8 @@ enum Asked {
 enum Why {
     Rejected(Box<Rejection>),
     Error(Error),
+    /// The id was taken meanwhile.
+    Taken,
 }
 
 /// See the module.
@@ -150,11 +114,13 @@ pub(crate) struct Crossing {
     phase: Phase,
     asked: Vec<Asked>,
     looks: u8,
-    /// What was held, if it was decided before.
-    held: Vec<(ShardId, Transaction)>,
+    /// Whether this attempt's holds are this caller's.
+    is_holding: bool,
+    lookup: Option<Lookup>,
     recalled: Vec<ShardId>,
     receipts: Vec<ShardReceipt>,
     why: Option<Why>,
+    done: Option<Result<ShardsReply>>,
     bug: Option<Bug>,
 }
 
@@ -163,17 +129,13 @@ fn without_effect(kind: ErrorKind, message: &'static str) -> Error {
     Error::new(kind, Effect::None, message)
 }
 
-/// The books know it, and the journal does not.
-fn not_shown() -> Error {
-    let message = "a shard's journal does not show what its books know; did a store forget what it acknowledged?";
-    Error::new(ErrorKind::Unavailable, Effect::Unknown, message)
-}
-
 impl Crossing {
-    /// Of a transaction that was split into `parts`, the coordinator's first.
+    /// Of a transaction that was split into `parts`, the coordinator's first. `is_known`: the coordinator has recorded something under its
+    /// id.
     pub(crate) fn new(
         transaction: &Transaction,
         parts: Vec<Part>,
+        is_known: bool,
         now: Timestamp,
         hold_us: u64,
         bug: Option<Bug>,
@@ -191,13 +153,18 @@ impl Crossing {
             phase: Phase::HoldFirst,
             asked: Vec::new(),
             looks: 0,
-            held: Vec::new(),
+            is_holding: false,
+            lookup: None,
             recalled: Vec::new(),
             receipts: Vec::new(),
             why: None,
+            done: None,
             bug,
         };
         this.start(0, now);
+        if is_known {
+            this.find();
+        }
         this
     }
 
@@ -209,6 +176,7 @@ impl Crossing {
 
     fn start(&mut self, attempt: u8, now: Timestamp) {
         self.attempt = attempt;
+        self.is_holding = false;
         self.expires_at = Timestamp::from_micros_saturating(now.as_micros().saturating_add(self.hold_us));
         self.renew();
     }
@@ -219,6 +187,11 @@ impl Crossing {
         }
     }
 
+    fn find(&mut self) {
+        self.lookup = Some(Lookup::new(self.id, self.coordinator(), None));
+        self.phase = Phase::Find;
+    }
+
     fn coordinator(&self) -> ShardId {
         self.parts.first().map_or(ShardId(0), |working| working.part.shard)
     }
@@ -226,9 +199,16 @@ impl Crossing {
     /// What is to be done.
     pub(crate) fn todo(&mut self) -> Todo {
         loop {
+            if let Some(done) = self.done.take() {
+                return Todo::Done(done);
+            }
             match self.phase {
-                Phase::Look => return Todo::Look(self.coordinator()),
-                Phase::RecallFirst | Phase::RecallRest | Phase::Receipts => return Todo::Recall(self.recalls()),
+                Phase::Look => return Todo::Look(self.coordinator(), self.id),
+                Phase::Find => return Todo::Recall(self.lookup.as_ref().map(Lookup::recalls).unwrap_or_default()),
+                Phase::Receipts => {
+                    self.recalled = self.without_receipt().map(|working| working.part.shard).collect();
+                    return Todo::Recall(self.recalled.iter().map(|shard| (*shard, self.id)).collect());
+                }
                 _ => {}
             }
             let asks = self.asks();
@@ -236,9 +216,7 @@ impl Crossing {
                 self.asked = asks.iter().map(|(asked, _, _)| *asked).collect();
                 return Todo::Ask(asks.into_iter().map(|(_, shard, command)| (shard, command)).collect());
             }
-            if let Some(done) = self.next() {
-                return Todo::Done(done);
-            }
+            self.done = self.next();
         }
     }
 
@@ -279,22 +257,7 @@ impl Crossing {
     }
 
     fn derive(&self, purpose: Purpose, attempt: u8, shard: ShardId) -> TransactionId {
-        Derivation { purpose, attempt, coordinator: self.coordinator(), shard }.derive(self.id)
-    }
-
-    fn recalls(&mut self) -> Vec<(ShardId, TransactionId)> {
-        let coordinator = self.coordinator();
-        let (purpose, shards) = match self.phase {
-            Phase::RecallFirst => (Purpose::Hold, vec![coordinator]),
-            Phase::RecallRest => {
-                let first = self.held.first().map_or(&[][..], |(_, held)| &held.postings);
-                (Purpose::Hold, Part::others(first, coordinator).into_iter().collect())
-            }
-            _ => (Purpose::Post, self.without_receipt().map(|working| working.part.shard).collect()),
-        };
-        let recalls = shards.iter().map(|shard| (*shard, self.derive(purpose, self.attempt, *shard))).collect();
-        self.recalled = shards;
-        recalls
+        Derivation { purpose, attempt, shard }.derive(self.id)
     }
 
     fn hold(&self, working: &Working, is_first: bool) -> Command {
@@ -309,11 +272,11 @@ impl Crossing {
     }
 
     fn post(&self, working: &Working) -> Command {
-        let derive = |purpose| self.derive(purpose, self.attempt, working.part.shard);
+        let hold = self.derive(Purpose::Hold, self.attempt, working.part.shard);
         Command::Transact(Transaction {
             effective: working.day.or(self.effective),
             details: self.details.clone(),
-            ..Transaction::post_held(derive(Purpose::Post), derive(Purpose::Hold))
+            ..Transaction::post_held(self.id, hold)
         })
     }
 
@@ -345,6 +308,8 @@ impl Crossing {
             (Asked::Open(_), Ok(Reply::Done), _) => State::New,
             (Asked::Hold(_), Ok(Reply::Recorded(_)), _) => State::Held,
             (Asked::Hold(_), Ok(Reply::Exists { .. }), _) => State::Known,
+            // By whom, if not by this caller?
+            (Asked::Post(0), Ok(Reply::Exists { .. }), _) if self.bug != Some(Bug::TakenIsDecided) => State::Known,
             (Asked::Post(_), Ok(Reply::Recorded(receipt)), _) => {
                 self.receipts.push(ShardReceipt { shard: working.part.shard, receipt });
                 State::Settled
@@ -374,93 +339,106 @@ impl Crossing {
     }
 
     /// What the look was answered.
-    pub(crate) fn looked(&mut self, now: Timestamp, standing: Result<Standing>) -> Option<Result<ShardsReply>> {
-        let standing = match standing {
-            Ok(standing) => standing,
-            // The same id was asked for before: nobody knows how that ended.
-            Err(error) => return Some(Err(error.with_effect(Effect::Unknown))),
-        };
-        self.looks += 1;
+    pub(crate) fn looked(&mut self, now: Timestamp, standing: Result<Standing>) {
+        self.looks = self.looks.saturating_add(1);
         match standing {
-            Standing::Posted { attempt } => {
-                self.start(attempt, now);
-                self.phase = if self.bug == Some(Bug::AnyContent) { Phase::Receipts } else { Phase::RecallFirst };
+            Err(error) => self.done = Some(Err(error.with_effect(Effect::Unknown))),
+            Ok(Standing::Taken) => {
+                self.is_holding = false;
+                self.find();
             }
-            Standing::Spent => {
-                return Some(Ok(Refusal::Spent { id: self.id, attempts: ATTEMPTS_MAX.into() }.into()));
+            Ok(Standing::Spent) => {
+                self.done = Some(Ok(Refusal::Spent { id: self.id, attempts: ATTEMPTS_MAX.into() }.into()));
             }
-            Standing::Free { attempt } if self.looks <= LOOKS_MAX => {
+            Ok(Standing::Free { attempt }) if self.looks <= LOOKS_MAX => {
                 self.start(attempt, now);
                 self.phase = if attempt == 0 { Phase::HoldFirst } else { Phase::Leftovers };
             }
-            Standing::Held { expires_at: Some(at) } if at <= now && self.looks <= LOOKS_MAX => self.phase = Phase::Tick,
-            Standing::Held { .. } | Standing::Free { .. } => {
+            Ok(Standing::Held { expires_at: Some(at) }) if at <= now && self.looks <= LOOKS_MAX => {
+                self.phase = Phase::Tick;
+            }
+            Ok(Standing::Held { .. } | Standing::Free { .. }) => {
                 let message = "the id is under way already, or its caller is gone; ask again after the deadline";
-                return Some(Err(Error::new(ErrorKind::Contention, Effect::Unknown, message)));
+                self.done = Some(Err(Error::new(ErrorKind::Contention, Effect::Unknown, message)));
             }
         }
-        None
     }
 
     /// What the last [`Todo::Recall`] was answered, one for one.
-    pub(crate) fn recalled(&mut self, answers: Vec<Result<Option<Recorded>>>) -> Option<Result<ShardsReply>> {
-        for (shard, answer) in std::mem::take(&mut self.recalled).into_iter().zip(answers) {
-            let Recorded { transaction, receipt } = match answer {
-                Ok(Some(recorded)) => recorded,
-                // It is decided all the same.
-                Ok(None) | Err(_) if self.phase == Phase::Receipts && shard != self.coordinator() => continue,
-                Ok(None) => return Some(Err(not_shown())),
-                Err(error) => return Some(Err(error.with_effect(Effect::Unknown))),
-            };
-            if self.phase != Phase::Receipts {
-                self.held.push((shard, transaction));
-                continue;
+    pub(crate) fn recalled(&mut self, answers: Vec<Result<Option<Recorded>>>) {
+        let Some(lookup) = &mut self.lookup else { return self.hear_receipts(answers) };
+        match lookup.recalled(answers) {
+            Ok(None) => {}
+            Ok(Some(found)) => {
+                self.lookup = None;
+                self.found(found);
             }
-            self.receipts.push(ShardReceipt { shard, receipt });
-            for working in self.parts.iter_mut().filter(|working| working.part.shard == shard) {
+            Err(error) => self.done = Some(Err(error.with_effect(Effect::Unknown))),
+        }
+    }
+
+    fn found(&mut self, found: Found) {
+        let recorded = match found {
+            // The answer to the decision was another's to a command that is not known any more, and it is this one.
+            Found::Across(crossed) if self.is_holding && crossed.attempt == self.attempt => return self.go_on(crossed),
+            _ if self.is_holding => return self.give_up(Why::Taken),
+            Found::Across(crossed) if self.is_same(&crossed) => {
+                self.attempt = crossed.attempt;
+                self.renew();
+                return self.go_on(crossed);
+            }
+            Found::Across(crossed) => crossed.transaction(self.id),
+            Found::Within(_, recorded) => recorded.transaction,
+            Found::Claimed(shard) => return self.done = Some(Ok(Refusal::Claimed { id: self.id, shard }.into())),
+            Found::Nothing => return self.done = Some(Err(not_shown().with_effect(Effect::Unknown))),
+        };
+        let conflict = ShardsConflict { recorded, asked: self.whole() };
+        self.done = Some(Ok(ShardsReply::Conflict(Box::new(conflict))));
+    }
+
+    /// It was decided. What is left of it is posted.
+    fn go_on(&mut self, crossed: Crossed) {
+        self.receipts = crossed.receipts;
+        for working in &mut self.parts {
+            if self.receipts.iter().any(|told| told.shard == working.part.shard) {
                 working.state = State::Settled;
             }
         }
-        match self.phase {
-            Phase::RecallFirst => self.phase = Phase::RecallRest,
-            Phase::RecallRest if self.is_same() => self.phase = Phase::Receipts,
-            Phase::RecallRest => return Some(Ok(ShardsReply::Conflict(Box::new(self.conflict())))),
-            // What others left of it is posted.
-            _ if self.parts.iter().any(|working| matches!(working.state, State::New)) => self.phase = Phase::Finish,
-            _ => return Some(Ok(self.finished())),
-        }
-        None
+        self.phase = Phase::Finish;
     }
 
     /// Whether what was held is what would be held now.
-    fn is_same(&self) -> bool {
-        self.held.len() == self.parts.len()
-            && self.held.iter().zip(&self.parts).all(|((shard, held), working)| {
+    fn is_same(&self, crossed: &Crossed) -> bool {
+        let held = &crossed.held;
+        let is_same = held.len() == self.parts.len()
+            && held.iter().zip(&self.parts).all(|((shard, held), working)| {
                 *shard == working.part.shard
                     && held.postings == working.part.postings
                     && held.effective == self.effective
                     && held.details == self.details
-            })
+            });
+        is_same || self.bug == Some(Bug::AnyContent)
     }
 
-    fn conflict(&self) -> ShardsConflict {
-        let theirs = |posting: &&Posting| !is_reserved(posting.account);
-        let whole = |postings: Vec<Posting>, effective, details| Transaction {
-            effective,
-            details,
-            ..Transaction::new(self.id, postings)
+    fn whole(&self) -> Transaction {
+        let like = Transaction {
+            effective: self.effective,
+            details: self.details.clone(),
+            ..Transaction::new(self.id, [])
         };
-        let held = self.held.iter().flat_map(|(_, held)| held.postings.iter());
-        let first = self.held.first().map(|(_, held)| held);
-        let asked = self.parts.iter().flat_map(|working| working.part.postings.iter());
-        ShardsConflict {
-            recorded: whole(
-                held.filter(theirs).copied().collect(),
-                first.and_then(|held| held.effective),
-                first.and_then(|held| held.details.clone()),
-            ),
-            asked: whole(asked.filter(theirs).copied().collect(), self.effective, self.details.clone()),
+        whole(self.id, &like, self.parts.iter().map(|working| (working.part.shard, &working.part.postings[..])))
+    }
+
+    fn hear_receipts(&mut self, answers: Vec<Result<Option<Recorded>>>) {
+        for (shard, answer) in std::mem::take(&mut self.recalled).into_iter().zip(answers) {
+            // It is decided all the same.
+            if let Ok(Some(Recorded { transaction, receipt })) = answer
+                && attempt_of(&transaction, shard) == Some(self.attempt)
+            {
+                self.receipts.push(ShardReceipt { shard, receipt });
+            }
         }
+        self.done = Some(Ok(self.finished()));
     }
 
     /// Ends the coordinator's hold, and then the others.
@@ -475,12 +453,16 @@ impl Crossing {
         }
     }
 
-    fn ended(&mut self) -> Result<ShardsReply> {
-        match self.why.take() {
+    fn ended(&mut self) -> Option<Result<ShardsReply>> {
+        Some(match self.why.take() {
             Some(Why::Rejected(rejection)) => Ok(ShardsReply::Rejected(rejection)),
             Some(Why::Error(error)) => Err(error),
+            Some(Why::Taken) => {
+                self.phase = Phase::Look;
+                return None;
+            }
             None => Err(without_effect(ErrorKind::Internal, "it was given up for no reason")),
-        }
+        })
     }
 
     fn take_first(&mut self) -> State {
@@ -492,6 +474,7 @@ impl Crossing {
         match self.phase {
             Phase::HoldFirst => match self.take_first() {
                 State::Held | State::New | State::Unopened | State::Settled => {
+                    self.is_holding = true;
                     let is_early = self.bug == Some(Bug::PostBeforeHolds);
                     self.phase = if is_early { Phase::Decide } else { Phase::HoldRest };
                 }
@@ -514,26 +497,27 @@ impl Crossing {
                 State::Rejected(rejection) => self.give_up(Why::Rejected(rejection)),
                 State::Failed(error) if error.effect() == Effect::None => self.give_up(Why::Error(error)),
                 State::Failed(error) => return Some(Err(error)),
+                State::Known => self.find(),
                 _ if self.bug == Some(Bug::PostBeforeHolds) => self.phase = Phase::HoldRest,
                 _ => self.phase = Phase::Finish,
             },
             // Of what others posted.
-            Phase::Finish if self.without_receipt().any(|working| self.is_posted(working)) => {
+            Phase::Finish if self.without_receipt().any(|working| matches!(working.state, State::Settled)) => {
                 self.phase = Phase::Receipts;
             }
             Phase::Finish => return Some(Ok(self.finished())),
             Phase::UndoFirst => match self.take_first() {
                 State::Settled => self.phase = Phase::UndoRest,
                 // The others are recovery's, once the deadline is past.
-                _ => return Some(self.ended()),
+                _ => return self.ended(),
             },
-            Phase::UndoRest => return Some(self.ended()),
+            Phase::UndoRest => return self.ended(),
             Phase::Leftovers => {
                 self.renew();
                 self.phase = Phase::HoldFirst;
             }
             Phase::Look | Phase::Tick => self.phase = Phase::Look,
-            Phase::RecallFirst | Phase::RecallRest | Phase::Receipts => {}
+            Phase::Find | Phase::Receipts => {}
         }
         None
     }
@@ -554,10 +538,6 @@ impl Crossing {
             None if self.bug == Some(Bug::PostBeforeHolds) => self.phase = Phase::Finish,
             None => self.phase = Phase::Decide,
         }
-    }
-
-    fn is_posted(&self, working: &Working) -> bool {
-        matches!(working.state, State::Settled) || working.part.shard == self.coordinator()
     }
 
     fn without_receipt(&self) -> impl Iterator<Item = &Working> {

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use sysd_core::Timestamp;
 
-use super::crossing::{ATTEMPTS_MAX, Bug};
+use super::Bug;
+use super::crossing::ATTEMPTS_MAX;
+use super::lookup::attempt_of;
+use super::split::{Layout, home};
 use crate::logic::{Books, Command};
 use crate::model::{Currency, Date, Details, Posting, Side, Transaction, TransactionId};
 use crate::shards::ShardId;
@@ -25,27 +28,26 @@ pub(crate) struct Unknown {
 }
 
 impl OnStore {
-    /// The number of an id, if it was recorded.
-    fn number(&self, books: &Books, id: TransactionId) -> Result<Option<u64>, Unknown> {
-        let (number, forgotten) = (books.number(id), books.ids_forgotten());
-        if number.is_some() || forgotten == 0 {
-            return Ok(number);
+    /// Whether an id was recorded.
+    fn has(&self, books: &Books, id: TransactionId) -> Result<bool, Unknown> {
+        let forgotten = books.ids_forgotten();
+        if books.number(id).is_some() {
+            return Ok(true);
+        }
+        if forgotten == 0 {
+            return Ok(false);
         }
         // What was recorded since is in memory, as long as nothing more was forgotten.
         let known = self.numbers.get(&id).filter(|_| self.forgotten == forgotten);
-        known.copied().ok_or(Unknown { id, forgotten })
-    }
-
-    fn has(&self, books: &Books, id: TransactionId) -> Result<bool, Unknown> {
-        self.number(books, id).map(|number| number.is_some())
+        known.map(Option::is_some).ok_or(Unknown { id, forgotten })
     }
 }
 
 /// How an id stands with its coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// An attempt was posted.
-    Posted { attempt: u8 },
+    /// Something is recorded under it.
+    Taken,
     /// An attempt is under way.
     Held { expires_at: Option<Timestamp> },
     /// All attempts before this one ended without a post, for ever.
@@ -64,16 +66,16 @@ pub(crate) fn standing(
     coordinator: ShardId,
     id: TransactionId,
 ) -> Result<Standing, Unknown> {
+    if on_store.has(books, id)? {
+        return Ok(Standing::Taken);
+    }
     for attempt in 0..ATTEMPTS_MAX {
-        let derive = |purpose| Derivation { purpose, attempt, coordinator, shard: coordinator }.derive(id);
-        if let Some(hold) = books.hold(derive(Purpose::Hold)) {
+        let derived = Derivation { purpose: Purpose::Hold, attempt, shard: coordinator }.derive(id);
+        if let Some(hold) = books.hold(derived) {
             return Ok(Standing::Held { expires_at: hold.expires_at });
         }
-        if !on_store.has(books, derive(Purpose::Hold))? {
+        if !on_store.has(books, derived)? {
             return Ok(Standing::Free { attempt });
-        }
-        if on_store.has(books, derive(Purpose::Post))? {
-            return Ok(Standing::Posted { attempt });
         }
     }
     Ok(Standing::Spent)
@@ -107,19 +109,19 @@ pub(crate) fn open_parts(books: &Books, shard: ShardId, after: u64, max: usize) 
     let holds = books.holds_of(is_reserved);
     let (before, behind) = holds.split_at(holds.partition_point(|hold| hold.number <= after));
     for hold in behind.iter().chain(before) {
-        let own = |posting: &Posting| Own::of(posting.account).map(|own| (own, posting.amount));
-        let (mut coordinator, mut effective) = (shard, None);
-        for (own, amount) in hold.postings.iter().filter_map(own) {
-            // The coordinator is the least of the shards; its own legs name the others.
-            coordinator = coordinator.min(own.peer());
-            if matches!(own, Own::Note { .. }) {
-                effective = note_day(amount);
-            }
-        }
-        if coordinator == shard {
+        // The coordinator's, which names the others, and it alone has a deadline.
+        if hold.expires_at.is_some() {
             let first = found.first_deadline.into_iter().chain(hold.expires_at).min();
             found.first_deadline = first;
         } else if found.parts.len() < max {
+            let own = |posting: &Posting| Own::of(posting.account).map(|own| (own, posting.amount));
+            let (mut coordinator, mut effective) = (shard, None);
+            for (own, amount) in hold.postings.iter().filter_map(own) {
+                coordinator = own.peer();
+                if matches!(own, Own::Note { .. }) {
+                    effective = note_day(amount);
+                }
+            }
             found.parts.push(OpenPart { hold: hold.id, number: hold.number, coordinator, effective });
         }
     }
@@ -130,11 +132,13 @@ pub(crate) fn open_parts(books: &Books, shard: ShardId, after: u64, max: usize) 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// The coordinator has posted that attempt at that id.
-    Post { id: TransactionId, attempt: u8 },
+    Post { id: TransactionId },
     /// It has not, and never will.
     Void { id: TransactionId, attempt: u8 },
     /// It may, until then.
     Wait { until: Option<Timestamp> },
+    /// That attempt is over, and something is recorded under the id: the coordinator's journal says whether it is that attempt's post.
+    Taken { id: TransactionId, attempt: u8 },
 }
 
 /// What is to become of a part in `shard`, by the books of its coordinator, which must have in them all that was answered when the
@@ -145,31 +149,44 @@ pub(crate) enum Fate {
 pub(crate) fn fate(
     books: &Books,
     on_store: &OnStore,
+    layout: Layout,
     shard: ShardId,
     part: OpenPart,
     bug: Option<Bug>,
 ) -> Result<Fate, Unknown> {
     let coordinator = part.coordinator;
     for attempt in 0..ATTEMPTS_MAX {
-        let id = Derivation { purpose: Purpose::Hold, attempt, coordinator, shard }.invert(part.hold);
-        let derive = |purpose| Derivation { purpose, attempt, coordinator, shard: coordinator }.derive(id);
-        let hold = books.hold(derive(Purpose::Hold));
-        if hold.is_none() && !on_store.has(books, derive(Purpose::Hold))? {
+        let derivation = Derivation { purpose: Purpose::Hold, attempt, shard };
+        let id = derivation.invert(part.hold);
+        // Of another attempt it is the id of nothing.
+        if home(layout, id) != Ok(coordinator) {
+            continue;
+        }
+        let derived = Derivation { shard: coordinator, ..derivation }.derive(id);
+        let hold = books.hold(derived);
+        if hold.is_none() && !on_store.has(books, derived)? {
             continue;
         }
         return Ok(match hold {
             _ if bug == Some(Bug::VoidUnasked) => Fate::Void { id, attempt },
             Some(hold) => Fate::Wait { until: hold.expires_at },
-            None if on_store.has(books, derive(Purpose::Post))? => Fate::Post { id, attempt },
+            None if on_store.has(books, id)? => Fate::Taken { id, attempt },
             None => Fate::Void { id, attempt },
         });
     }
     // The coordinator's hold was acknowledged before any other part's was asked for, so its store has forgotten it.
-    let first = Derivation { purpose: Purpose::Hold, attempt: 0, coordinator, shard };
+    let first = Derivation { purpose: Purpose::Hold, attempt: 0, shard };
     Ok(Fate::Void { id: first.invert(part.hold), attempt: 0 })
 }
 
 impl Fate {
+    /// By what the coordinator has recorded under the id.
+    pub(crate) fn resolved(self, coordinator: ShardId, recorded: &Transaction, bug: Option<Bug>) -> Self {
+        let Self::Taken { id, attempt } = self else { return self };
+        let is_posted = attempt_of(recorded, coordinator) == Some(attempt) || bug == Some(Bug::PostAnyAttempt);
+        if is_posted { Self::Post { id } } else { Self::Void { id, attempt } }
+    }
+
     /// What to ask the part's shard; `day`: the day for which, if not its own; `details`: those of what was held, for a post.
     pub(crate) fn command(
         self,
@@ -178,18 +195,16 @@ impl Fate {
         day: Option<Date>,
         details: Option<Box<Details>>,
     ) -> Option<Command> {
-        let coordinator = part.coordinator;
-        let derive = |purpose, attempt, id| Derivation { purpose, attempt, coordinator, shard }.derive(id);
         let transaction = match self {
-            Self::Post { id, attempt } => {
-                let post = Transaction::post_held(derive(Purpose::Post, attempt, id), part.hold);
+            Self::Post { id } => {
+                let post = Transaction::post_held(id, part.hold);
                 Transaction { effective: day.or(part.effective), details, ..post }
             }
             Self::Void { id, attempt } => {
-                let void = Transaction::void(derive(Purpose::Void, attempt, id), part.hold);
-                Transaction { effective: day, ..void }
+                let void = Derivation { purpose: Purpose::Void, attempt, shard }.derive(id);
+                Transaction { effective: day, ..Transaction::void(void, part.hold) }
             }
-            Self::Wait { .. } => return None,
+            Self::Wait { .. } | Self::Taken { .. } => return None,
         };
         Some(Command::Transact(transaction))
     }

@@ -3,18 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::logic::keeps_rate;
-use crate::model::{Action, Currency, Details, DetailsError, Posting, Postings, Rejection, Side, Transaction};
-use crate::shards::schema::{Own, is_reserved, note_amount, shard_of};
+use crate::model::{
+    AccountId, Action, Currency, Details, DetailsError, Posting, Postings, Rejection, Side, Transaction, TransactionId,
+};
+use crate::shards::schema::{Own, home_of, is_reserved, note_amount, shard_of};
 use crate::shards::{Placement, Refusal, ShardId};
 
 /// Under which key of the metadata the rate of an exchange across shards stands.
 pub(crate) const RATE_KEY: &str = "exchange_rate";
 
-/// Where accounts lie.
+/// Where accounts lie, and ids are at home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) count: u16,
-    pub(crate) placement: Placement,
+    pub(crate) accounts: Placement,
+    pub(crate) ids: Placement,
     /// What notes are counted in.
     pub(crate) notes: Currency,
 }
@@ -44,7 +47,7 @@ impl Part {
 pub(crate) enum Split {
     /// As it is.
     Within(ShardId),
-    /// In parts, by their shards; the first one's is the coordinator.
+    /// In parts: the coordinator's, which is the id's home, then the others' by their shards.
     Across(Vec<Part>),
 }
 
@@ -65,11 +68,19 @@ impl From<Refusal> for Unsplit {
 ///
 /// # Errors
 /// [`Refusal::Reserved`], [`Refusal::NoShard`].
-pub(crate) fn place(layout: Layout, account: crate::model::AccountId) -> Result<ShardId, Refusal> {
+pub(crate) fn place(layout: Layout, account: AccountId) -> Result<ShardId, Refusal> {
     if is_reserved(account) {
         return Err(Refusal::Reserved { account });
     }
-    shard_of(layout.placement, layout.count, account).ok_or(Refusal::NoShard { account })
+    shard_of(layout.accounts, layout.count, account).ok_or(Refusal::NoShard { account })
+}
+
+/// The shard in which all meets that is asked under an id.
+///
+/// # Errors
+/// [`Refusal::NoHome`].
+pub(crate) fn home(layout: Layout, id: TransactionId) -> Result<ShardId, Refusal> {
+    home_of(layout.ids, layout.count, id).ok_or(Refusal::NoHome { id })
 }
 
 /// Cuts a transaction up.
@@ -81,15 +92,16 @@ pub(crate) fn split(layout: Layout, transaction: &Transaction) -> Result<Split, 
     for posting in &transaction.postings {
         parts.entry(place(layout, posting.account)?).or_default().push(*posting);
     }
-    let Some((&coordinator, _)) = parts.first_key_value() else {
+    let Some((&first, _)) = parts.first_key_value() else {
         return Err(match transaction.action {
             Action::PostHeld { .. } | Action::Void { .. } => Refusal::ShardUnknown.into(),
             _ => Unsplit::Rejected(Rejection::PostingCount { count: 0 }),
         });
     };
     if parts.len() == 1 {
-        return Ok(Split::Within(coordinator));
+        return Ok(Split::Within(first));
     }
+    let coordinator = home(layout, transaction.id)?;
     if transaction.action != Action::Post {
         return Err(Refusal::Action.into());
     }
@@ -106,8 +118,9 @@ pub(crate) fn split(layout: Layout, transaction: &Transaction) -> Result<Split, 
             Posting { account, amount, currency, side }
         })
     };
-    let mut at_coordinator = Postings::new();
-    for (&shard, postings) in parts.iter_mut().skip(1) {
+    // It may have no account of the transaction. Then what is on its way goes through it.
+    let mut at_coordinator = parts.remove(&coordinator).unwrap_or_default();
+    for (&shard, postings) in &mut parts {
         let differences = differences(postings)?;
         if differences.is_empty() {
             // The coordinator's part names all shards.
@@ -126,10 +139,7 @@ pub(crate) fn split(layout: Layout, transaction: &Transaction) -> Result<Split, 
             at_coordinator.push(leg(coordinator, shard, here));
         }
     }
-    let parts = parts.into_iter().map(|(shard, mut postings)| {
-        if shard == coordinator {
-            postings.extend(at_coordinator.iter().copied());
-        }
+    let parts = [(coordinator, at_coordinator)].into_iter().chain(parts).map(|(shard, mut postings)| {
         let is_known = postings.iter().any(|posting| is_reserved(posting.account));
         if !is_known || transaction.effective.is_some() {
             postings.extend(notes(shard, coordinator, transaction.effective));

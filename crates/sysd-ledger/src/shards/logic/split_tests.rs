@@ -12,7 +12,8 @@ use crate::{Books, Command, Reply};
 use sysd_core::Timestamp;
 
 fn layout(count: u16) -> Layout {
-    Layout { count, placement: Placement::Named, notes: Currency::custom(NOTES, 0).unwrap() }
+    let notes = Currency::custom(NOTES, 0).unwrap();
+    Layout { count, accounts: Placement::Named, ids: Placement::Named, notes }
 }
 
 fn currency(at: u8) -> Currency {
@@ -22,7 +23,8 @@ fn currency(at: u8) -> Currency {
 /// Amounts of accounts in shards; the last shard's account of each currency makes it balance.
 fn transactions() -> impl Strategy<Value = Transaction> {
     let leg = (0_u16..4, 1_u128..6, 0_u8..3, 1_u128..1_000, any::<bool>());
-    (prop::collection::vec(leg, 1..12), prop::option::of(-9_i32..9), 0_u16..4).prop_map(|(legs, day, last)| {
+    let transaction = (prop::collection::vec(leg, 1..12), prop::option::of(-9_i32..9), 0_u16..4, 0_u16..4);
+    transaction.prop_map(|(legs, day, last, home)| {
         let mut by_account = BTreeMap::<(u16, u128), Posting>::new();
         for (shard, id, at, amount, is_debit) in legs {
             // An account has one currency.
@@ -37,7 +39,7 @@ fn transactions() -> impl Strategy<Value = Transaction> {
             let account = ShardId(last).place(100 + u128::from(currency.code().as_bytes()[0]));
             postings.push(Posting { account, amount: sum.unsigned_abs(), currency, side });
         }
-        Transaction { effective: day.map(Date), ..Transaction::new(TransactionId(1), postings) }
+        Transaction { effective: day.map(Date), ..Transaction::new(ShardId(home).place_id(0), postings) }
     })
 }
 
@@ -54,7 +56,8 @@ proptest! {
         let mut theirs = Vec::new();
         let mut pairs = BTreeMap::<(ShardId, ShardId, Currency), i128>::new();
         for (at, part) in parts.iter().enumerate() {
-            prop_assert!(part.shard >= parts[0].shard && (at == 0 || part.shard > parts[0].shard));
+            prop_assert!(at == 0 || part.shard != parts[0].shard);
+            prop_assert!(at < 2 || part.shard > parts[at - 1].shard);
             prop_assert_eq!(differences(&part.postings).unwrap(), BTreeMap::new());
             for posting in &part.postings {
                 match Own::of(posting.account) {
@@ -74,6 +77,7 @@ proptest! {
             }
         }
         prop_assert!(pairs.values().all(|sum| *sum == 0));
+        prop_assert_eq!(Ok(parts[0].shard), home(layout(4), transaction.id));
         let others: BTreeSet<_> = parts[1..].iter().map(|part| part.shard).collect();
         prop_assert_eq!(Part::others(&parts[0].postings, parts[0].shard), others, "the coordinator's names all");
         let mut asked = transaction.postings.to_vec();
@@ -123,6 +127,8 @@ fn what_shards_do_not_do_is_refused() {
     assert_eq!(refused(across.clone().held_until(None)), Refusal::Action);
     assert_eq!(refused(Transaction { action: Action::PostUpTo, ..across.clone() }), Refusal::Action);
     assert_eq!(refused(Transaction { reverses: Some(TransactionId(9)), ..across }), Refusal::Reversal);
+    let nowhere = TransactionId(2);
+    assert_eq!(refused(Transaction::transfer(nowhere, euro, 1, here, there)), Refusal::NoHome { id: nowhere });
     let account = ShardId(2).place(1);
     assert_eq!(refused(Transaction::transfer(TransactionId(1), euro, 1, here, account)), Refusal::NoShard { account });
     let account = Own::InTransit { shard: ShardId(0), peer: ShardId(1), currency: euro }.id();
@@ -130,7 +136,7 @@ fn what_shards_do_not_do_is_refused() {
     assert_eq!(refused(Transaction::void(TransactionId(1), TransactionId(2))), Refusal::ShardUnknown);
     let nothing = split(layout(2), &Transaction::new(TransactionId(1), []));
     assert_eq!(nothing, Err(Unsplit::Rejected(Rejection::PostingCount { count: 0 })));
-    let beyond = Transaction::transfer(TransactionId(1), euro, u128::MAX, here, there);
+    let beyond = Transaction::transfer(ShardId(0).place_id(0), euro, u128::MAX, here, there);
     let account = there;
     assert_eq!(split(layout(2), &beyond), Err(Unsplit::Rejected(Rejection::Overflow { account })));
     assert_eq!(AccountId(there.0), there);

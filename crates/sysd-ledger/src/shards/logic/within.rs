@@ -1,0 +1,248 @@
+//! What lies in one shard alone, as a machine. An id whose home is another shard is claimed there first, for ever; then the shard is asked.
+//!
+//! So whatever is asked under an id meets at its home. Cut off after a claim, nothing is recorded, and the same shard may be asked again by
+//! anybody. A claim says nothing of the content: that is compared where it is recorded.
+
+use sysd_core::{Effect, Error, ErrorKind, Result};
+
+use super::crossing::TRIES_MAX;
+use super::lookup::{Found, Lookup, attempt_of, not_shown};
+use super::split::{Layout, home};
+use super::{Bug, Todo};
+use crate::logic::Command;
+use crate::model::{Date, Rejection, Reply, Side, Transaction, TransactionId};
+use crate::shards::schema::{Own, claim, claimed_for, is_reserved};
+use crate::shards::{Refusal, ShardId, ShardsConflict, ShardsReply};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    New,
+    /// The home has not opened the accounts of notes yet.
+    Unopened,
+    /// The id was there already.
+    Known,
+    Claimed,
+}
+
+#[derive(Debug)]
+struct Claim {
+    id: TransactionId,
+    home: ShardId,
+    /// So that it is rejected for a closed day only if the transaction is.
+    effective: Option<Date>,
+    state: State,
+    tries: u8,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Claim,
+    /// What is recorded under the id of a claim.
+    Find(Lookup, usize),
+    Tell,
+    /// The shard has something else under the id, which is no transaction of its own.
+    Differ(Lookup, Box<Transaction>),
+    Done,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Within {
+    shard: ShardId,
+    layout: Layout,
+    command: Option<Command>,
+    claims: Vec<Claim>,
+    phase: Phase,
+    /// Of a question: the claim, or one of its two accounts.
+    asked: Vec<usize>,
+    done: Option<Result<ShardsReply>>,
+}
+
+fn transactions(command: &Command) -> &[Transaction] {
+    match command {
+        Command::Transact(transaction) => std::slice::from_ref(transaction),
+        Command::Group(transactions) => transactions,
+        _ => &[],
+    }
+}
+
+impl Within {
+    /// Of a command for a shard. `is_known`: whether an id is known in a shard's books, as far as can be told at once.
+    ///
+    /// # Errors
+    /// [`Refusal::NoHome`].
+    pub(crate) fn new(
+        layout: Layout,
+        shard: ShardId,
+        command: Command,
+        is_known: impl Fn(ShardId, TransactionId) -> bool,
+        bug: Option<Bug>,
+    ) -> Result<Self, Refusal> {
+        let mut claims = Vec::new();
+        for transaction in transactions(&command) {
+            let (id, effective) = (transaction.id, transaction.effective);
+            let home = home(layout, id)?;
+            if home != shard && bug != Some(Bug::Unclaimed) {
+                let state = if is_known(home, id) { State::Known } else { State::New };
+                claims.push(Claim { id, home, effective, state, tries: 0 });
+            }
+        }
+        let phase = if claims.is_empty() { Phase::Tell } else { Phase::Claim };
+        Ok(Self { shard, layout, command: Some(command), claims, phase, asked: Vec::new(), done: None })
+    }
+
+    /// What is to be done.
+    pub(crate) fn todo(&mut self) -> Todo {
+        loop {
+            if let Some(done) = self.done.take() {
+                self.phase = Phase::Done;
+                return Todo::Done(done);
+            }
+            match &mut self.phase {
+                Phase::Claim => {
+                    let asks = self.asks();
+                    if !asks.is_empty() {
+                        return Todo::Ask(asks);
+                    }
+                    let known = self.claims.iter().position(|claim| claim.state == State::Known);
+                    self.phase = match known.and_then(|at| self.claims.get(at).map(|claim| (at, claim))) {
+                        Some((at, claim)) => Phase::Find(Lookup::new(claim.id, claim.home, Some(self.shard)), at),
+                        None => Phase::Tell,
+                    };
+                }
+                Phase::Find(lookup, _) | Phase::Differ(lookup, _) => return Todo::Recall(lookup.recalls()),
+                Phase::Tell => {
+                    if let Some(command) = self.command.take() {
+                        return Todo::Tell(self.shard, command);
+                    }
+                    self.phase = Phase::Done;
+                }
+                Phase::Done => {
+                    let message = "a transaction within a shard was asked for what to do after its end";
+                    return Todo::Done(Err(Error::new(ErrorKind::Internal, Effect::Unknown, message)));
+                }
+            }
+        }
+    }
+
+    /// Where ids are to be claimed.
+    pub(crate) fn homes(&self) -> impl Iterator<Item = ShardId> {
+        self.claims.iter().map(|claim| claim.home)
+    }
+
+    fn asks(&mut self) -> Vec<(ShardId, Command)> {
+        let (shard, currency) = (self.shard, self.layout.notes);
+        let mut asks = Vec::new();
+        self.asked.clear();
+        for (at, claiming) in self.claims.iter().enumerate() {
+            let Claim { id, home, effective, .. } = *claiming;
+            match claiming.state {
+                State::New => {
+                    let claim = Transaction { effective, ..claim(id, home, shard, currency) };
+                    asks.push((home, Command::Transact(claim)));
+                    self.asked.push(at);
+                }
+                State::Unopened => {
+                    for side in [Side::Debit, Side::Credit] {
+                        let account = Own::Note { shard: home, peer: shard, side, currency }.account();
+                        asks.push((home, Command::Open(Box::new(account))));
+                        self.asked.push(at);
+                    }
+                }
+                State::Known | State::Claimed => {}
+            }
+        }
+        asks
+    }
+
+    /// What the claims were answered, or the shard.
+    pub(crate) fn told(&mut self, answers: Vec<Result<Reply>>) {
+        if !matches!(self.phase, Phase::Claim) {
+            self.done = answers.into_iter().next().and_then(|answer| self.answered(answer));
+            return;
+        }
+        for (at, answer) in std::mem::take(&mut self.asked).into_iter().zip(answers) {
+            self.hear(at, answer);
+        }
+    }
+
+    fn hear(&mut self, at: usize, answer: Result<Reply>) {
+        let Some(claiming) = self.claims.get_mut(at) else { return };
+        match answer {
+            Ok(Reply::Done) => claiming.state = State::New,
+            Ok(Reply::Recorded(_)) => claiming.state = State::Claimed,
+            Ok(Reply::Exists { .. }) => claiming.state = State::Known,
+            Ok(Reply::Rejected(rejection)) => match *rejection {
+                Rejection::UnknownAccount { account } if is_reserved(account) && claiming.tries < TRIES_MAX => {
+                    claiming.tries += 1;
+                    claiming.state = State::Unopened;
+                }
+                rejection => self.done = Some(Ok(ShardsReply::Rejected(Box::new(self.of_group(at, rejection))))),
+            },
+            Ok(_) => {
+                let message = "the books answered something else";
+                self.done = Some(Err(Error::new(ErrorKind::Internal, Effect::None, message)));
+            }
+            // Nothing is recorded by a claim.
+            Err(error) => self.done = Some(Err(error.with_effect(Effect::None))),
+        }
+    }
+
+    /// As a group's shard would say it.
+    fn of_group(&self, at: usize, rejection: Rejection) -> Rejection {
+        let Some(Command::Group(transactions)) = &self.command else { return rejection };
+        let id = self.claims.get(at).map(|claim| claim.id);
+        match transactions.iter().position(|transaction| Some(transaction.id) == id) {
+            Some(index) => Rejection::InGroup { index, cause: Box::new(rejection) },
+            None => rejection,
+        }
+    }
+
+    fn answered(&mut self, answer: Result<Reply>) -> Option<Result<ShardsReply>> {
+        let shard = self.shard;
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(error) => return Some(Err(error)),
+        };
+        if let Reply::Conflict(conflict) = &reply
+            && let Some(recorded) = conflict.recorded.transaction()
+            && (claimed_for(recorded).is_some() || attempt_of(recorded, shard).is_some())
+            && let Ok(home) = home(self.layout, recorded.id)
+        {
+            self.phase = Phase::Differ(Lookup::new(recorded.id, home, None), Box::new(conflict.asked.clone()));
+            return None;
+        }
+        Some(Ok(ShardsReply::Within { shard, reply }))
+    }
+
+    /// What was read of an id.
+    pub(crate) fn recalled(&mut self, answers: Vec<Result<Option<super::lookup::Recorded>>>) {
+        let (Phase::Find(lookup, _) | Phase::Differ(lookup, _)) = &mut self.phase else { return };
+        let found = match lookup.recalled(answers) {
+            Ok(None) => return,
+            Ok(Some(found)) => found,
+            Err(error) => return self.done = Some(Err(error)),
+        };
+        let (id, asked) = match std::mem::replace(&mut self.phase, Phase::Claim) {
+            Phase::Differ(_, asked) => (asked.id, Some(*asked)),
+            Phase::Find(_, at) => {
+                let Some(claiming) = self.claims.get_mut(at) else { return };
+                if matches!(found, Found::Claimed(shard) if shard == self.shard) {
+                    claiming.state = State::Claimed;
+                    return;
+                }
+                let id = claiming.id;
+                let all = self.command.as_ref().map_or(&[][..], transactions);
+                (id, all.iter().find(|transaction| transaction.id == id).cloned())
+            }
+            _ => return,
+        };
+        let recorded = match found {
+            Found::Nothing => return self.done = Some(Err(not_shown())),
+            Found::Claimed(shard) => return self.done = Some(Ok(Refusal::Claimed { id, shard }.into())),
+            Found::Within(_, recorded) => recorded.transaction,
+            Found::Across(crossed) => crossed.transaction(id),
+        };
+        self.done = asked.map(|asked| Ok(ShardsReply::Conflict(Box::new(ShardsConflict { recorded, asked }))));
+    }
+}
