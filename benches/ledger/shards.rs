@@ -1,8 +1,9 @@
 //! One ledger of several: `shards_N_1000` and `shards_N_64`, callers with one transfer each between two of ten thousand accounts, which a
-//! hash puts into N shards, each on a store of its own that syncs before it answers. `_near`: the accounts of each lie in one shard.
+//! hash puts into N shards, each on a store of its own that syncs before it answers; ids are at home where a hash puts them, too. `_near`: the
+//! accounts of each lie in one shard, and its id is at home there.
 //!
 //! `shards_4_fee_…`: every transfer goes from some account in another shard to one in the first, the same for all; in turns with
-//! `crossing`: as many between two accounts of two shards.
+//! `crossing`: as many between two accounts of two shards. Ids are at home in the payer's shard.
 //!
 //! In the end of a set of shards nothing is unfinished, everything agrees, and all of it is there: in the sums, and in the journals.
 
@@ -46,8 +47,13 @@ struct Bank {
     by_shard: Vec<Vec<AccountId>>,
     tasks: Vec<JoinHandle<()>>,
     traffic: Traffic,
+    placement: Placement,
     within: u64,
     across: u64,
+    /// Of those within a shard, whose ids are at home in another.
+    claimed: u64,
+    /// Of those across shards, whose ids are at home in a third.
+    through: u64,
 }
 
 /// What was measured of a row.
@@ -81,7 +87,7 @@ impl Bank {
             ledgers.push(ledger);
             tasks.extend(of_ledger);
         }
-        let config = ShardsConfig { placement, ..ShardsConfig::new("bench") };
+        let config = ShardsConfig { placement, ids: placement, ..ShardsConfig::new("bench") };
         let (shards, recovery) = Shards::open(ledgers, config).await.unwrap();
         tasks.push(tokio::spawn(recovery));
         let euro = Currency::iso("EUR").unwrap();
@@ -103,7 +109,23 @@ impl Bank {
         });
         futures::stream::iter(opened).buffer_unordered(1_000).collect::<Vec<_>>().await;
         let traffic = traffic(DURABLE_ACCOUNTS, 1);
-        Self { shards, accounts, by_shard, tasks, traffic, within: 0, across: 0 }
+        Self { shards, accounts, by_shard, tasks, traffic, placement, within: 0, across: 0, claimed: 0, through: 0 }
+    }
+
+    /// With an id that is at home with the payer, if ids can be placed; counts what it costs if not.
+    fn transfer(&mut self, from: AccountId, to: AccountId) -> Transaction {
+        let euro = Currency::iso("EUR").unwrap();
+        let mut id = TransactionId(self.traffic.id());
+        let [payer, payee] = [from, to].map(|account| self.shards.shard_of(account).unwrap());
+        if self.placement == Placement::Named {
+            id = payer.place_id(id.0);
+        } else {
+            let home = self.shards.home_of(id).unwrap();
+            if home != payer && home != payee {
+                *(if payer == payee { &mut self.claimed } else { &mut self.through }) += 1;
+            }
+        }
+        Transaction::transfer(id, euro, AMOUNT, to, from)
     }
 
     fn pick(&mut self, between: Between) -> (AccountId, AccountId) {
@@ -128,12 +150,11 @@ impl Bank {
 
     /// An eleventh of a row. Answers its rate.
     async fn turn(&mut self, between: Between, callers: usize, measured: &mut Measured) -> f64 {
-        let euro = Currency::iso("EUR").unwrap();
         let count = COUNT / ROUNDS as u64;
         self.traffic.mint_now();
         let made = (0..count).map(|_| {
             let (from, to) = self.pick(between);
-            Transaction::transfer(TransactionId(self.traffic.id()), euro, AMOUNT, to, from)
+            self.transfer(from, to)
         });
         let made = made.collect();
         let (shards, counts) = (self.shards.clone(), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
@@ -189,8 +210,8 @@ impl Bank {
         let balance = self.shards.verify().await.unwrap().unwrap();
         assert!(balance.in_transit.values().all(|difference| *difference == 0), "{balance:?}");
         let total = &balance.sums[&Currency::iso("EUR").unwrap()].total;
-        // Each part of one that crossed has a leg in transit.
-        let posted = AMOUNT * u128::from(self.within + 2 * self.across);
+        // Each part of one that crossed has a leg in transit, and a home of its own two.
+        let posted = AMOUNT * u128::from(self.within + 2 * self.across + self.through);
         assert_eq!((total.debits_posted, total.credits_posted), (posted, posted));
         assert_eq!((total.debits_held, total.credits_held), (0, 0));
         let mut entries = 0;
@@ -199,7 +220,7 @@ impl Bank {
             entries += ledger.verify().await.unwrap().entries;
         }
         // Held and posted, in two shards.
-        assert_eq!(entries, self.within + 4 * self.across);
+        assert_eq!(entries, self.within + 4 * self.across + self.claimed + 2 * self.through);
         println!("{:<32} {entries} entries verified, {:.0} MB resident", "", resident() / 1e6);
         ended(self.tasks).await;
     }
@@ -212,7 +233,7 @@ pub(super) async fn rows(directory: &Path) {
         (4, "", Placement::Hashed, Between::Any),
         (2, "_near", Placement::Named, Between::Near),
         (4, "_near", Placement::Named, Between::Near),
-        (4, "_fee", Placement::Hashed, Between::Fee),
+        (4, "_fee", Placement::Named, Between::Fee),
     ];
     for (count, kind, placement, between) in kinds {
         let mut rows = vec![1_000, 64];

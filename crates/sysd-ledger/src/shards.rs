@@ -15,7 +15,7 @@ pub use config::ShardsConfig;
 #[doc(hidden)]
 pub use logic::Bug;
 pub use model::{
-    Placement, Recovery, Refusal, ShardId, ShardInconsistency, ShardReceipt, ShardsBalance, ShardsConflict, ShardsEntry,
-    ShardsReply,
+    Placement, Recovery, Refusal, ShardId, ShardInconsistency, ShardReceipt, ShardsBalance, ShardsConflict,
+    ShardsEntry, ShardsReply,
 };
 pub use service::Shards;

@@ -1,4 +1,5 @@
-//! Shards on replicas, simulated: a faulty network, processes that crash, callers of the same id; and one fault at every storage call.
+//! Shards on replicas, simulated: a faulty network, processes that crash, callers of the same id, also for other things; and one fault at
+//! every storage call.
 //!
 //! `SYSD_SIM_SEEDS=100000` runs more seeds, `SYSD_SIM_SEED=7` only that one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use seeds::{first_failure, from_environment};
 use sysd_core::{Clock as _, Effect, Error, RetryPolicy};
-use sysd_ledger::shards::{Bug, Placement, ShardId, ShardReceipt, Shards, ShardsConfig, ShardsReply};
+use sysd_ledger::shards::{Bug, Placement, ShardId, Shards, ShardsConfig, ShardsReply};
 use sysd_ledger::{
     Account, AccountId, AccountKind, Balance, Books, Currency, JournalConfig, Ledger, Posting, Reply, Side,
     Transaction, TransactionId,
@@ -63,17 +64,36 @@ fn replica_config(simulation: &Simulation, clock: SkewedClock) -> ReplicaConfig 
     }
 }
 
-/// What callers were told, by id.
+/// What callers asked for, and were told, by id.
 #[derive(Default)]
 struct Seen {
-    contents: BTreeMap<u128, Transaction>,
-    outcomes: BTreeMap<u128, Vec<Outcome>>,
+    contents: BTreeMap<u128, Vec<Transaction>>,
+    /// And by content.
+    outcomes: BTreeMap<(u128, usize), Vec<Outcome>>,
+}
+
+impl Seen {
+    /// Of somebody who asks for it now. Whoever is never answered counts as unknown.
+    fn ask(&mut self, transaction: &Transaction) -> impl FnOnce(&mut Self, Outcome) + use<> {
+        let contents = self.contents.entry(transaction.id.0).or_default();
+        let which = contents.iter().position(|content| content == transaction).unwrap_or_else(|| {
+            contents.push(transaction.clone());
+            contents.len() - 1
+        });
+        let key = (transaction.id.0, which);
+        let outcomes = self.outcomes.entry(key).or_default();
+        outcomes.push(Outcome::Unknown);
+        let at = outcomes.len() - 1;
+        move |seen, outcome| seen.outcomes.get_mut(&key).unwrap()[at] = outcome
+    }
 }
 
 /// As far as it says whether the transaction is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Outcome {
     There,
+    /// Another is.
+    Other(Transaction),
     NotByThis,
     Unknown,
 }
@@ -83,6 +103,10 @@ type Shared = Arc<Mutex<Seen>>;
 fn outcome(answer: &Result<ShardsReply, Error>) -> Outcome {
     match answer {
         Ok(ShardsReply::Recorded { .. } | ShardsReply::Within { reply: Reply::Recorded(_), .. }) => Outcome::There,
+        Ok(ShardsReply::Conflict(conflict)) => Outcome::Other(conflict.recorded.clone()),
+        Ok(ShardsReply::Within { reply: Reply::Conflict(conflict), .. }) => {
+            Outcome::Other(conflict.recorded.transaction().unwrap().clone())
+        }
         Ok(_) => Outcome::NotByThis,
         Err(error) if error.effect() == Effect::None => Outcome::NotByThis,
         Err(_) => Outcome::Unknown,
@@ -115,7 +139,6 @@ async fn open_once(simulation: &Simulation, node: Node, bug: Option<Bug>) -> Res
     let config = ShardsConfig {
         placement: Placement::Named,
         hold_for: ms(60),
-        call_wait_max: ms(40),
         recover_every: ms(25),
         clock: Arc::new(clock),
         bug,
@@ -187,19 +210,19 @@ async fn client(simulation: Simulation, shards: OnReplicas, seen: Shared) {
             if simulation.chance(300) && next > 0 { next - 1 - simulation.below(next.min(4)) } else { next }
         };
         let id = u128::from(id);
-        let transaction = {
+        let (transaction, told) = {
             let fresh = content(&simulation, id);
-            seen.lock().unwrap().contents.entry(id).or_insert(fresh).clone()
-        };
-        // Whoever is never answered counts as unknown.
-        let at = {
             let mut seen = seen.lock().unwrap();
-            let outcomes = seen.outcomes.entry(id).or_default();
-            outcomes.push(Outcome::Unknown);
-            outcomes.len() - 1
+            // Now and then somebody asks for something else.
+            let transaction = match seen.contents.get(&id) {
+                Some(contents) if !simulation.chance(200) => contents[0].clone(),
+                _ => fresh,
+            };
+            let told = seen.ask(&transaction);
+            (transaction, told)
         };
         let answer = outcome(&shards.transact(transaction).await);
-        seen.lock().unwrap().outcomes.get_mut(&id).unwrap()[at] = answer;
+        told(&mut seen.lock().unwrap(), answer);
     }
 }
 
@@ -243,6 +266,70 @@ async fn look(shards: &OnReplicas) -> Result<BTreeMap<AccountId, i128>, String> 
     Ok(all)
 }
 
+/// The same, whatever the order of its postings.
+fn is_same(one: &Transaction, other: &Transaction) -> bool {
+    let sorted = |transaction: &Transaction| {
+        let mut postings = transaction.postings.to_vec();
+        postings.sort_by_key(|posting| posting.account);
+        postings
+    };
+    sorted(one) == sorted(other)
+}
+
+/// Asks in peace for all that was asked for under an id: at most one of it is there, and all answers say so, now and before. Answers which.
+async fn ask_again(
+    shards: &OnReplicas,
+    id: TransactionId,
+    contents: &[Transaction],
+    before: &[&[Outcome]],
+) -> Result<Option<Transaction>, String> {
+    let shown = async || shards.transaction(id).await.map_err(|error| format!("in peace, {id} is not shown: {error}"));
+    let first = shown().await?;
+    if let Some(first) = &first {
+        let Some(which) = contents.iter().position(|content| is_same(content, &first.transaction)) else {
+            return Err(format!("{id} is there as nobody asked for it: {first:?}"));
+        };
+        if before[which].iter().all(|outcome| *outcome == Outcome::NotByThis) {
+            return Err(format!("{id} is there, though all were told that theirs is not: {first:?}"));
+        }
+    }
+    let mut answers = Vec::new();
+    for content in contents {
+        answers.push(shards.transact(content.clone()).await);
+    }
+    let last = shown().await?;
+    if first.is_some() && first != last {
+        return Err(format!("{id} was {first:?}, and is {last:?}"));
+    }
+    for ((content, before), answer) in contents.iter().zip(before).zip(&answers) {
+        if let Err(error) = answer {
+            return Err(format!("in peace, {id} is not answered: {error}"));
+        }
+        let is_there = last.as_ref().is_some_and(|last| is_same(content, &last.transaction));
+        if is_there != (outcome(answer) == Outcome::There) {
+            return Err(format!("{id} is {last:?}, and asking for {content:?} answers {answer:?}"));
+        }
+        for told in before.iter().chain([&outcome(answer)]) {
+            let is_true = match told {
+                Outcome::There => is_there,
+                Outcome::Other(other) => {
+                    last.as_ref().is_some_and(|last| is_same(other, &last.transaction)) && !is_there
+                }
+                Outcome::NotByThis | Outcome::Unknown => true,
+            };
+            if !is_true {
+                return Err(format!("{id} is {last:?}, and who asked for {content:?} was told {told:?}"));
+            }
+        }
+        if let (Ok(ShardsReply::Recorded { receipts, in_transit }), Some(last)) = (answer, &last)
+            && (*receipts != last.receipts || !in_transit.is_empty() || !last.in_transit.is_empty())
+        {
+            return Err(format!("{id} is {last:?}, and was answered with {receipts:?}, {in_transit:?}"));
+        }
+    }
+    Ok(last.map(|last| last.transaction))
+}
+
 /// In peace: everything comes to an end, and what is there is what callers were told.
 async fn settle(simulation: Simulation, seen: Shared, bug: Option<Bug>) -> Result<(), String> {
     let shards = open_once(&simulation, LAST, bug).await.map_err(|error| error.to_string())?;
@@ -266,33 +353,10 @@ async fn settle(simulation: Simulation, seen: Shared, bug: Option<Bug>) -> Resul
             *expected.entry(account(shard, 1)).or_default() -= i128::try_from(FUNDS).unwrap();
         }
     }
-    let mut recorded = Vec::new();
-    for ledger in shards.ledgers() {
-        recorded.push(ledger.read(Books::journal_len).await.map_err(|error| error.to_string())?);
-    }
-    let was_there = |told: &ShardReceipt| told.receipt.number <= recorded[usize::from(told.shard.0)];
-    for (id, transaction) in contents {
-        // Asking again tells the truth.
-        let answer = shards.transact(transaction.clone()).await;
-        let before = outcomes.get(&id).cloned().unwrap_or_default();
-        let is_there = match &answer {
-            Ok(ShardsReply::Recorded { receipts, .. }) if was_there(&receipts[0]) => {
-                if before.iter().all(|outcome| *outcome == Outcome::NotByThis) {
-                    return Err(format!("{id} is there, though all were told that theirs is not: {before:?}"));
-                }
-                true
-            }
-            Ok(ShardsReply::Within { reply: Reply::Recorded(_), .. }) => true,
-            Ok(_) => {
-                if before.contains(&Outcome::There) {
-                    return Err(format!("{id} was answered and is not there: {answer:?}"));
-                }
-                outcome(&answer) == Outcome::There
-            }
-            Err(error) => return Err(format!("in peace, {id} is not answered: {error}")),
-        };
-        if is_there {
-            for posting in &transaction.postings {
+    for (id, contents) in contents {
+        let outcomes: Vec<_> = (0..contents.len()).map(|which| &outcomes[&(id, which)][..]).collect();
+        if let Some(there) = ask_again(&shards, TransactionId(id), &contents, &outcomes).await? {
+            for posting in &there.postings {
                 let amount = i128::try_from(posting.amount).unwrap();
                 let signed = if posting.side == Side::Credit { amount } else { -amount };
                 *expected.entry(posting.account).or_default() += signed;
@@ -378,14 +442,25 @@ fn the_same_seed_is_the_same_run() {
 
 #[test]
 fn each_mistake_is_seen() {
-    for bug in [Bug::PostBeforeHolds, Bug::PartsExpire, Bug::VoidUnasked, Bug::FreshIds] {
+    let bugs = [
+        Bug::PostBeforeHolds,
+        Bug::PartsExpire,
+        Bug::VoidUnasked,
+        Bug::FreshIds,
+        Bug::AnyContent,
+        Bug::TakenIsDecided,
+        Bug::PostAnyAttempt,
+        Bug::Unclaimed,
+    ];
+    for bug in bugs {
         let caught = first_failure(0..BUG_SEEDS, |seed| run(seed, Some(bug)).map(drop));
         let (seed, what) = caught.unwrap_or_else(|| panic!("{bug:?} went unseen for {BUG_SEEDS} seeds"));
         println!("{bug:?} is caught by seed {seed}: {what}");
     }
 }
 
-/// A payment in all shards, one that a shard can't, one between two, each asked twice.
+/// A payment in all shards, one that a shard can't, one between two, and two within a shard, of which one is not at home there; each
+/// asked twice. Then each for something else.
 async fn life(simulation: Simulation, seen: Shared) {
     let Ok(shards) = open_once(&simulation, Node(0), None).await else { return };
     let posting =
@@ -395,14 +470,16 @@ async fn life(simulation: Simulation, seen: Shared) {
         vec![posting(1, 2, 30, debit), posting(0, 2, 10, credit), posting(2, 2, 20, credit)],
         vec![posting(0, 2, 10, credit), posting(2, 3, 120, debit), posting(1, 3, 110, credit)],
         vec![posting(2, 3, 40, debit), posting(1, 3, 40, credit)],
+        vec![posting(0, 3, 40, debit), posting(0, 1, 40, credit)],
+        vec![posting(1, 2, 3, debit), posting(1, 1, 3, credit)],
     ];
-    for (id, postings) in (0..).zip(all) {
+    let others = all.iter().skip(1).chain(&all[..1]).cloned();
+    for (id, postings) in (0..5).chain(0..5).zip(all.iter().cloned().chain(others)) {
         let transaction = Transaction::new(TransactionId(id), postings);
-        seen.lock().unwrap().contents.insert(id, transaction.clone());
-        for at in 0..2 {
-            seen.lock().unwrap().outcomes.entry(id).or_default().push(Outcome::Unknown);
+        for _ in 0..2 {
+            let told = seen.lock().unwrap().ask(&transaction);
             let answer = outcome(&shards.transact(transaction.clone()).await);
-            seen.lock().unwrap().outcomes.get_mut(&id).unwrap()[at] = answer;
+            told(&mut seen.lock().unwrap(), answer);
         }
     }
 }

@@ -43,11 +43,7 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
         if matches!(reply, Reply::LookUp(_)) { Err(ids_leave()) } else { Ok(reply) }
     }
 
-    pub(super) async fn read<R: Send>(
-        &self,
-        shard: ShardId,
-        read: impl FnOnce(&Books) -> R + Send,
-    ) -> Result<R> {
+    pub(super) async fn read<R: Send>(&self, shard: ShardId, read: impl FnOnce(&Books) -> R + Send) -> Result<R> {
         self.ledger(shard)?.log().read_latest(read).await
     }
 

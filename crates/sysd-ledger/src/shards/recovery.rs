@@ -86,8 +86,7 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     async fn fate_of(&self, shard: ShardId, part: OpenPart) -> Result<Fate> {
         let Inner { config, layout, .. } = &*self.inner;
         let (coordinator, layout, bug) = (part.coordinator, *layout, config.bug());
-        let decide =
-            move |books: &Books, on_store: &OnStore| fate(books, on_store, layout, shard, part, bug);
+        let decide = move |books: &Books, on_store: &OnStore| fate(books, on_store, layout, shard, part, bug);
         let found = self.read_ids(coordinator, decide).await?;
         let Fate::Taken { id, .. } = found else { return Ok(found) };
         let recorded = self.recall(coordinator, id).await?.ok_or_else(not_shown)?;

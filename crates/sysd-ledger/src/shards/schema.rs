@@ -232,8 +232,7 @@ mod tests {
         Currency::custom(NOTES, 0).unwrap()
     }
 
-    const HOLD: Derivation =
-        Derivation { purpose: Purpose::Hold, attempt: 0, shard: ShardId(0) };
+    const HOLD: Derivation = Derivation { purpose: Purpose::Hold, attempt: 0, shard: ShardId(0) };
 
     /// What is stored stays as it is.
     #[test]

@@ -16,13 +16,11 @@ use super::logic::split::{Layout, Split, Unsplit, details_of_parts, home, place,
 use super::logic::within::Within;
 use super::recovery::recover_for_ever;
 use super::schema::{NOTES, sign, sign_id};
-use super::{
-    Recovery, Refusal, ShardId, ShardInconsistency, ShardsBalance, ShardsConfig, ShardsEntry, ShardsReply,
-};
+use super::{Recovery, Refusal, ShardId, ShardInconsistency, ShardsBalance, ShardsConfig, ShardsEntry, ShardsReply};
 use crate::logic::{Books, Command};
 use crate::model::{
-    Account, AccountId, AccountUpdate, AccountView, Currency, Date, Details, DetailsError, Reply,
-    Transaction, TransactionId,
+    Account, AccountId, AccountUpdate, AccountView, Currency, Date, Details, DetailsError, Reply, Transaction,
+    TransactionId,
 };
 use crate::service::Ledger;
 
@@ -37,8 +35,8 @@ pub(super) struct Inner<L, S> {
 
 /// A ledger of many ledgers, each of them a shard. Clones share it.
 ///
-/// An account lies in one shard. A transaction whose accounts lie in one shard costs what it costs there. One across shards is
-/// balanced in each of them by accounts in transit, is held in all of them, and is then posted in all of them, or in none.
+/// An account lies in one shard, and an id is at home in one. A transaction whose accounts lie in one shard costs what it costs there, and
+/// one more command if its id is at home elsewhere: see [`Placement`](super::Placement). One across shards is balanced in each of them by accounts in transit, is held in all of them, and is then posted in all of them, or in none.
 ///
 /// ```
 /// use sysd_ledger::shards::{Placement, ShardId, Shards, ShardsConfig, ShardsReply};
@@ -82,8 +80,8 @@ pub(super) struct Inner<L, S> {
 /// - A transaction across shards is posted in all of its shards or in none, whoever crashes and whenever: at once where all goes
 ///   well, else once recovery has looked. What goes out of an account is held there from the first step on; what comes in counts
 ///   once it is posted. So nothing is spent twice, and nothing is spent before it is there.
-/// - The same transaction under the same id is posted once, whoever asks and however often. Other content under that id is a conflict only
-///   where it has the same coordinator, the least of its shards, or lies in the same one shard: never use an id again.
+/// - An id means one transaction, whoever asks and however often, wherever its accounts lie: the same again is answered as the first
+///   time, and other content is a conflict that shows both. Who writes to a shard's ledger directly is not seen.
 ///
 /// They hold as far as the stores keep what they acknowledged. After a loss in one shard and not in others, accounts in transit no longer add up
 /// to zero, and say by how much.
@@ -217,6 +215,7 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     }
 
     /// Records a transaction: in one shard as it is, whatever its action; across shards if it is posted at once and reverses nothing.
+    /// Its id is then taken everywhere.
     ///
     /// # Errors
     /// Those of the ledgers. With an effect of `None` it is not recorded, and never will be by this call, though parts of it may be held for
@@ -226,11 +225,11 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// the rate of an exchange, which stands in their metadata there.
     ///
     /// # Cost
-    /// In one shard, that of [`Replicated::submit`]. Across shards four of them, one after the other: the coordinator's hold, the others'
-    /// holds together, the coordinator's post, the others' posts together; two more the first time that two shards meet in a currency.
-    /// Once ids have left the memory of its shards each of the four is asked, looked up on the store, and asked again, also
-    /// where the transaction's own id says that it is new: the time that derived ids say is chance. That is eight appends and four reads.
-    /// Asked again: one command, a read of the coordinator's books and three reads of journals, and what is left of it; all of its shards
+    /// In one shard, that of [`Replicated::submit`], and once more before if the id is at home elsewhere. Across shards four of them, one
+    /// after the other: the coordinator's hold, the others' holds together, the coordinator's post, the others' posts together; two more the
+    /// first time that two shards meet in a currency. Once ids have left the memory of its shards the holds are asked, looked up on the
+    /// store, and asked again, for the time that derived ids say is chance. Asked again: three reads of journals, and what is left of it;
+    /// before them one command and a read of the coordinator's books, if it was recorded by another process just now; all of its shards
     /// must answer, or it is an error of unknown effect.
     ///
     /// # Cancel safety
@@ -250,8 +249,7 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
                 }
                 let is_known = parts.first().is_some_and(|first| self.is_known(first.shard, transaction.id));
                 let hold_us = u64::try_from(config.hold_for.as_micros()).unwrap_or(u64::MAX);
-                let crossing =
-                    Crossing::new(&transaction, parts, is_known, config.clock.now(), hold_us, config.bug());
+                let crossing = Crossing::new(&transaction, parts, is_known, config.clock.now(), hold_us, config.bug());
                 Box::pin(self.drive(Call::Across(Box::new(crossing)))).await
             }
             Err(Unsplit::Refused(refusal)) => Ok(refusal.into()),

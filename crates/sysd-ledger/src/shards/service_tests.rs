@@ -30,7 +30,12 @@ async fn two(recover_parts_max: usize) -> OnMemory {
         tokio::spawn(driver);
         ledgers.push(Ledger::that_may_forget(replica, store.clone(), name, JournalConfig::default()).unwrap().0);
     }
-    let config = ShardsConfig { placement: Placement::Named, ids: Placement::Named, recover_parts_max, ..ShardsConfig::new("bank") };
+    let config = ShardsConfig {
+        placement: Placement::Named,
+        ids: Placement::Named,
+        recover_parts_max,
+        ..ShardsConfig::new("bank")
+    };
     let (shards, _recovery) = Shards::open(ledgers, config).await.unwrap();
     for account in [FROM, TO[0], TO[1]] {
         shards.open_account(Account::new(account, euro(), AccountKind::Liability)).await.unwrap();
@@ -60,8 +65,7 @@ async fn what_recovery_posts_has_the_details() {
     let shards = two(10).await;
     let details = Details::new("rent", vec![("order".to_owned(), "7".to_owned())]).unwrap();
     let details = Some(Box::new(details));
-    let transaction =
-        Transaction { details: details.clone(), ..Transaction::transfer(id(1), euro(), 5, TO[0], FROM) };
+    let transaction = Transaction { details: details.clone(), ..Transaction::transfer(id(1), euro(), 5, TO[0], FROM) };
     decide_and_disappear(&shards, &transaction).await;
     let found = async || shards.ledgers()[1].find_by_metadata("order", "7", 0, 10).await.unwrap();
     let actions = |entries: &[JournalEntry]| -> Vec<_> {

@@ -421,11 +421,8 @@ impl Crossing {
     }
 
     fn whole(&self) -> Transaction {
-        let like = Transaction {
-            effective: self.effective,
-            details: self.details.clone(),
-            ..Transaction::new(self.id, [])
-        };
+        let like =
+            Transaction { effective: self.effective, details: self.details.clone(), ..Transaction::new(self.id, []) };
         whole(self.id, &like, self.parts.iter().map(|working| (working.part.shard, &working.part.postings[..])))
     }
 

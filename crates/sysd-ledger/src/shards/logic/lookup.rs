@@ -167,7 +167,9 @@ impl Lookup {
                 }
                 Ok(None)
             }
-            Step::Claimer(shard) => Ok(Some(next()?.map_or(Found::Claimed(shard), |found| Found::Within(shard, found)))),
+            Step::Claimer(shard) => {
+                Ok(Some(next()?.map_or(Found::Claimed(shard), |found| Found::Within(shard, found))))
+            }
             Step::First => {
                 let held = next()?.ok_or_else(not_shown)?.transaction;
                 self.others = Part::others(&held.postings, self.home).into_iter().collect();

@@ -215,8 +215,7 @@ impl World {
             contents.push(transaction.clone());
         }
         // What is known here is sometimes old.
-        let is_known =
-            |home: ShardId, id| self.below(2) == 0 && self.books[usize::from(home.0)].number(id).is_some();
+        let is_known = |home: ShardId, id| self.below(2) == 0 && self.books[usize::from(home.0)].number(id).is_some();
         let call = match split(layout(), &transaction).unwrap() {
             Split::Within(shard) => {
                 let command = Command::Transact(transaction.clone());
@@ -653,8 +652,7 @@ fn run(seed: u64, bug: Option<Bug>) -> std::result::Result<[usize; 3], String> {
     let is_recorded = |caller: &&Caller| matches!(caller.outcome, Some(Ok(ShardsReply::Recorded { .. })));
     let is_conflict = |caller: &&Caller| matches!(caller.outcome, Some(Ok(ShardsReply::Conflict(_))));
     let is_claimed = |caller: &&Caller| {
-        let is_recorded =
-            matches!(caller.outcome, Some(Ok(ShardsReply::Within { reply: Reply::Recorded(_), .. })));
+        let is_recorded = matches!(caller.outcome, Some(Ok(ShardsReply::Within { reply: Reply::Recorded(_), .. })));
         is_recorded && world.claim_of(caller.id).is_some()
     };
     let callers = || world.callers.iter();
