@@ -12,7 +12,7 @@ use sysd_core::{
 };
 
 use super::JournalConfig;
-use crate::schema::journal::{Place, SPACE};
+use crate::schema::journal::{INDEX, Place};
 
 /// So many records are read or written at once.
 const RECORDS_AT_ONCE: usize = 256;
@@ -82,7 +82,7 @@ impl<S: Store> Calls<S> {
         self.again(|| self.within(Effect::None, self.store.scan(scan))).await
     }
 
-    /// The rows of a partition in a range, in order, so many at a time: the place and the record of each.
+    /// The rows of a partition of the index in a range, in order, so many at a time: the place and the record of each.
     pub(super) fn rows<'a>(
         &'a self,
         partition: &'a [u8],
@@ -91,12 +91,11 @@ impl<S: Store> Calls<S> {
     ) -> impl Stream<Item = Result<(Place, Record)>> + Send + 'a {
         let pages = try_unfold(Some(from), move |from| async move {
             let Some(from) = from else { return Ok(None) };
-            let scan = Scan::partition(SPACE, partition, at_once).range(from.as_ref().map(Vec::as_slice), to);
+            let scan = Scan::partition(INDEX, partition, at_once).range(from.as_ref().map(Vec::as_slice), to);
             let page = self.scan(scan).await?;
-            let rows = page
-                .rows
-                .into_iter()
-                .map(|row| Ok((Place { partition: partition.into(), sort: row.sort.as_ref().into() }, row.record)));
+            let rows = page.rows.into_iter().map(|row| {
+                Ok((Place { space: INDEX, partition: partition.into(), sort: row.sort.as_ref().into() }, row.record))
+            });
             // A page may be short, even empty, though more follows.
             Ok::<_, Error>(Some((iter(rows), page.next.map(|next| Bound::Excluded(next.to_vec())))))
         });

@@ -6,14 +6,14 @@ use std::pin::pin;
 
 use foldhash::fast::RandomState;
 use futures::stream::{StreamExt as _, TryStreamExt as _, iter};
-use sysd_core::{Error, Result, Store, Timestamp};
+use sysd_core::{Error, KeyBytes, Result, Store, Timestamp};
 
 use super::view::{End, Line, View};
 use super::{Journal, writer};
 use crate::logic::{Books, Looked};
 use crate::model::{AccountId, Balance, Change, Date, JournalEntry, Side, Transaction, TransactionId};
 use crate::schema::entry::{Entries, Trail};
-use crate::schema::journal::{self, Dated, Place};
+use crate::schema::journal::{self, Dated};
 
 /// As of when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,9 +245,10 @@ impl<S: Store> Journal<S> {
     ) -> Result<Vec<(TransactionId, u64)>> {
         let mut together = BTreeMap::<_, HashSet<_, RandomState>>::new();
         for id in ids {
-            together.entry(self.schema.ids(id, 0)).or_default().insert(id);
+            together.entry(self.schema.ids(id, 0).partition).or_default().insert(id);
         }
-        let looks = together.into_iter().map(|(place, ids)| self.numbers_on_store(place, ids)).collect::<Vec<_>>();
+        let looks =
+            together.into_iter().map(|(partition, ids)| self.numbers_on_store(partition, ids)).collect::<Vec<_>>();
         let numbers: Vec<_> = iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
         Ok(numbers.into_iter().flatten().collect())
     }
@@ -268,11 +269,11 @@ impl<S: Store> Journal<S> {
     /// The numbers of those ids of one partition that have left memory.
     async fn numbers_on_store(
         &self,
-        place: Place,
+        partition: KeyBytes,
         mut ids: HashSet<TransactionId, RandomState>,
     ) -> Result<Vec<(TransactionId, u64)>> {
         let mut found = Vec::new();
-        let mut pages = pin!(self.calls.rows(&place.partition, (Bound::Unbounded, Bound::Unbounded), PAGES_AT_ONCE));
+        let mut pages = pin!(self.calls.rows(&partition, (Bound::Unbounded, Bound::Unbounded), PAGES_AT_ONCE));
         while let Some((page, record)) = pages.try_next().await? {
             let first = page.number("a page of ids without a number")?;
             journal::take_from_page(page.key(), first, &record.value, &mut ids, &mut found)?;

@@ -127,7 +127,7 @@ impl<S: Store> View<'_, S> {
         let place = self.schema.chunk(number);
         let mut end = Bound::Included(place.sort.to_vec());
         loop {
-            let scan = Scan::partition(journal::SPACE, &place.partition, 1)
+            let scan = Scan::partition(journal::CHUNKS, &place.partition, 1)
                 .range(Bound::Unbounded, end.as_ref().map(Vec::as_slice))
                 .order(Order::Descending);
             let page = self.calls.scan(scan).await?;
@@ -224,7 +224,8 @@ impl<S: Store> View<'_, S> {
         let mut start = Bound::Included(place.sort.to_vec());
         loop {
             let bound = start.as_ref().map(Vec::as_slice);
-            let scan = Scan::partition(journal::SPACE, &place.partition, CHUNKS_AT_ONCE).range(bound, Bound::Unbounded);
+            let scan =
+                Scan::partition(journal::CHUNKS, &place.partition, CHUNKS_AT_ONCE).range(bound, Bound::Unbounded);
             let page = self.calls.scan(scan).await?;
             if page.rows.is_empty() {
                 match page.next {

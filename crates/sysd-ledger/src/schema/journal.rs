@@ -1,7 +1,9 @@
 //! Where the journal lies on the store, besides the log: the only place that builds its keys.
 //!
-//! In the space `ledger_journal`, of each ledger by its name:
-//! - chunks of the journal, rows by the number of their first entry, 65,536 numbers to a partition: see [`seal`];
+//! In the space `ledger_journal`, of each ledger by its name: chunks of the journal, rows by the number of their first entry, 65,536 numbers
+//! to a partition: see [`seal`]. They are added at the end, and a store that keeps a space's records together need not move them again.
+//!
+//! In the space `ledger_index`, likewise:
 //! - pages of ids, in partitions by when an id was minted or by its bits, rows by the number of their first: of those that leave
 //!   memory together (see `logic/leaving.rs`) one row a partition, or several if it would be long;
 //! - what counts for another day than that on which it was recorded, rows by day and number, and numbers by the metadata of their
@@ -20,8 +22,10 @@ use sysd_core::{Error, Key, KeyBytes, Result, Space, tuple};
 use super::bytes::{Reader, put_day, put_id, put_number, put_side};
 use crate::model::{AccountId, Date, Side, TransactionId};
 
-/// The family of all ledgers' records.
-pub(crate) const SPACE: Space = Space::conditional("ledger_journal");
+/// The family of all ledgers' chunks.
+pub(crate) const CHUNKS: Space = Space::conditional("ledger_journal");
+/// The family of what finds their entries.
+pub(crate) const INDEX: Space = Space::conditional("ledger_index");
 
 /// A chunk is full when it has so many bytes. Part of the format: never change it.
 pub(crate) const CHUNK_BYTES: usize = 32 << 10;
@@ -100,15 +104,16 @@ pub(crate) struct Schema {
 }
 
 /// The bytes of a key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
+    pub(crate) space: Space,
     pub(crate) partition: KeyBytes,
     pub(crate) sort: KeyBytes,
 }
 
 impl Place {
     pub(crate) fn key(&self) -> Key<'_> {
-        Key::row(SPACE, &self.partition, &self.sort)
+        Key::row(self.space, &self.partition, &self.sort)
     }
 
     /// The number that a row lies by.
@@ -191,13 +196,14 @@ impl Schema {
 
     pub(crate) fn chunk(&self, first: u64) -> Place {
         let partition = tuple::encode(&(self.name(), CHUNK, first.saturating_sub(1) / SEGMENT_NUMBERS));
-        Place { partition, sort: by_number(first) }
+        Place { space: CHUNKS, partition, sort: by_number(first) }
     }
 
     /// Where an id's pages are: rows by the number of the first of each.
     pub(crate) fn ids(&self, id: TransactionId, first: u64) -> Place {
         let (when, which) = page_of(id);
-        Place { partition: tuple::encode(&(self.name(), IDS, when, which)), sort: by_number(first) }
+        let partition = tuple::encode(&(self.name(), IDS, when, which));
+        Place { space: INDEX, partition, sort: by_number(first) }
     }
 
     /// The pages of ids that leave memory together, each with its first number.
@@ -214,13 +220,13 @@ impl Schema {
     /// By which number an id was reversed.
     pub(crate) fn reversal(&self, id: TransactionId) -> Place {
         let partition = tuple::encode(&(self.name(), REVERSALS, bits_of(id) & 0xFFF));
-        Place { partition, sort: tuple::encode(&(id.0,)) }
+        Place { space: INDEX, partition, sort: tuple::encode(&(id.0,)) }
     }
 
     /// What counts for a day in an account.
     pub(crate) fn day(&self, account: AccountId, day: Date, number: u64) -> Place {
         let partition = tuple::encode(&(self.name(), DAYS, account.0, number / STRETCH_NUMBERS));
-        Place { partition, sort: tuple::encode(&(i64::from(day.0), number)) }
+        Place { space: INDEX, partition, sort: tuple::encode(&(i64::from(day.0), number)) }
     }
 
     /// Transactions with a key and value.
@@ -229,7 +235,7 @@ impl Schema {
         let hash = Sha256::new().chain_update((key.len() as u64).to_be_bytes()).chain_update(key).chain_update(value);
         let hash = hash.finalize();
         let partition = tuple::encode(&(self.name(), TAGS, hash.as_slice(), number / STRETCH_NUMBERS));
-        Place { partition, sort: by_number(number) }
+        Place { space: INDEX, partition, sort: by_number(number) }
     }
 }
 

@@ -29,8 +29,8 @@ pub struct LocalConfig {
     pub read_wait_max: Duration,
     /// Bytes of memory for blocks read from the disk.
     pub cache_bytes: u64,
-    /// Bytes of the newest records of a kind (lone records, rows) that are held in memory before they are written out in
-    /// order.
+    /// Bytes of the newest records of a part (lone records, and eight of rows, each of some of the spaces) that are held in memory
+    /// before they are written out in order; of all parts together at most four times as many, or 64 MiB.
     pub memtable_bytes: u64,
     /// How many threads read what does not lie in memory, at least 1.
     pub reader_threads: usize,

@@ -398,13 +398,14 @@ impl<C: Clock> LocalStore<C> {
     pub async fn reclaim(&self) -> Result<usize> {
         let grace_us = u64::try_from(self.shared.grace.as_micros()).unwrap_or(u64::MAX);
         let mut removed = 0;
-        for family in Family::ALL {
+        for part in 0..layout::PARTS {
+            let family = if part == 0 { Family::Lone } else { Family::Rows };
             let mut after = None;
             loop {
                 let now_us = self.clock.now().as_micros().saturating_sub(grace_us);
                 let now = Timestamp::from_micros_saturating(now_us);
                 let (group, epoch) = (Arc::clone(&self.shared.group), self.group().epoch());
-                let read = move || group.tree.expired(family, after, now);
+                let read = move || group.tree.expired(part, after, now);
                 let (_, found) = self.shared.readers.on_thread(read).await?;
                 let (victims, next) = found?;
                 let read = |family, key: Slice| async move { self.read(family, &key).await };

@@ -1,4 +1,4 @@
-//! The tree on the disk: fjall's, with one keyspace for lone records and one for rows.
+//! The trees on the disk: fjall's keyspaces, one for lone records, and several for rows, each for some of the spaces.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ use sysd_core::{
 use super::config::{LocalConfig, SyncMode};
 use super::error::{of_commit, of_open, of_read};
 use super::group::{Batch, Tree};
-use super::layout::{self, Family, HEADER_BYTES, Image, STORE_FORMAT};
+use super::layout::{self, Family, HEADER_BYTES, Image, PARTS, STORE_FORMAT};
 use super::lock::{LOCK, Lock};
 
 const TREE: &str = "tree";
@@ -27,7 +27,12 @@ const TREE: &str = "tree";
 const TREE_NEW: &str = "tree.new";
 const FORMAT: &str = "sysd-format";
 
-const KEYSPACES: [&str; 2] = ["lone", "rows"];
+/// By [`layout::part_of`].
+const KEYSPACES: [&str; PARTS] =
+    ["lone", "rows-0", "rows-1", "rows-2", "rows-3", "rows-4", "rows-5", "rows-6", "rows-7"];
+
+/// So many times the bytes of one part's memory may all parts together have in memory.
+const MEMTABLES_MAX: u64 = 4;
 
 /// How much a page reads at most, expired rows included, before it is cut short.
 const PAGE_READS_MAX: usize = 4_000;
@@ -35,7 +40,7 @@ const PAGE_BYTES_MAX: usize = 4 << 20;
 
 pub(super) struct Fjall {
     path: PathBuf,
-    keyspaces: [Keyspace; 2],
+    keyspaces: Vec<Keyspace>,
     database: Database,
     mode: PersistMode,
     free_bytes_min: u64,
@@ -103,9 +108,13 @@ impl Fjall {
         is_full
     }
 
+    fn keyspace(&self, family: Family, key: &[u8]) -> &Keyspace {
+        &self.keyspaces[layout::part_of(family, key)]
+    }
+
     /// What is stored.
     pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Image> {
-        self.keyspaces[family.index()].get(key).map_err(of_read)
+        self.keyspace(family, key).get(key).map_err(of_read)
     }
 
     /// Bytes of the tree's files.
@@ -113,18 +122,19 @@ impl Fjall {
         self.keyspaces.iter().map(Keyspace::disk_space).sum()
     }
 
+    /// Rows of one partition, whose keys begin with `prefix`.
     fn range(
         &self,
-        family: Family,
+        prefix: &[u8],
         range: (Bound<KeyBytes>, Bound<KeyBytes>),
     ) -> impl DoubleEndedIterator<Item = Result<(Slice, Slice)>> + use<> {
-        self.keyspaces[family.index()].range(range).map(|entry| entry.into_inner().map_err(of_read))
+        self.keyspace(Family::Rows, prefix).range(range).map(|entry| entry.into_inner().map_err(of_read))
     }
 
     /// Reads a page of live rows. The scan's bounds are in order and hold something.
     pub(super) fn page(&self, scan: &Scan<'_>, rows_max: usize, now: Timestamp) -> Result<Page> {
         let prefix = layout::prefix(scan.space, scan.partition);
-        let range = self.range(Family::Rows, layout::range(scan, &prefix));
+        let range = self.range(&prefix, layout::range(scan, &prefix));
         match scan.order {
             Order::Ascending => page(range, scan, prefix.len(), rows_max, now),
             Order::Descending => page(range.rev(), scan, prefix.len(), rows_max, now),
@@ -135,7 +145,7 @@ impl Fjall {
     pub(super) fn beyond(&self, trim: &Trim<'_>, rows_max: usize, now: Timestamp) -> Result<(Vec<Victim>, bool)> {
         let prefix = layout::prefix(trim.space, trim.partition);
         let all = Scan::partition(trim.space, trim.partition, 1);
-        let range = self.range(Family::Rows, layout::range(&all, &prefix));
+        let range = self.range(&prefix, layout::range(&all, &prefix));
         let row = |key: &Slice| Error::corrupt(Key::row(trim.space, trim.partition, &key[prefix.len()..]), UNREADABLE);
         match trim.keep {
             Keep::First(keep) => beyond(range, keep, rows_max, now, row),
@@ -143,17 +153,17 @@ impl Fjall {
         }
     }
 
-    /// What expired before `now` among the next records behind a key, and where to go on.
+    /// What expired before `now` among the next records of a part behind a key, and where to go on.
     pub(super) fn expired(
         &self,
-        family: Family,
+        part: usize,
         after: Option<Slice>,
         now: Timestamp,
     ) -> Result<(Vec<Victim>, Option<Slice>)> {
         let start = after.map_or(Bound::Unbounded, |key| Bound::Excluded(KeyBytes::from_slice(&key)));
         let (mut victims, mut last, mut reads, mut bytes) = (Vec::new(), None, 0, 0);
-        for entry in self.range(family, (start, Bound::Unbounded)) {
-            let (key, image) = entry?;
+        for entry in self.keyspaces[part].range((start, Bound::Unbounded)) {
+            let (key, image) = entry.into_inner().map_err(of_read)?;
             (reads, bytes) = (reads + 1, bytes + image.len());
             // What can't be read is left for whoever asks for it.
             if let Some((header, _)) = layout::split(&image)
@@ -174,7 +184,7 @@ impl Tree for Fjall {
     fn commit(&self, batch: &Batch) -> Result<()> {
         let mut write = OwnedWriteBatch::with_capacity(self.database.clone(), batch.len()).durability(Some(self.mode));
         for (family, key, image) in batch.images() {
-            let keyspace = &self.keyspaces[family.index()];
+            let keyspace = self.keyspace(family, key);
             match image {
                 Some(image) => write.insert(keyspace, key.clone(), image.clone()),
                 None => write.remove(keyspace, key.clone()),
@@ -261,18 +271,21 @@ fn open_database(tree: &Path, config: &LocalConfig, reclaim: &Arc<Reclaim>) -> f
     let reclaim = Arc::clone(reclaim);
     Database::builder(tree)
         .cache_size(config.cache_bytes)
+        // Of all parts; what is in memory is in these files, too.
+        .max_journaling_size(config.memtable_bytes.saturating_mul(MEMTABLES_MAX).max(64 << 20))
         // With more, one of them turns in a circle as long as another merges files, and takes a whole processor.
         .worker_threads(1)
         .with_compaction_filter_factories(Arc::new(move |_| Some(Arc::clone(&reclaim) as Arc<dyn Factory>)))
         .open()
 }
 
+/// Each of a part is merged by itself: what one space adds at its end is not merged with what others have, and need not be written again.
+///
 /// Large values lie beside the small ones. Apart from them they would be merged less, but the library (3.1) does not sync the directory of
 /// their files: `tests/local_power.rs` loses some with the power.
-fn keyspaces(database: &Database, config: &LocalConfig) -> fjall::Result<[Keyspace; 2]> {
+fn keyspaces(database: &Database, config: &LocalConfig) -> fjall::Result<Vec<Keyspace>> {
     let options = || KeyspaceCreateOptions::default().max_memtable_size(config.memtable_bytes);
-    let [lone, rows] = KEYSPACES;
-    Ok([database.keyspace(lone, options)?, database.keyspace(rows, options)?])
+    KEYSPACES.into_iter().map(|name| database.keyspace(name, options)).collect()
 }
 
 fn page(

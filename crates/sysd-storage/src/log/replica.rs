@@ -58,6 +58,10 @@ pub(super) struct Snapshots {
     driver: AtomicWaker,
 }
 
+/// A snapshot is due at the earliest after so many times its bytes of the log: so all of them together add a third to that at most, and who
+/// opens a log reads at most four times the bytes of its state.
+const LOG_PER_SNAPSHOT: u64 = 3;
+
 impl Snapshots {
     fn new(next: u64, size: u64) -> Self {
         let callers = Mutex::new(Some(Vec::new()));
@@ -66,7 +70,8 @@ impl Snapshots {
 
     pub(super) fn request_if_due(&self, config: &ReplicaConfig) {
         let Some(bytes) = config.snapshot_log_bytes else { return };
-        if self.log_bytes.load(Ordering::Relaxed) >= bytes.max(self.size.load(Ordering::Relaxed)) {
+        let size = self.size.load(Ordering::Relaxed);
+        if self.log_bytes.load(Ordering::Relaxed) >= bytes.max(size.saturating_mul(LOG_PER_SNAPSHOT)) {
             self.is_due.store(true, Ordering::SeqCst);
             self.driver.wake();
         }
