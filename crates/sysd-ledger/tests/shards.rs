@@ -455,6 +455,42 @@ async fn within_a_shard_everything_works_and_across_some_is_refused() {
     assert_eq!(shards.account(own).await.unwrap(), None);
 }
 
+/// Each of the shards would note it by itself, and it could be reversed in each.
+#[tokio::test]
+async fn what_lies_across_shards_is_reversed_in_none() {
+    let shards = funded(&Memory::new(), 3).await;
+    assert!(is_recorded(&shards.transact(across(1, 5)).await.unwrap()));
+    for shard in (0..3).map(ShardId) {
+        let id = 10 + u128::from(shard.0);
+        let within = Transaction::transfer(TransactionId(id), euro(), 1, shard.place(2), shard.place(1));
+        let back = Transaction { reverses: Some(TransactionId(1)), ..within.clone() };
+        assert_eq!(shards.transact(back.clone()).await.unwrap(), ShardsReply::Refused(Refusal::Reversal));
+        let group = shards.transact_all(vec![back]).await.unwrap();
+        assert_eq!(group, ShardsReply::Refused(Refusal::Reversal));
+        let unknown = Rejection::UnknownTransaction { reverses: TransactionId(99) };
+        let back = Transaction { reverses: Some(TransactionId(99)), ..within.clone() };
+        let reply = shards.transact(back.clone()).await.unwrap();
+        assert_eq!(reply, ShardsReply::Rejected(Box::new(unknown.clone())));
+        let reply = shards.transact_all(vec![back]).await.unwrap();
+        let in_group = Rejection::InGroup { index: 0, cause: Box::new(unknown) };
+        assert_eq!(reply, ShardsReply::Rejected(Box::new(in_group)));
+        // What lies within it is, once, wherever the ids are at home.
+        shards.transact(within.clone()).await.unwrap();
+        for (which, is_first) in [(20, true), (30, false)] {
+            let id = TransactionId(id + which);
+            let back = Transaction::transfer(id, euro(), 1, shard.place(1), shard.place(2));
+            let back = Transaction { reverses: Some(within.id), ..back };
+            let reply = shards.transact(back).await.unwrap();
+            assert_eq!(matches!(reply, ShardsReply::Within { reply: Reply::Recorded(_), .. }), is_first, "{reply:?}");
+        }
+        // One of the same group is, too.
+        let first = Transaction { id: TransactionId(id + 40), ..within };
+        let back = Transaction::transfer(TransactionId(id + 50), euro(), 1, shard.place(1), shard.place(2));
+        let reply = shards.transact_all(vec![first.clone(), Transaction { reverses: Some(first.id), ..back }]).await;
+        assert!(matches!(reply.unwrap(), ShardsReply::Within { reply: Reply::GroupRecorded(_), .. }));
+    }
+}
+
 #[tokio::test]
 async fn ids_that_have_left_memory_are_known() {
     let shards = funded(&Memory::new(), 2).await;

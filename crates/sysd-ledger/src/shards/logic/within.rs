@@ -2,6 +2,8 @@
 //!
 //! So whatever is asked under an id meets at its home. Cut off after a claim, nothing is recorded, and the same shard may be asked again by
 //! anybody. A claim says nothing of the content: that is compared where it is recorded.
+//!
+//! Before, what it reverses is looked for: what lies across shards is reversed in none, for each would note it by itself.
 
 use sysd_core::{Effect, Error, ErrorKind, Result};
 
@@ -36,6 +38,8 @@ struct Claim {
 
 #[derive(Debug)]
 enum Phase {
+    /// What the last of those that are reversed is.
+    Reversed(Lookup, TransactionId),
     Claim,
     /// What is recorded under the id of a claim.
     Find(Lookup, usize),
@@ -51,6 +55,8 @@ pub(crate) struct Within {
     shard: ShardId,
     layout: Layout,
     command: Option<Command>,
+    /// What it reverses, as far as it was not looked for.
+    reverses: Vec<TransactionId>,
     claims: Vec<Claim>,
     phase: Phase,
     /// Of a question: the claim, or one of its two accounts.
@@ -78,8 +84,9 @@ impl Within {
         is_known: impl Fn(ShardId, TransactionId) -> bool,
         bug: Option<Bug>,
     ) -> Result<Self, Refusal> {
-        let mut claims = Vec::new();
+        let (mut claims, mut reverses) = (Vec::new(), Vec::new());
         for transaction in transactions(&command) {
+            reverses.extend(transaction.reverses);
             let (id, effective) = (transaction.id, transaction.effective);
             let home = home(layout, id)?;
             if home != shard && bug != Some(Bug::Unclaimed) {
@@ -87,8 +94,35 @@ impl Within {
                 claims.push(Claim { id, home, effective, state, tries: 0 });
             }
         }
-        let phase = if claims.is_empty() { Phase::Tell } else { Phase::Claim };
-        Ok(Self { shard, layout, command: Some(command), claims, phase, asked: Vec::new(), done: None })
+        let (command, asked) = (Some(command), Vec::new());
+        let mut this = Self { shard, layout, command, reverses, claims, phase: Phase::Claim, asked, done: None };
+        this.look_at_reversed();
+        Ok(this)
+    }
+
+    fn look_at_reversed(&mut self) {
+        while let Some(id) = self.reverses.pop() {
+            // What is at home nowhere is not there, as the books will say.
+            if let Ok(home) = home(self.layout, id) {
+                return self.phase = Phase::Reversed(Lookup::new(id, home, Some(self.shard)), id);
+            }
+        }
+        self.phase = Phase::Claim;
+    }
+
+    fn found_reversed(&mut self, reverses: TransactionId, found: &Found) {
+        let all = self.command.as_ref().map_or(&[][..], transactions);
+        match found {
+            Found::Across(_) => self.done = Some(Ok(Refusal::Reversal.into())),
+            // It may come across shards before this does. One of the same group does not.
+            Found::Nothing if all.iter().all(|transaction| transaction.id != reverses) => {
+                let by = all.iter().find(|transaction| transaction.reverses == Some(reverses));
+                let rejection = Rejection::UnknownTransaction { reverses };
+                let rejection = self.of_group(by.map(|transaction| transaction.id), rejection);
+                self.done = Some(Ok(ShardsReply::Rejected(Box::new(rejection))));
+            }
+            _ => self.look_at_reversed(),
+        }
     }
 
     /// What is to be done.
@@ -110,7 +144,9 @@ impl Within {
                         None => Phase::Tell,
                     };
                 }
-                Phase::Find(lookup, _) | Phase::Differ(lookup, _) => return Todo::Recall(lookup.recalls()),
+                Phase::Reversed(lookup, _) | Phase::Find(lookup, _) | Phase::Differ(lookup, _) => {
+                    return Todo::Recall(lookup.recalls());
+                }
                 Phase::Tell => {
                     if let Some(command) = self.command.take() {
                         return Todo::Tell(self.shard, command);
@@ -177,7 +213,10 @@ impl Within {
                     claiming.tries += 1;
                     claiming.state = State::Unopened;
                 }
-                rejection => self.done = Some(Ok(ShardsReply::Rejected(Box::new(self.of_group(at, rejection))))),
+                rejection => {
+                    let id = Some(claiming.id);
+                    self.done = Some(Ok(ShardsReply::Rejected(Box::new(self.of_group(id, rejection)))));
+                }
             },
             Ok(_) => {
                 let message = "the books answered something else";
@@ -189,9 +228,8 @@ impl Within {
     }
 
     /// As a group's shard would say it.
-    fn of_group(&self, at: usize, rejection: Rejection) -> Rejection {
+    fn of_group(&self, id: Option<TransactionId>, rejection: Rejection) -> Rejection {
         let Some(Command::Group(transactions)) = &self.command else { return rejection };
-        let id = self.claims.get(at).map(|claim| claim.id);
         match transactions.iter().position(|transaction| Some(transaction.id) == id) {
             Some(index) => Rejection::InGroup { index, cause: Box::new(rejection) },
             None => rejection,
@@ -217,13 +255,16 @@ impl Within {
 
     /// What was read of an id.
     pub(crate) fn recalled(&mut self, answers: Vec<Result<Option<super::lookup::Recorded>>>) {
-        let (Phase::Find(lookup, _) | Phase::Differ(lookup, _)) = &mut self.phase else { return };
+        let (Phase::Reversed(lookup, _) | Phase::Find(lookup, _) | Phase::Differ(lookup, _)) = &mut self.phase else {
+            return;
+        };
         let found = match lookup.recalled(answers) {
             Ok(None) => return,
             Ok(Some(found)) => found,
             Err(error) => return self.done = Some(Err(error)),
         };
         let (id, asked) = match std::mem::replace(&mut self.phase, Phase::Claim) {
+            Phase::Reversed(_, reverses) => return self.found_reversed(reverses, &found),
             Phase::Differ(_, asked) => (asked.id, Some(*asked)),
             Phase::Find(_, at) => {
                 let Some(claiming) = self.claims.get_mut(at) else { return };
