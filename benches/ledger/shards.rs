@@ -116,13 +116,13 @@ impl Bank {
     fn transfer(&mut self, from: AccountId, to: AccountId) -> Transaction {
         let euro = Currency::iso("EUR").unwrap();
         let mut id = TransactionId(self.traffic.id());
-        let [payer, payee] = [from, to].map(|account| self.shards.shard_of(account).unwrap());
+        let [payer, other] = [from, to].map(|account| self.shards.shard_of(account).unwrap());
         if self.placement == Placement::Named {
             id = payer.place_id(id.0);
         } else {
             let home = self.shards.home_of(id).unwrap();
-            if home != payer && home != payee {
-                *(if payer == payee { &mut self.claimed } else { &mut self.through }) += 1;
+            if home != payer && home != other {
+                *(if payer == other { &mut self.claimed } else { &mut self.through }) += 1;
             }
         }
         Transaction::transfer(id, euro, AMOUNT, to, from)

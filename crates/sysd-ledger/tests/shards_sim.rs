@@ -93,7 +93,7 @@ impl Seen {
 enum Outcome {
     There,
     /// Another is.
-    Other(Transaction),
+    Other(Box<Transaction>),
     NotByThis,
     Unknown,
 }
@@ -103,9 +103,9 @@ type Shared = Arc<Mutex<Seen>>;
 fn outcome(answer: &Result<ShardsReply, Error>) -> Outcome {
     match answer {
         Ok(ShardsReply::Recorded { .. } | ShardsReply::Within { reply: Reply::Recorded(_), .. }) => Outcome::There,
-        Ok(ShardsReply::Conflict(conflict)) => Outcome::Other(conflict.recorded.clone()),
+        Ok(ShardsReply::Conflict(conflict)) => Outcome::Other(Box::new(conflict.recorded.clone())),
         Ok(ShardsReply::Within { reply: Reply::Conflict(conflict), .. }) => {
-            Outcome::Other(conflict.recorded.transaction().unwrap().clone())
+            Outcome::Other(Box::new(conflict.recorded.transaction().unwrap().clone()))
         }
         Ok(_) => Outcome::NotByThis,
         Err(error) if error.effect() == Effect::None => Outcome::NotByThis,

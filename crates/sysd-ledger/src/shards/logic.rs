@@ -42,10 +42,6 @@ pub enum Bug {
 
 /// What is to be done next.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one at a time, and the large one is the answer that goes to the caller"
-)]
 pub(crate) enum Todo {
     /// Ask the books of all of these, at the same time, and tell what they answered, one for one.
     Ask(Vec<(ShardId, Command)>),
@@ -61,9 +57,9 @@ pub(crate) enum Todo {
 
 /// A transaction on its way.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most are of the large one, and need no box")]
 pub(crate) enum Call {
     Within(Within),
-    /// Boxed: it is large, and most transactions don't need it.
     Across(Box<Crossing>),
 }
 

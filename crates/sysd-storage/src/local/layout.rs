@@ -33,8 +33,7 @@ impl Family {
 }
 
 /// Lone records are one part, and rows are eight.
-pub(super) const PARTS: usize = 1 + ROWS_PARTS as usize;
-const ROWS_PARTS: u64 = 8;
+pub(super) const PARTS: usize = 9;
 
 /// In which part a record lies, or a partition: lone records in the first, rows by their space, whose name the key begins with. Part of
 /// the format: never change it. The hash is FNV-1a.
@@ -45,7 +44,7 @@ pub(super) fn part_of(family: Family, key: &[u8]) -> usize {
     let name = key.iter().take_while(|byte| **byte != 0);
     let hash =
         name.fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3));
-    1 + usize::try_from(hash % ROWS_PARTS).unwrap_or_default()
+    1 + usize::try_from(hash % 8).unwrap_or_default()
 }
 
 /// What lies under a key: bytes, or nothing.

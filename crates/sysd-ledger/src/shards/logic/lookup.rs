@@ -23,7 +23,7 @@ pub(crate) struct Recorded {
 pub(crate) enum Found {
     Nothing,
     /// As it is, in one shard.
-    Within(ShardId, Recorded),
+    Within(ShardId, Box<Recorded>),
     /// Nothing, but it is for that shard; or whatever that has, if it is the one that asks.
     Claimed(ShardId),
     Across(Crossed),
@@ -90,7 +90,8 @@ impl Found {
     pub(crate) fn entry(self, id: TransactionId) -> Option<ShardsEntry> {
         match self {
             Self::Nothing | Self::Claimed(_) => None,
-            Self::Within(shard, Recorded { transaction, receipt }) => {
+            Self::Within(shard, recorded) => {
+                let Recorded { transaction, receipt } = *recorded;
                 let receipts = vec![ShardReceipt { shard, receipt }];
                 Some(ShardsEntry { transaction, receipts, in_transit: Vec::new() })
             }
@@ -163,12 +164,13 @@ impl Lookup {
                     self.crossed.receipts.push(ShardReceipt { shard: self.home, receipt: recorded.receipt });
                     self.step = Step::First;
                 } else {
-                    return Ok(Some(Found::Within(self.home, recorded)));
+                    return Ok(Some(Found::Within(self.home, Box::new(recorded))));
                 }
                 Ok(None)
             }
             Step::Claimer(shard) => {
-                Ok(Some(next()?.map_or(Found::Claimed(shard), |found| Found::Within(shard, found))))
+                let found = next()?.map(|recorded| Found::Within(shard, Box::new(recorded)));
+                Ok(Some(found.unwrap_or(Found::Claimed(shard))))
             }
             Step::First => {
                 let held = next()?.ok_or_else(not_shown)?.transaction;

@@ -39,13 +39,13 @@ struct Claim {
 #[derive(Debug)]
 enum Phase {
     /// What the last of those that are reversed is.
-    Reversed(Lookup, TransactionId),
+    Reversed(Box<Lookup>, TransactionId),
     Claim,
     /// What is recorded under the id of a claim.
-    Find(Lookup, usize),
+    Find(Box<Lookup>, usize),
     Tell,
     /// The shard has something else under the id, which is no transaction of its own.
-    Differ(Lookup, Box<Transaction>),
+    Differ(Box<Lookup>, Box<Transaction>),
     Done,
 }
 
@@ -104,7 +104,7 @@ impl Within {
         while let Some(id) = self.reverses.pop() {
             // What is at home nowhere is not there, as the books will say.
             if let Ok(home) = home(self.layout, id) {
-                return self.phase = Phase::Reversed(Lookup::new(id, home, Some(self.shard)), id);
+                return self.phase = Phase::Reversed(Box::new(Lookup::new(id, home, Some(self.shard))), id);
             }
         }
         self.phase = Phase::Claim;
@@ -140,7 +140,9 @@ impl Within {
                     }
                     let known = self.claims.iter().position(|claim| claim.state == State::Known);
                     self.phase = match known.and_then(|at| self.claims.get(at).map(|claim| (at, claim))) {
-                        Some((at, claim)) => Phase::Find(Lookup::new(claim.id, claim.home, Some(self.shard)), at),
+                        Some((at, claim)) => {
+                            Phase::Find(Box::new(Lookup::new(claim.id, claim.home, Some(self.shard))), at)
+                        }
                         None => Phase::Tell,
                     };
                 }
@@ -247,7 +249,8 @@ impl Within {
             && (claimed_for(recorded).is_some() || attempt_of(recorded, shard).is_some())
             && let Ok(home) = home(self.layout, recorded.id)
         {
-            self.phase = Phase::Differ(Lookup::new(recorded.id, home, None), Box::new(conflict.asked.clone()));
+            let lookup = Box::new(Lookup::new(recorded.id, home, None));
+            self.phase = Phase::Differ(lookup, Box::new(conflict.asked.clone()));
             return None;
         }
         Some(Ok(ShardsReply::Within { shard, reply }))
