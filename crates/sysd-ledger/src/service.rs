@@ -561,6 +561,18 @@ impl<L: Followed<Books>, S: Store> Ledger<L, S> {
         }
     }
 
+    /// The number of what took a transaction back; `None` if nothing did.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    pub async fn reversed_by(&self, id: TransactionId) -> Result<Option<u64>> {
+        let (by, forgotten) = self.read(|books| (books.reversed_by(id), books.ids_forgotten())).await?;
+        match by {
+            None if forgotten > 0 => self.journal.reversed_on_store(id).await,
+            by => Ok(by),
+        }
+    }
+
     /// The entry of a number.
     ///
     /// # Errors

@@ -110,6 +110,13 @@ async fn the_largest_batch_of_reversals_of_what_is_old_is_recorded_once() {
     let batch: Vec<_> = (0..count).map(reversal).collect();
     let first = receipts(ledger.transact_each(batch.clone()).await.unwrap());
     assert_eq!(receipts(ledger.transact_each(batch).await.unwrap()), first);
+    // It is known in memory, and when it has left it.
+    let reversed_by = async || ledger.reversed_by(transfer(7).id).await.unwrap();
+    assert_eq!(reversed_by().await, Some(first[7].number));
+    all_leave(&ledger, 2 << 40).await;
+    assert_eq!(ledger.read(|books| books.reversed_by(transfer(7).id)).await.unwrap(), None);
+    assert_eq!(reversed_by().await, Some(first[7].number));
+    assert_eq!(ledger.reversed_by(reversal(7).id).await.unwrap(), None);
     ledger.verify().await.unwrap();
 }
 

@@ -254,7 +254,7 @@ impl<S: Store> Journal<S> {
     }
 
     /// By which number an id was reversed, if that has left memory.
-    async fn reversed_on_store(&self, id: TransactionId) -> Result<Option<u64>> {
+    pub(crate) async fn reversed_on_store(&self, id: TransactionId) -> Result<Option<u64>> {
         let place = self.schema.reversal(id);
         let record = self.calls.get(place.key()).await?;
         record.map(|record| journal::decode_reversal(place.key(), &record.value)).transpose()

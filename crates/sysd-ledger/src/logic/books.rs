@@ -517,6 +517,11 @@ impl Books {
         }
     }
 
+    /// The number of what took a transaction back, if that is still in memory.
+    pub fn reversed_by(&self, id: TransactionId) -> Option<u64> {
+        self.reversals.get(id)
+    }
+
     /// How many ids have left memory: those of the numbers through this one. See [`Command::Forget`].
     pub fn ids_forgotten(&self) -> u64 {
         self.numbers.forgotten()

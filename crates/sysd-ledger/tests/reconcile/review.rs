@@ -210,6 +210,7 @@ async fn a_case_is_resolved_by_a_transaction_that_was_recorded_and_names_it() {
     let why = |reply: Result<ReviewReply, ResolveError>| match reply {
         Err(ResolveError::NotRecorded { transaction }) => format!("not recorded: {}", transaction.0),
         Err(ResolveError::Citation(why)) => format!("{why:?}"),
+        Err(ResolveError::Reversed { transaction, by }) => format!("{} was reversed by {by}", transaction.0),
         reply => panic!("{reply:?}"),
     };
     record_it(&ledger, pays_in(1, 5)).await;
@@ -224,6 +225,12 @@ async fn a_case_is_resolved_by_a_transaction_that_was_recorded_and_names_it() {
         assert_eq!(why(resolve(id).await), expected);
         assert_eq!(why(write_off(id).await), expected);
     }
+    record_it(&ledger, settles(40, case)).await;
+    let entry = ledger.transaction(TransactionId(40)).await.unwrap().unwrap();
+    record_it(&ledger, Transaction::reversal_of(&entry, TransactionId(41)).unwrap()).await;
+    assert_eq!(ledger.reversed_by(TransactionId(40)).await.unwrap(), Some(5));
+    assert_eq!(why(resolve(40).await), "40 was reversed by 5");
+    assert_eq!(why(write_off(40).await), "40 was reversed by 5");
     // Not even by hand: what names another case.
     let entry = ledger.transaction(TransactionId(2)).await.unwrap().unwrap();
     let citation = Citation::of(&entry, other).unwrap();
@@ -243,7 +250,7 @@ async fn a_case_is_resolved_by_a_transaction_that_was_recorded_and_names_it() {
         let ReviewReply::Reviewed(now) = resolve(4).await.unwrap() else { panic!() };
         assert_eq!((now.state, now.trail.len()), (CaseState::Resolved { transaction: TransactionId(4) }, 3));
         let Some(Step::Resolve { citation, .. }) = &now.trail[2].step else { panic!("{:?}", now.trail) };
-        assert_eq!((citation.case(), citation.transaction(), citation.number()), (case, TransactionId(4), 4));
+        assert_eq!((citation.case(), citation.transaction(), citation.number()), (case, TransactionId(4), 6));
     }
     // Only who took it up does; and only once.
     let ben = reviews.resolve(&ledger, other, person("ben"), TransactionId(2), None).await.unwrap();

@@ -87,11 +87,19 @@ pub enum CitationError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolveError {
-    /// The ledger has no such transaction. What was recorded across shards is there under the ids of its receipts.
-    #[error("{transaction} is not recorded in this ledger; post it, or name the id of its receipt in this shard")]
+    /// The ledger has no such transaction. What was recorded across shards is there in the ledger of each of its shards.
+    #[error("{transaction} is not recorded in this ledger; post it, or ask the ledger of a shard that has it")]
     NotRecorded {
         /// The transaction.
         transaction: TransactionId,
+    },
+    /// It was taken back.
+    #[error("{transaction} settles nothing: entry {by} of the journal took it back")]
+    Reversed {
+        /// The transaction.
+        transaction: TransactionId,
+        /// The number of what took it back.
+        by: u64,
     },
     /// The transaction does not settle the case.
     #[error(transparent)]

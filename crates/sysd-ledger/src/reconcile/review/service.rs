@@ -171,8 +171,8 @@ impl<L: Replicated<ReviewQueue>> Reviews<L> {
         self.ask(ReviewCommand::Review { case, by, step }).await
     }
 
-    /// Resolves a case by a transaction that was posted for it: looks that the ledger has recorded it, that it posted something, and that
-    /// its metadata names the case ([`CaseId::metadata`]), and only then takes the step. For books that are no [`Ledger`]'s there is
+    /// Resolves a case by a transaction that was posted for it: looks that the ledger has recorded it, that it posted something, that
+    /// its metadata names the case ([`CaseId::metadata`]), and that it was not taken back by now; only then takes the step. For books that are no [`Ledger`]'s there is
     /// [`Step::ResolveUnchecked`].
     ///
     /// # Errors
@@ -244,14 +244,18 @@ impl<L: Replicated<ReviewQueue>> Reviews<L> {
     }
 }
 
-/// Reads in the ledger that a transaction was recorded, posted something and names the case.
+/// Reads in the ledger that a transaction was recorded, posted something, names the case, and was not taken back.
 async fn cite<B: Followed<Books>, S: Store>(
     ledger: &Ledger<B, S>,
     case: CaseId,
     transaction: TransactionId,
 ) -> Result<Citation, ResolveError> {
     let entry = ledger.transaction(transaction).await?.ok_or(ResolveError::NotRecorded { transaction })?;
-    Ok(Citation::of(&entry, case)?)
+    let citation = Citation::of(&entry, case)?;
+    match ledger.reversed_by(transaction).await? {
+        Some(by) => Err(ResolveError::Reversed { transaction, by }),
+        None => Ok(citation),
+    }
 }
 
 fn unexpected(reply: ReviewReply) -> RecordError {
