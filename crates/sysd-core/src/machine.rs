@@ -71,7 +71,7 @@ pub trait Followed<M: StateMachine>: Clone + Send + Sync + 'static {
     fn durability(&self) -> Durability;
 
     /// Reads the state, with everything in it that was answered anywhere before this was called. Nothing is applied while `read`
-    /// runs.
+    /// runs. It ends by a deadline of the keeper's, as long as the future that does its work is polled.
     ///
     /// # Errors
     /// If it can't be known what was answered; nothing is changed by any.
@@ -94,7 +94,8 @@ pub trait Followed<M: StateMachine>: Clone + Send + Sync + 'static {
 ///
 /// The `Replica` of `sysd-storage` is one, on any store.
 pub trait Replicated<M: StateMachine>: Followed<M> {
-    /// Makes a command durable, applies it, and answers the machine's reply.
+    /// Makes a command durable, applies it, and answers the machine's reply. It ends by a deadline of the keeper's, as long as the future
+    /// that does its work is polled.
     ///
     /// # Errors
     /// Without effect it was not applied and never will be; with an unknown one it may be applied once, now or later, and never twice.

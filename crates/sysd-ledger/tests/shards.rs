@@ -173,15 +173,9 @@ async fn other_content_under_an_id_is_a_conflict() {
         let answer = shards.transact(with_id(first)).await.unwrap();
         let before = shards.verify().await.unwrap().unwrap();
         for asked in contents.iter().filter(|content| *content != first) {
-            let shown = match shards.transact(with_id(asked)).await.unwrap() {
-                ShardsReply::Conflict(conflict) => *conflict,
-                ShardsReply::Within { reply: Reply::Conflict(conflict), .. } => {
-                    let recorded = conflict.recorded.transaction().unwrap().clone();
-                    ShardsConflict { recorded, asked: conflict.asked }
-                }
-                reply => panic!("{first:?}, then {asked:?}: {reply:?}"),
-            };
-            assert_eq!(shown, ShardsConflict { recorded: with_id(first), asked: with_id(asked) });
+            let shown = shards.transact(with_id(asked)).await.unwrap();
+            let conflict = ShardsConflict { recorded: with_id(first), asked: with_id(asked) };
+            assert_eq!(shown, ShardsReply::Conflict(Box::new(conflict)));
         }
         assert_eq!(shards.verify().await.unwrap().unwrap(), before);
         assert_eq!(shards.transact(with_id(first)).await.unwrap(), answer);
@@ -256,29 +250,28 @@ async fn a_group_is_recorded_where_its_ids_are_not_at_home() {
     };
     assert_eq!(receipts.len(), 12);
     assert_eq!(shards.transact_all(group(1)).await.unwrap(), first);
-    // One of them is taken: by a transaction across shards, and by another shard's.
-    let theirs = Transaction::transfer(TransactionId(28), euro(), 1, ShardId(2).place(1), ShardId(2).place(2));
-    for (from, taken) in [(13, across(18, 1)), (25, theirs)] {
+    // One of them is taken, by a transaction across shards or by another shard's, and is at home there, or elsewhere.
+    let cases = [(100, true, true), (120, true, false), (140, false, true), (160, false, false)];
+    for (from, is_across, is_home) in cases {
+        let is_such = |id: &u128| (shards.home_of(TransactionId(*id)) == Ok(ShardId(1))) == is_home;
+        let id = (from..from + 12).find(is_such).unwrap();
+        let theirs = Transaction::transfer(TransactionId(id), euro(), 1, ShardId(2).place(1), ShardId(2).place(2));
+        let taken = if is_across { across(id, 1) } else { theirs };
         let reply = shards.transact(taken.clone()).await.unwrap();
-        assert!(matches!(reply, ShardsReply::Recorded { .. } | ShardsReply::Within { reply: Reply::Recorded(_), .. }));
+        assert!(is_recorded(&reply) || matches!(&reply, ShardsReply::Within { reply: Reply::Recorded(_), .. }));
         let before = wallet_of(&shards, wallet).await;
         let reply = shards.transact_all(group(from)).await.unwrap();
-        let asked = group(from).into_iter().find(|asked| asked.id == taken.id).unwrap();
-        let number = match shards.home_of(taken.id).unwrap() {
+        if is_home {
             // There it is one of the group's own ids.
-            ShardId(1) => shards.ledgers()[1].number(taken.id).await.unwrap(),
-            _ => None,
-        };
-        let expected = match number {
-            None => ShardsReply::Conflict(Box::new(ShardsConflict { recorded: taken, asked })),
-            Some(number) => {
-                let index = usize::try_from(taken.id.0 - from).unwrap();
-                let cause = Box::new(Rejection::Exists { id: taken.id, number });
-                let rejection = Box::new(Rejection::InGroup { index, cause });
-                ShardsReply::Within { shard: ShardId(1), reply: Reply::Rejected(rejection) }
-            }
-        };
-        assert_eq!(reply, expected);
+            let ShardsReply::Within { shard: ShardId(1), reply: Reply::Rejected(why) } = reply else { panic!() };
+            let at = usize::try_from(id - from).unwrap();
+            let is_it = matches!(&*why, Rejection::InGroup { index, cause } if *index == at && matches!(**cause, Rejection::Exists { .. }));
+            assert!(is_it, "{why}");
+        } else {
+            let asked = group(from).into_iter().find(|asked| asked.id == taken.id).unwrap();
+            let conflict = ShardsConflict { recorded: taken, asked };
+            assert_eq!(reply, ShardsReply::Conflict(Box::new(conflict)));
+        }
         assert_eq!(wallet_of(&shards, wallet).await, before);
     }
 }
@@ -294,7 +287,9 @@ async fn what_went_past_the_shards_is_named() {
     }
     let id = ShardId(0).place_id(0);
     let (one, two) = (ShardId(1).place(1), ShardId(1).place(2));
-    shards.ledgers()[1].transact(Transaction::transfer(id, euro(), 1, one, two)).await.unwrap();
+    let hold = TransactionId(id.0 + 1);
+    shards.ledgers()[1].transact(Transaction::transfer(hold, euro(), 1, one, two).held_until(None)).await.unwrap();
+    shards.ledgers()[1].transact(Transaction::post_held(id, hold)).await.unwrap();
     let reply = shards.transact(Transaction::transfer(id, euro(), 5, one, ShardId(0).place(1))).await.unwrap();
     let ShardsReply::Recorded { receipts, in_transit } = reply else { panic!("{reply:?}") };
     assert_eq!((receipts.len(), in_transit), (1, vec![ShardId(1)]));

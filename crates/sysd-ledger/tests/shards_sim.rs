@@ -104,9 +104,6 @@ fn outcome(answer: &Result<ShardsReply, Error>) -> Outcome {
     match answer {
         Ok(ShardsReply::Recorded { .. } | ShardsReply::Within { reply: Reply::Recorded(_), .. }) => Outcome::There,
         Ok(ShardsReply::Conflict(conflict)) => Outcome::Other(Box::new(conflict.recorded.clone())),
-        Ok(ShardsReply::Within { reply: Reply::Conflict(conflict), .. }) => {
-            Outcome::Other(Box::new(conflict.recorded.transaction().unwrap().clone()))
-        }
         Ok(_) => Outcome::NotByThis,
         Err(error) if error.effect() == Effect::None => Outcome::NotByThis,
         Err(_) => Outcome::Unknown,

@@ -1,4 +1,4 @@
-//! What shards ask of their ledgers. Each call ends by the deadlines of its log and its journal.
+//! What shards ask of their ledgers. Each call ends by the deadlines of its log, whose driver has to be polled, and of its journal.
 
 use std::time::Duration;
 
@@ -8,11 +8,13 @@ use sysd_core::{Clock as _, Error, Replicated, Result, Store};
 use super::logic::crossing::ATTEMPTS_MAX;
 use super::logic::lookup::{Found, Lookup, Recorded};
 use super::logic::recovery::{OnStore, Unknown, standing};
+use super::logic::within::transactions;
 use super::logic::{Call, Todo};
+use super::schema::is_reserved;
 use super::service::Shards;
 use super::{ShardId, ShardsReply};
 use crate::logic::{Books, Command};
-use crate::model::{Reply, TransactionId};
+use crate::model::{Action, Reply, TransactionId};
 use crate::service::{Ledger, ids_leave};
 
 /// So many ids of one question are looked up on the store: those of all attempts, and some more.
@@ -28,6 +30,26 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     pub(super) fn is_known(&self, shard: ShardId, id: TransactionId) -> bool {
         let known = |books: &Books| books.number(id).is_some();
         self.ledger(shard).is_ok_and(|ledger| ledger.log().read_within(Duration::MAX, known).unwrap_or_default())
+    }
+
+    /// The first of the holds that a command posts or voids which is a part of a transaction across shards.
+    pub(super) async fn own_hold(&self, shard: ShardId, command: &Command) -> Result<Option<TransactionId>> {
+        for transaction in transactions(command) {
+            let (Action::PostHeld { hold, .. } | Action::Void { hold }) = transaction.action else { continue };
+            let is_own = move |books: &Books| {
+                books.hold(hold).map(|hold| hold.postings.iter().any(|posting| is_reserved(posting.account)))
+            };
+            // What holds does not change, so that one is known here is enough.
+            let here = self.ledger(shard)?.log().read_within(Duration::MAX, is_own)?;
+            let is_own = match here {
+                None => self.read(shard, is_own).await?,
+                here => here,
+            };
+            if is_own == Some(true) {
+                return Ok(Some(hold));
+            }
+        }
+        Ok(None)
     }
 
     /// Asks the books themselves: whether an id is new decides who makes an attempt, so the first answer is not wanted again.

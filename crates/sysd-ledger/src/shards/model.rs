@@ -67,12 +67,29 @@ pub enum Refusal {
     },
     /// Under that id a transaction was asked for that lies in one shard alone, where nothing is recorded under it: it was rejected, or is on
     /// its way. This one does not lie there alone.
-    #[error("{id} was asked of {shard} first, where nothing is recorded under it yet; take another id")]
+    #[error(
+        "{id} was asked of {shard} first, where nothing is recorded under it yet; ask that again, or, if it was rejected for good, take \
+         another id"
+    )]
     Claimed {
         /// The id.
         id: TransactionId,
         /// That shard.
         shard: ShardId,
+    },
+    /// The same is recorded in another shard.
+    #[error("{id} is recorded in {shard}; ask that one")]
+    Elsewhere {
+        /// The id.
+        id: TransactionId,
+        /// That shard.
+        shard: ShardId,
+    },
+    /// It would post or void what shards themselves hold.
+    #[error("{hold} is a part of a transaction across shards, which ends it itself")]
+    OwnHold {
+        /// The hold.
+        hold: TransactionId,
     },
     /// A transaction without postings names no shard.
     #[error("without postings it can't be told in which shard the hold is; ask that shard")]
@@ -117,7 +134,7 @@ pub struct ShardsEntry {
     pub transaction: Transaction,
     /// Of those that posted their part, by their shards: of the one shard where it lies within one.
     pub receipts: Vec<ShardReceipt>,
-    /// Those that have not posted theirs yet.
+    /// Those that have not answered that theirs is posted.
     pub in_transit: Vec<ShardId>,
 }
 
@@ -149,7 +166,7 @@ pub enum ShardsReply {
         /// Recovery posts it.
         in_transit: Vec<ShardId>,
     },
-    /// Other content was recorded under its id, not both of it in the same one shard: then that shard says so. Nothing was done.
+    /// Other content was recorded under its id, wherever it lies. Nothing was done.
     Conflict(Box<ShardsConflict>),
     /// One of its shards can't, so none did.
     Rejected(Box<Rejection>),

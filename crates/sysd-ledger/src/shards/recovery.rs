@@ -15,6 +15,8 @@ use crate::model::{Action, Date, Details, Rejection, Reply, TransactionId};
 
 /// How often a part is asked for again whose day was closed meanwhile.
 const TRIES_MAX: u8 = 3;
+/// So many parts are looked at and settled at once.
+const PARTS_AT_ONCE: usize = 64;
 
 impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     pub(super) async fn recover_shard(&self, shard: ShardId) -> Recovery {
@@ -43,44 +45,46 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
         }
         parts.sort_by_key(|part| part.coordinator);
         for of_one in parts.chunk_by(|a, b| a.coordinator == b.coordinator) {
-            if let Err((at, error)) = self.recover_parts(shard, of_one, &mut done).await {
-                done.errors.push((at, error));
+            for some in of_one.chunks(PARTS_AT_ONCE) {
+                let errors = done.errors.len();
+                self.recover_parts(shard, some, &mut done).await;
+                let is_lost = |(_, error): &(ShardId, Error)| error.kind() != ErrorKind::Corrupt;
+                if done.errors.iter().skip(errors).filter(|error| is_lost(error)).count() == some.len() {
+                    // It does not answer: the others are for the next look.
+                    break;
+                }
             }
         }
         done
     }
 
-    /// Of one coordinator.
-    async fn recover_parts(
-        &self,
-        shard: ShardId,
-        parts: &[OpenPart],
-        done: &mut Recovery,
-    ) -> Result<(), (ShardId, Error)> {
-        let Some(coordinator) = parts.first().map(|part| part.coordinator) else { return Ok(()) };
-        let fates = async || {
-            let fates = parts.iter().map(|part| self.fate_of(shard, *part));
-            let all: Result<Vec<_>> = join_all(fates).await.into_iter().collect();
-            all.map_err(|error| (coordinator, error))
-        };
-        let mut found = fates().await?;
+    /// Of one coordinator. What can't be told of one of them keeps no others.
+    async fn recover_parts(&self, shard: ShardId, parts: &[OpenPart], done: &mut Recovery) {
+        let Some(coordinator) = parts.first().map(|part| part.coordinator) else { return };
+        let fates = async || join_all(parts.iter().map(|part| self.fate_of(shard, *part))).await;
+        let mut found = fates().await;
         let now = self.inner.config.clock.now();
-        let is_over = |fate: &Fate| matches!(fate, Fate::Wait { until: Some(at) } if *at <= now);
+        let is_over = |fate: &Result<Fate>| matches!(fate, Ok(Fate::Wait { until: Some(at) }) if *at <= now);
         if found.iter().any(is_over) {
-            self.ask(coordinator, Command::Tick).await.map_err(|error| (coordinator, error))?;
-            found = fates().await?;
-        }
-        let settled = join_all(parts.iter().zip(&found).map(|(part, fate)| self.settle(shard, *part, *fate))).await;
-        for (fate, answer) in found.iter().zip(settled) {
-            match (fate, answer) {
-                (Fate::Wait { .. } | Fate::Taken { .. }, _) => done.waiting += 1,
-                (_, Err(error)) => done.errors.push((shard, error)),
-                (_, Ok(Some(rejection))) => done.blocked.push((shard, rejection)),
-                (Fate::Post { .. }, Ok(None)) => done.posted += 1,
-                (Fate::Void { .. }, Ok(None)) => done.voided += 1,
+            match self.ask(coordinator, Command::Tick).await {
+                Ok(_) => found = fates().await,
+                // Those that are not over are settled all the same.
+                Err(error) => done.errors.push((coordinator, error)),
             }
         }
-        Ok(())
+        let settle = async |part: &OpenPart, fate: Result<Fate>| match fate {
+            Ok(fate) => (Some(fate), self.settle(shard, *part, fate).await.map_err(|error| (shard, error))),
+            Err(error) => (None, Err((coordinator, error))),
+        };
+        for settled in join_all(parts.iter().zip(found).map(|(part, fate)| settle(part, fate))).await {
+            match settled {
+                (_, Err(error)) => done.errors.push(error),
+                (_, Ok(Some(rejection))) => done.blocked.push((shard, rejection)),
+                (Some(Fate::Post { .. }), Ok(None)) => done.posted += 1,
+                (Some(Fate::Void { .. }), Ok(None)) => done.voided += 1,
+                (Some(Fate::Wait { .. } | Fate::Taken { .. }) | None, Ok(None)) => done.waiting += 1,
+            }
+        }
     }
 
     async fn fate_of(&self, shard: ShardId, part: OpenPart) -> Result<Fate> {

@@ -1,5 +1,6 @@
 //! Shards on their ledgers.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::AtomicU64;
@@ -107,7 +108,7 @@ fn config_error(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 
 impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// The shards of these ledgers, always in the same order; and the future that recovers what callers left unfinished, to be spawned.
-    /// It ends some time after the last clone was dropped. Each ledger has a log of its own, a name of its own, and its writer running.
+    /// It ends some time after the last clone was dropped. Each ledger has a log of its own, a name of its own, and its driver and writer running.
     /// Ledgers without accounts become shards of a new set, whose number never changes.
     ///
     /// # Errors
@@ -244,9 +245,7 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
                     **details = details_of_parts(details).map_err(too_large)?;
                 }
                 // Only before it is begun: what is begun comes to an end.
-                for part in &parts {
-                    self.ledger(part.shard)?.room().await?;
-                }
+                self.rooms(parts.iter().map(|part| part.shard).collect()).await?;
                 let is_known = parts.first().is_some_and(|first| self.is_known(first.shard, transaction.id));
                 let hold_us = u64::try_from(config.hold_for.as_micros()).unwrap_or(u64::MAX);
                 let crossing = Crossing::new(&transaction, parts, is_known, config.clock.now(), hold_us, config.bug());
@@ -259,16 +258,26 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
 
     async fn within(&self, shard: ShardId, command: Command) -> Result<ShardsReply> {
         let Inner { config, layout, .. } = &*self.inner;
+        if let Some(hold) = self.own_hold(shard, &command).await? {
+            return Ok(Refusal::OwnHold { hold }.into());
+        }
         let is_known = |home, id| self.is_known(home, id);
         match Within::new(*layout, shard, command, is_known, config.bug()) {
             Ok(within) => {
-                for home in within.homes() {
-                    self.ledger(home)?.room().await?;
+                let homes: BTreeSet<_> = within.homes().collect();
+                if !homes.is_empty() {
+                    self.rooms(homes).await?;
                 }
                 self.drive(Call::Within(within)).await
             }
             Err(refusal) => Ok(refusal.into()),
         }
+    }
+
+    /// Waits where too much of a journal waits for its store.
+    async fn rooms(&self, shards: BTreeSet<ShardId>) -> Result<()> {
+        let rooms = shards.into_iter().map(|shard| async move { self.ledger(shard)?.room().await });
+        join_all(rooms).await.into_iter().collect()
     }
 
     /// Records a transaction in a shard: for what has no postings that would say in which, such as to post all of a hold, or to void it.
@@ -279,6 +288,7 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// # Cancel safety
     /// It may be recorded all the same.
     pub async fn transact_in(&self, shard: ShardId, transaction: Transaction) -> Result<ShardsReply> {
+        self.ledger(shard)?;
         for posting in &transaction.postings {
             match self.shard_of(posting.account) {
                 Ok(found) if found == shard => {}
@@ -413,8 +423,8 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     ///
     /// # Cost
     /// A read of every shard and a look at all of its holds; for what is found, up to
-    /// [`recover_parts_max`](ShardsConfig::recover_parts_max) of each shard, a read of its coordinator, one of what was held if it
-    /// is to be posted, and a command.
+    /// [`recover_parts_max`](ShardsConfig::recover_parts_max) of each shard and 64 at once, a read of its coordinator, one of the
+    /// coordinator's journal if the id is recorded there, one of what was held if it is to be posted, and a command.
     ///
     /// # Cancel safety
     /// What it did stays; the next one goes on.

@@ -12,6 +12,7 @@ use crate::shards::{Placement, ShardsConflict};
 type OnMemory = Shards<Replica<Books>, Memory>;
 
 const FROM: AccountId = ShardId(0).place(1);
+const BESIDE: AccountId = ShardId(0).place(2);
 const TO: [AccountId; 2] = [ShardId(1).place(1), ShardId(1).place(2)];
 
 fn euro() -> Currency {
@@ -24,11 +25,15 @@ const fn id(id: u128) -> TransactionId {
 }
 
 async fn two(recover_parts_max: usize) -> OnMemory {
-    let (store, mut ledgers) = (Memory::new(), Vec::new());
+    two_on(&Memory::new(), recover_parts_max, JournalConfig::default()).await
+}
+
+async fn two_on(store: &Memory, recover_parts_max: usize, journal: JournalConfig) -> OnMemory {
+    let mut ledgers = Vec::new();
     for name in ["books-0", "books-1"] {
         let (replica, driver) = Replica::open(store.clone(), name, ReplicaConfig::default()).await.unwrap();
         tokio::spawn(driver);
-        ledgers.push(Ledger::that_may_forget(replica, store.clone(), name, JournalConfig::default()).unwrap().0);
+        ledgers.push(Ledger::that_may_forget(replica, store.clone(), name, journal.clone()).unwrap().0);
     }
     let config = ShardsConfig {
         placement: Placement::Named,
@@ -37,7 +42,7 @@ async fn two(recover_parts_max: usize) -> OnMemory {
         ..ShardsConfig::new("bank")
     };
     let (shards, _recovery) = Shards::open(ledgers, config).await.unwrap();
-    for account in [FROM, TO[0], TO[1]] {
+    for account in [FROM, BESIDE, TO[0], TO[1]] {
         shards.open_account(Account::new(account, euro(), AccountKind::Liability)).await.unwrap();
     }
     shards
@@ -45,17 +50,32 @@ async fn two(recover_parts_max: usize) -> OnMemory {
 
 /// Asks as [`Shards::transact`] does, until the coordinator has posted its part.
 async fn decide_and_disappear(shards: &OnMemory, transaction: &Transaction) {
+    go_until(shards, transaction, |is_coordinator| !is_coordinator).await;
+}
+
+/// Asks as [`Shards::transact`] does, until all is held. Answers the others' holds.
+async fn hold_and_disappear(shards: &OnMemory, transaction: &Transaction) -> Vec<TransactionId> {
+    go_until(shards, transaction, |is_coordinator| is_coordinator).await
+}
+
+/// Asks until posts are to be asked for, of the coordinator or of others. Answers the ids of what the others were asked for by then.
+async fn go_until(shards: &OnMemory, transaction: &Transaction, of: impl Fn(bool) -> bool) -> Vec<TransactionId> {
     let Inner { layout, config, .. } = &*shards.inner;
     let Ok(Split::Across(parts)) = split(*layout, transaction) else { panic!("it lies across") };
     let coordinator = parts[0].shard;
     let hold_us = u64::try_from(config.hold_for.as_micros()).unwrap();
     let mut crossing = Crossing::new(transaction, parts, false, config.clock.now(), hold_us, None);
+    let mut theirs = Vec::new();
     let posts = |command: &Command| matches!(command, Command::Transact(transaction) if matches!(transaction.action, Action::PostHeld { .. }));
     loop {
         let Todo::Ask(asks) = crossing.todo() else { panic!("it is not decided yet") };
-        if asks.iter().all(|(shard, command)| *shard != coordinator && posts(command)) {
-            return;
+        if asks.iter().all(|(shard, command)| of(*shard == coordinator) && posts(command)) {
+            return theirs;
         }
+        theirs.extend(asks.iter().filter_map(|(shard, command)| match command {
+            Command::Transact(asked) if *shard != coordinator => Some(asked.id),
+            _ => None,
+        }));
         crossing.told(join_all(asks.into_iter().map(|(shard, command)| shards.ask(shard, command))).await);
     }
 }
@@ -125,4 +145,84 @@ async fn parts_behind_blocked_ones_are_reached() {
     shards.update_account(TO[1], AccountUpdate::Unfreeze).await.unwrap();
     assert_eq!((look().await, look().await), ((1, 0), (1, 0)));
     assert!(shards.recover().await.is_clear());
+}
+
+/// What is not in memory may have been recorded: who takes it for new voids what was decided.
+#[tokio::test]
+async fn parts_are_settled_though_the_ids_have_left_memory() {
+    let journal = JournalConfig { ids_in_memory: 0, ..JournalConfig::default() };
+    let shards = two_on(&Memory::new(), 10, journal).await;
+    decide_and_disappear(&shards, &Transaction::transfer(id(1), euro(), 5, TO[0], FROM)).await;
+    hold_and_disappear(&shards, &Transaction::transfer(id(2), euro(), 7, TO[1], FROM)).await;
+    let home = &shards.ledgers()[0];
+    // The coordinator's hold of the second is over: somebody else gave up.
+    let hold = home.read(|books| books.holds_of(|_| true)[0].id).await.unwrap();
+    home.transact(Transaction::void(TransactionId(1 << 90), hold)).await.unwrap();
+    let mut next = 1 << 80;
+    while home.read(Books::ids_forgotten).await.unwrap() < 4 {
+        let many = (next..next + 1_000).map(|at| Transaction::transfer(TransactionId(at), euro(), 1, FROM, BESIDE));
+        home.transact_each(many.collect()).await.unwrap();
+        home.write_journal().await.unwrap();
+        next += 1_000;
+    }
+    let found = shards.recover().await;
+    assert_eq!((found.posted, found.voided, found.errors.len()), (1, 1, 0), "{found:?}");
+    assert!(shards.recover().await.is_clear());
+    assert_eq!(shards.transaction(id(1)).await.unwrap().unwrap().in_transit, []);
+    assert_eq!(shards.transaction(id(2)).await.unwrap(), None);
+    assert_eq!(shards.verify().await.unwrap().unwrap().in_transit[&euro()], 0);
+}
+
+#[tokio::test]
+async fn a_part_whose_entry_is_unreadable_keeps_no_others() {
+    use sysd_core::StoreExt as _;
+
+    let store = Memory::new();
+    let shards = two_on(&store, 1_000, JournalConfig::default()).await;
+    decide_and_disappear(&shards, &Transaction::transfer(id(1), euro(), 5, TO[0], FROM)).await;
+    let many = (10..3_000).map(|at| Transaction::transfer(id(at), euro(), 1, FROM, BESIDE)).collect();
+    shards.ledgers()[0].transact_each(many).await.unwrap();
+    shards.ledgers()[0].write_journal().await.unwrap();
+    let first = crate::schema::journal::Schema::new("books-0").unwrap().chunk(1);
+    store.put(first.key(), "something else").await.unwrap();
+    for which in [2, 3] {
+        decide_and_disappear(&shards, &Transaction::transfer(id(which), euro(), 5, TO[0], FROM)).await;
+    }
+    for posted in [2, 0] {
+        let found = shards.recover().await;
+        let errors: Vec<_> = found.errors.iter().map(|(shard, error)| (*shard, error.kind())).collect();
+        assert_eq!((found.posted, &errors[..]), (posted, &[(ShardId(0), ErrorKind::Corrupt)][..]), "{found:?}");
+    }
+}
+
+/// One that holds a part open, and one that would post it before it is decided.
+#[tokio::test]
+async fn what_shards_hold_is_not_for_others_to_end() {
+    let shards = two(10).await;
+    let asked = hold_and_disappear(&shards, &Transaction::transfer(id(1), euro(), 5, TO[0], FROM)).await;
+    let hold = *asked.last().unwrap();
+    let before = shards.verify().await.unwrap().unwrap();
+    let other = ShardId(1).place_id(9 << 16);
+    for asked in [Transaction::post_held(other, hold), Transaction::void(other, hold)] {
+        let refused = ShardsReply::Refused(Refusal::OwnHold { hold });
+        assert_eq!(shards.transact_in(ShardId(1), asked.clone()).await.unwrap(), refused);
+        let beside = Transaction::transfer(ShardId(1).place_id(8 << 16), euro(), 1, TO[0], TO[1]);
+        let within = Transaction { postings: beside.postings, ..asked };
+        if matches!(within.action, Action::PostHeld { .. }) {
+            assert_eq!(shards.transact(within).await.unwrap(), refused);
+        }
+    }
+    assert_eq!(shards.verify().await.unwrap().unwrap(), before);
+}
+
+/// Of a day that was closed since: it is posted for the first open one.
+#[tokio::test]
+async fn a_part_of_a_closed_day_is_posted_for_the_next() {
+    let shards = two(10).await;
+    let of_day = Transaction::transfer(id(1), euro(), 5, TO[0], FROM);
+    decide_and_disappear(&shards, &Transaction { effective: Some(Date(19_000)), ..of_day }).await;
+    shards.close_period(Date(19_000)).await.unwrap();
+    assert_eq!(shards.recover().await.posted, 1);
+    let entry = shards.ledgers()[1].transaction(id(1)).await.unwrap().unwrap();
+    assert_eq!(entry.effective(), Date(19_001));
 }

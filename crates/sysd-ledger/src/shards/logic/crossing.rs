@@ -341,12 +341,18 @@ impl Crossing {
     /// What the look was answered.
     pub(crate) fn looked(&mut self, now: Timestamp, standing: Result<Standing>) {
         self.looks = self.looks.saturating_add(1);
+        let why = self.why.take();
         match standing {
-            Err(error) => self.done = Some(Err(error.with_effect(Effect::Unknown))),
             Ok(Standing::Taken) => {
                 self.is_holding = false;
                 self.find();
             }
+            // It was looked whether the id is taken, for then it is a conflict.
+            Ok(_) if let Some(Why::Rejected(rejection)) = why => self.done = Some(Ok(ShardsReply::Rejected(rejection))),
+            Err(error) if matches!(why, Some(Why::Rejected(_))) => {
+                self.done = Some(Err(error.with_effect(Effect::None)));
+            }
+            Err(error) => self.done = Some(Err(error.with_effect(Effect::Unknown))),
             Ok(Standing::Spent) => {
                 self.done = Some(Ok(Refusal::Spent { id: self.id, attempts: ATTEMPTS_MAX.into() }.into()));
             }
@@ -451,15 +457,13 @@ impl Crossing {
     }
 
     fn ended(&mut self) -> Option<Result<ShardsReply>> {
-        Some(match self.why.take() {
-            Some(Why::Rejected(rejection)) => Ok(ShardsReply::Rejected(rejection)),
-            Some(Why::Error(error)) => Err(error),
-            Some(Why::Taken) => {
-                self.phase = Phase::Look;
-                return None;
+        match self.why.take() {
+            Some(Why::Error(error)) => Some(Err(error)),
+            why => {
+                (self.why, self.phase) = (why, Phase::Look);
+                None
             }
-            None => Err(without_effect(ErrorKind::Internal, "it was given up for no reason")),
-        })
+        }
     }
 
     fn take_first(&mut self) -> State {
@@ -481,7 +485,7 @@ impl Crossing {
                         "the log's time is past the deadline: is this process's clock right, hold_for long enough?";
                     return Some(Err(without_effect(ErrorKind::Unavailable, message)));
                 }
-                State::Rejected(rejection) => return Some(Ok(ShardsReply::Rejected(rejection))),
+                State::Rejected(rejection) => (self.why, self.phase) = (Some(Why::Rejected(rejection)), Phase::Look),
                 // It may be held; nobody will ever post it.
                 State::Failed(error) => return Some(Err(error.with_effect(Effect::None))),
             },

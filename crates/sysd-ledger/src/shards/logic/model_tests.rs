@@ -508,8 +508,9 @@ fn a_rejection_says_what_one_log_would_say() {
     let crossing = Crossing::new(&too_much, parts, false, world.now(), HOLD_US, None);
     world.callers.push(Caller::new(too_much.id, too_much, Call::Across(Box::new(crossing))));
     world.drive(0);
-    while !world.messages.is_empty() {
+    while world.callers[0].call.is_some() {
         world.deliver(true);
+        world.look(0);
     }
     let outcome = world.callers[0].outcome.take().unwrap().unwrap();
     let expected = Rejection::InsufficientFunds { account: b, shortfall: 30 };

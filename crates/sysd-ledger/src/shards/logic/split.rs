@@ -161,7 +161,7 @@ pub(crate) fn details_of_parts(details: &Details) -> Result<Details, DetailsErro
 }
 
 /// Debits less credits, of each currency in which they differ.
-fn differences(postings: &[Posting]) -> Result<BTreeMap<Currency, i128>, Unsplit> {
+pub(crate) fn differences(postings: &[Posting]) -> Result<BTreeMap<Currency, i128>, Unsplit> {
     let mut sums = BTreeMap::<Currency, i128>::new();
     for posting in postings {
         let overflow = || Unsplit::Rejected(Rejection::Overflow { account: posting.account });

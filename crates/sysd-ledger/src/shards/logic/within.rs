@@ -8,11 +8,11 @@
 use sysd_core::{Effect, Error, ErrorKind, Result};
 
 use super::crossing::TRIES_MAX;
-use super::lookup::{Found, Lookup, attempt_of, not_shown};
-use super::split::{Layout, home};
+use super::lookup::{Found, Lookup, Recorded, attempt_of, not_shown};
+use super::split::{Layout, differences, home};
 use super::{Bug, Todo};
-use crate::logic::Command;
-use crate::model::{Date, Rejection, Reply, Side, Transaction, TransactionId};
+use crate::logic::{Command, GROUP_MAX};
+use crate::model::{Action, Conflict, Date, Rejection, Reply, Side, Transaction, TransactionId};
 use crate::shards::schema::{Own, claim, claimed_for, is_reserved};
 use crate::shards::{Refusal, ShardId, ShardsConflict, ShardsReply};
 
@@ -41,8 +41,8 @@ enum Phase {
     /// What the last of those that are reversed is.
     Reversed(Box<Lookup>, TransactionId),
     Claim,
-    /// What is recorded under the id of a claim.
-    Find(Box<Lookup>, usize),
+    /// What is recorded under the ids of claims.
+    Find(Vec<(Lookup, usize)>),
     Tell,
     /// The shard has something else under the id, which is no transaction of its own.
     Differ(Box<Lookup>, Box<Transaction>),
@@ -64,12 +64,35 @@ pub(crate) struct Within {
     done: Option<Result<ShardsReply>>,
 }
 
-fn transactions(command: &Command) -> &[Transaction] {
+/// Those that a command records.
+pub(crate) fn transactions(command: &Command) -> &[Transaction] {
     match command {
         Command::Transact(transaction) => std::slice::from_ref(transaction),
         Command::Group(transactions) => transactions,
         _ => &[],
     }
+}
+
+/// Whether books may record it: the rules that need no books.
+fn may_be_recorded(command: &Command) -> bool {
+    let is_whole = |transaction: &Transaction| match transaction.action {
+        Action::Post | Action::PostUpTo | Action::Hold { .. } => {
+            (2..=Transaction::POSTINGS_MAX).contains(&transaction.postings.len())
+                && transaction.postings.iter().all(|posting| posting.amount > 0)
+                && differences(&transaction.postings).is_ok_and(|differences| differences.is_empty())
+        }
+        Action::PostHeld { .. } | Action::Void { .. } => transaction.postings.len() <= Transaction::POSTINGS_MAX,
+    };
+    let all = transactions(command);
+    all.len() <= GROUP_MAX && all.iter().all(is_whole)
+}
+
+/// Of what was recorded in a shard. The same may be asked of another, if it has no postings.
+fn conflict_of(recorded: Transaction, asked: Transaction, shard: ShardId) -> ShardsReply {
+    if recorded == asked {
+        return Refusal::Elsewhere { id: asked.id, shard }.into();
+    }
+    ShardsReply::Conflict(Box::new(ShardsConflict { recorded, asked }))
 }
 
 impl Within {
@@ -85,7 +108,9 @@ impl Within {
         bug: Option<Bug>,
     ) -> Result<Self, Refusal> {
         let (mut claims, mut reverses) = (Vec::new(), Vec::new());
-        for transaction in transactions(&command) {
+        // What is rejected whatever the books say claims nothing.
+        let all = if may_be_recorded(&command) { transactions(&command) } else { &[] };
+        for transaction in all {
             reverses.extend(transaction.reverses);
             let (id, effective) = (transaction.id, transaction.effective);
             let home = home(layout, id)?;
@@ -112,16 +137,22 @@ impl Within {
 
     fn found_reversed(&mut self, reverses: TransactionId, found: &Found) {
         let all = self.command.as_ref().map_or(&[][..], transactions);
-        match found {
+        let is_here = |shard: ShardId| shard == self.shard;
+        match *found {
+            // The home of one in another shard knows its id, too.
             Found::Across(_) => self.done = Some(Ok(Refusal::Reversal.into())),
-            // It may come across shards before this does. One of the same group does not.
-            Found::Nothing if all.iter().all(|transaction| transaction.id != reverses) => {
+            Found::Within(shard, _) if !is_here(shard) => self.done = Some(Ok(Refusal::Reversal.into())),
+            Found::Within(..) => self.look_at_reversed(),
+            Found::Claimed(shard) if is_here(shard) => self.look_at_reversed(),
+            // One of the same group comes with it.
+            Found::Nothing if all.iter().any(|transaction| transaction.id == reverses) => self.look_at_reversed(),
+            // It may come, somewhere, before this does.
+            Found::Claimed(_) | Found::Nothing => {
                 let by = all.iter().find(|transaction| transaction.reverses == Some(reverses));
                 let rejection = Rejection::UnknownTransaction { reverses };
                 let rejection = self.of_group(by.map(|transaction| transaction.id), rejection);
                 self.done = Some(Ok(ShardsReply::Rejected(Box::new(rejection))));
             }
-            _ => self.look_at_reversed(),
         }
     }
 
@@ -138,15 +169,15 @@ impl Within {
                     if !asks.is_empty() {
                         return Todo::Ask(asks);
                     }
-                    let known = self.claims.iter().position(|claim| claim.state == State::Known);
-                    self.phase = match known.and_then(|at| self.claims.get(at).map(|claim| (at, claim))) {
-                        Some((at, claim)) => {
-                            Phase::Find(Box::new(Lookup::new(claim.id, claim.home, Some(self.shard))), at)
-                        }
-                        None => Phase::Tell,
-                    };
+                    let known = (0..).zip(&self.claims).filter(|(_, claim)| claim.state == State::Known);
+                    let look = |claim: &Claim| Lookup::new(claim.id, claim.home, Some(self.shard));
+                    let lookups: Vec<_> = known.map(|(at, claim)| (look(claim), at)).collect();
+                    self.phase = if lookups.is_empty() { Phase::Tell } else { Phase::Find(lookups) };
                 }
-                Phase::Reversed(lookup, _) | Phase::Find(lookup, _) | Phase::Differ(lookup, _) => {
+                Phase::Find(lookups) => {
+                    return Todo::Recall(lookups.iter().flat_map(|(lookup, _)| lookup.recalls()).collect());
+                }
+                Phase::Reversed(lookup, _) | Phase::Differ(lookup, _) => {
                     return Todo::Recall(lookup.recalls());
                 }
                 Phase::Tell => {
@@ -244,49 +275,77 @@ impl Within {
             Ok(reply) => reply,
             Err(error) => return Some(Err(error)),
         };
-        if let Reply::Conflict(conflict) = &reply
-            && let Some(recorded) = conflict.recorded.transaction()
-            && (claimed_for(recorded).is_some() || attempt_of(recorded, shard).is_some())
+        let conflict = match reply {
+            Reply::Conflict(conflict) => *conflict,
+            reply => return Some(Ok(ShardsReply::Within { shard, reply })),
+        };
+        let Conflict { recorded, asked } = conflict;
+        let Some(recorded) = recorded.transaction() else { return Some(Err(not_shown())) };
+        if (claimed_for(recorded).is_some() || attempt_of(recorded, shard).is_some())
             && let Ok(home) = home(self.layout, recorded.id)
         {
-            let lookup = Box::new(Lookup::new(recorded.id, home, None));
-            self.phase = Phase::Differ(lookup, Box::new(conflict.asked.clone()));
+            self.phase = Phase::Differ(Box::new(Lookup::new(recorded.id, home, None)), Box::new(asked));
             return None;
         }
-        Some(Ok(ShardsReply::Within { shard, reply }))
+        Some(Ok(conflict_of(recorded.clone(), asked, shard)))
     }
 
-    /// What was read of an id.
-    pub(crate) fn recalled(&mut self, answers: Vec<Result<Option<super::lookup::Recorded>>>) {
-        let (Phase::Reversed(lookup, _) | Phase::Find(lookup, _) | Phase::Differ(lookup, _)) = &mut self.phase else {
-            return;
+    /// What was read of ids.
+    pub(crate) fn recalled(&mut self, answers: Vec<Result<Option<Recorded>>>) {
+        let lookup = match &mut self.phase {
+            Phase::Find(lookups) => {
+                let lookups = std::mem::take(lookups);
+                return self.recalled_claims(lookups, answers);
+            }
+            Phase::Reversed(lookup, _) | Phase::Differ(lookup, _) => lookup,
+            Phase::Claim | Phase::Tell | Phase::Done => return,
         };
         let found = match lookup.recalled(answers) {
             Ok(None) => return,
             Ok(Some(found)) => found,
             Err(error) => return self.done = Some(Err(error)),
         };
-        let (id, asked) = match std::mem::replace(&mut self.phase, Phase::Claim) {
-            Phase::Reversed(_, reverses) => return self.found_reversed(reverses, &found),
-            Phase::Differ(_, asked) => (asked.id, Some(*asked)),
-            Phase::Find(_, at) => {
-                let Some(claiming) = self.claims.get_mut(at) else { return };
-                if matches!(found, Found::Claimed(shard) if shard == self.shard) {
-                    claiming.state = State::Claimed;
-                    return;
-                }
-                let id = claiming.id;
-                let all = self.command.as_ref().map_or(&[][..], transactions);
-                (id, all.iter().find(|transaction| transaction.id == id).cloned())
+        match std::mem::replace(&mut self.phase, Phase::Claim) {
+            Phase::Reversed(_, reverses) => self.found_reversed(reverses, &found),
+            Phase::Differ(_, asked) => self.done = Some(self.taken(found, *asked)),
+            Phase::Claim | Phase::Find(_) | Phase::Tell | Phase::Done => {}
+        }
+    }
+
+    fn recalled_claims(&mut self, lookups: Vec<(Lookup, usize)>, answers: Vec<Result<Option<Recorded>>>) {
+        let (mut answers, mut rest) = (answers.into_iter(), Vec::new());
+        for (mut lookup, at) in lookups {
+            let count = lookup.recalls().len();
+            match lookup.recalled(answers.by_ref().take(count).collect()) {
+                Ok(None) => rest.push((lookup, at)),
+                Ok(Some(found)) => self.found_claim(at, found),
+                Err(error) => self.done = Some(Err(error)),
             }
-            _ => return,
-        };
-        let recorded = match found {
-            Found::Nothing => return self.done = Some(Err(not_shown())),
-            Found::Claimed(shard) => return self.done = Some(Ok(Refusal::Claimed { id, shard }.into())),
-            Found::Within(_, recorded) => recorded.transaction,
-            Found::Across(crossed) => crossed.transaction(id),
-        };
-        self.done = asked.map(|asked| Ok(ShardsReply::Conflict(Box::new(ShardsConflict { recorded, asked }))));
+        }
+        self.phase = if rest.is_empty() { Phase::Claim } else { Phase::Find(rest) };
+    }
+
+    fn found_claim(&mut self, at: usize, found: Found) {
+        let Some(claiming) = self.claims.get_mut(at) else { return };
+        if matches!(found, Found::Claimed(shard) if shard == self.shard) {
+            claiming.state = State::Claimed;
+            return;
+        }
+        let id = claiming.id;
+        let mut all = self.command.iter().flat_map(transactions);
+        if let Some(asked) = all.find(|transaction| transaction.id == id).cloned() {
+            self.done = Some(self.taken(found, asked));
+        }
+    }
+
+    /// What is said of an id under which something else is recorded, or which is another shard's.
+    fn taken(&self, found: Found, asked: Transaction) -> Result<ShardsReply> {
+        let id = asked.id;
+        match found {
+            Found::Nothing => Err(not_shown()),
+            Found::Claimed(shard) => Ok(Refusal::Claimed { id, shard }.into()),
+            Found::Within(shard, recorded) => Ok(conflict_of(recorded.transaction, asked, shard)),
+            Found::Across(crossed) => Ok(conflict_of(crossed.transaction(id), asked, self.shard)),
+        }
     }
 }
