@@ -106,7 +106,7 @@ fn what_is_not_ours_or_not_for_us_is_refused() {
     let directory = Directory::new();
     drop(block_on(LocalStore::open(directory.path())).unwrap());
     let format = directory.path().join("tree/sysd-format");
-    for (text, kind) in [("2\n", ErrorKind::Config), ("\0", ErrorKind::Corrupt)] {
+    for (text, kind) in [("1\n", ErrorKind::Config), ("3\n", ErrorKind::Config), ("\0", ErrorKind::Corrupt)] {
         fs::write(&format, text).unwrap();
         let error = block_on(LocalStore::open(directory.path())).unwrap_err();
         assert_eq!((error.kind(), error.effect()), (kind, Effect::None), "{error}");

@@ -7,7 +7,8 @@ use fjall::Slice;
 use sysd_core::{Error, Key, KeyBytes, Record, Result, Scan, Space, Timestamp, Version, tuple};
 
 /// Of the store as a whole; each record has a format byte too.
-pub(super) const STORE_FORMAT: u8 = 1;
+/// 2: rows lie in parts by their spaces.
+pub(super) const STORE_FORMAT: u8 = 2;
 
 /// Format byte, expiry, version.
 pub(super) const HEADER_BYTES: usize = 1 + 8 + 16;

@@ -341,16 +341,18 @@ impl Crossing {
     /// What the look was answered.
     pub(crate) fn looked(&mut self, now: Timestamp, standing: Result<Standing>) {
         self.looks = self.looks.saturating_add(1);
-        let why = self.why.take();
+        let is_taken = matches!(standing, Ok(Standing::Taken));
+        if let Some(Why::Rejected(rejection)) = self.why.take()
+            && !is_taken
+        {
+            // It was looked whether the id is taken, for then it is a conflict.
+            let rejected = |_| ShardsReply::Rejected(rejection);
+            return self.done = Some(standing.map(rejected).map_err(|error| error.with_effect(Effect::None)));
+        }
         match standing {
             Ok(Standing::Taken) => {
                 self.is_holding = false;
                 self.find();
-            }
-            // It was looked whether the id is taken, for then it is a conflict.
-            Ok(_) if let Some(Why::Rejected(rejection)) = why => self.done = Some(Ok(ShardsReply::Rejected(rejection))),
-            Err(error) if matches!(why, Some(Why::Rejected(_))) => {
-                self.done = Some(Err(error.with_effect(Effect::None)));
             }
             Err(error) => self.done = Some(Err(error.with_effect(Effect::Unknown))),
             Ok(Standing::Spent) => {
