@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use futures::future::join_all;
@@ -221,4 +221,39 @@ fn a_pass_removes_what_expired_and_nothing_else() {
         assert!(store.write(Write::put(keys[0], "again").expect(Expect::Absent)).await.unwrap().is_applied());
         assert_eq!(store.reclaim().await.unwrap(), 0);
     });
+}
+
+/// However many batches come while parts are written out and merged, and however many parts are written to.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_memory_stays_bounded() {
+    const SPACES: [Space; 4] = [
+        Space::conditional("log"),
+        Space::conditional("ledger_journal"),
+        Space::conditional("ledger_index"),
+        Space::conditional("queue"),
+    ];
+    let directory = Directory::new();
+    let made = LocalConfig { memtable_bytes: 64 << 20, sync: SyncMode::Never, ..LocalConfig::default() };
+    drop(LocalStore::open_with(directory.path(), made, SystemClock).await.unwrap());
+    // That of the last opening counts.
+    let config = LocalConfig { memtable_bytes: 256 << 10, ..made };
+    let store = LocalStore::open_with(directory.path(), config, SystemClock).await.unwrap();
+    let value = vec![7; 2 << 10];
+    let mut most = 0;
+    for round in 0..300_u32 {
+        for at in 0..100_u32 {
+            let sort = (round ^ at << 16).to_be_bytes();
+            store.put(Key::row(SPACES[at as usize % SPACES.len()], b"p", &sort), value.clone()).await.unwrap();
+        }
+        most = most.max(store.memory_bytes());
+    }
+    // As much of all as may be, and of each part four that are being written out.
+    let parts = SPACES.len() as u64;
+    let allowed = config.memtable_bytes * (4 + 4 * parts + 1);
+    assert!(most <= allowed, "{most} of {allowed}");
+    let start = Instant::now();
+    while store.memory_bytes() > config.memtable_bytes * 4 {
+        assert!(start.elapsed() < Duration::from_secs(60), "it is not written out");
+        tokio::task::yield_now().await;
+    }
 }

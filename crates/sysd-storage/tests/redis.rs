@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -95,22 +97,26 @@ async fn a_killed_server_loses_nothing_acknowledged_and_is_found_again() {
     let store = RedisStore::connect_with(&server.url(), config, SystemClock).await.unwrap();
     let mut acknowledged = 0_u32;
     for _round in 0..3 {
+        let written = Arc::new(AtomicU32::new(0));
         let writers: Vec<_> = (0..16_u32)
             .map(|writer| {
-                let store = store.clone();
+                let (store, written) = (store.clone(), Arc::clone(&written));
                 tokio::spawn(async move {
                     for at in 0_u32.. {
                         let sort = [(acknowledged + writer).to_be_bytes(), at.to_be_bytes()].concat();
                         if let Err(error) = store.put(Key::row(SPACE, b"p", &sort), "x").await {
                             return (at, error);
                         }
+                        written.fetch_add(1, Ordering::Relaxed);
                     }
                     unreachable!("the server is killed before four billion writes")
                 })
             })
             .collect();
         let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(300) {
+        // A busy disk may take longer than that for the first one.
+        while start.elapsed() < Duration::from_millis(300) || written.load(Ordering::Relaxed) == 0 {
+            assert!(start.elapsed() < Duration::from_secs(60), "nothing is written");
             tokio::task::yield_now().await;
         }
         server.kill();

@@ -97,11 +97,11 @@ pub enum Refusal {
     /// Across shards there is [`Action::Post`](crate::Action::Post) only.
     #[error("across shards a transaction can only be posted at once; keep the accounts of holds in one shard")]
     Action,
-    /// Across shards nothing is noted as reversed: neither by a transaction across shards, nor of one. Whoever takes the id of what takes it
+    /// What is reversed, and what reverses it, lie in one shard, the same: nothing else is noted as reversed. Whoever takes the id of what takes it
     /// back from the id of what is taken back, such as its hash, takes it back once: an id means one transaction.
     #[error(
-        "across shards a reversal can't be noted; post the opposite as a transaction of its own, whose id follows from the other's, so \
-         that there is only one"
+        "a reversal is noted only where both lie in the same one shard; post the opposite as a transaction of its own, whose id follows \
+         from the other's, so that there is only one"
     )]
     Reversal,
     /// A group is all in one shard.

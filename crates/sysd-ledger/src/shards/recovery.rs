@@ -48,9 +48,13 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
             for some in of_one.chunks(PARTS_AT_ONCE) {
                 let errors = done.errors.len();
                 self.recover_parts(shard, some, &mut done).await;
-                let is_lost = |(_, error): &(ShardId, Error)| error.kind() != ErrorKind::Corrupt;
-                if done.errors.iter().skip(errors).filter(|error| is_lost(error)).count() == some.len() {
-                    // It does not answer: the others are for the next look.
+                let is_lost = |(_, error): &&(ShardId, Error)| error.kind() != ErrorKind::Corrupt;
+                let lost = || done.errors.iter().skip(errors).filter(is_lost);
+                if lost().filter(|(at, _)| *at == shard).count() >= some.len() {
+                    // It does not answer: its parts are for a later look, and so, below, are those of a coordinator that does not.
+                    return done;
+                }
+                if lost().count() >= some.len() {
                     break;
                 }
             }

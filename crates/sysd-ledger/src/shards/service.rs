@@ -226,7 +226,8 @@ impl<L: Replicated<Books>, S: Store> Shards<L, S> {
     /// the rate of an exchange, which stands in their metadata there.
     ///
     /// # Cost
-    /// In one shard, that of [`Replicated::submit`], and once more before if the id is at home elsewhere. Across shards four of them, one
+    /// In one shard, that of [`Replicated::submit`], and once more before if the id is at home elsewhere; a read or two of journals if it
+    /// reverses something. Across shards four of them, one
     /// after the other: the coordinator's hold, the others' holds together, the coordinator's post, the others' posts together; two more the
     /// first time that two shards meet in a currency. Once ids have left the memory of its shards the holds are asked, looked up on the
     /// store, and asked again, for the time that derived ids say is chance. Asked again: three reads of journals, and what is left of it;

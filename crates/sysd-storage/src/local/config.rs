@@ -30,7 +30,8 @@ pub struct LocalConfig {
     /// Bytes of memory for blocks read from the disk.
     pub cache_bytes: u64,
     /// Bytes of the newest records of a part (lone records, and eight of rows, each of some of the spaces) that are held in memory
-    /// before they are written out in order; of all parts together at most four times as many, or 64 MiB.
+    /// before they are written out in order; of all parts together four times as many. What is being written out comes besides: up to four
+    /// times as much of a part, then writes wait.
     pub memtable_bytes: u64,
     /// How many threads read what does not lie in memory, at least 1.
     pub reader_threads: usize,

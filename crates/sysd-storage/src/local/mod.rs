@@ -211,6 +211,12 @@ impl<C: Clock> LocalStore<C> {
         self.shared.group.tree.disk_bytes()
     }
 
+    /// Bytes of the newest records, which lie in memory until they are written out in order, and about as many as are being written
+    /// out: see [`LocalConfig::memtable_bytes`].
+    pub fn memory_bytes(&self) -> u64 {
+        self.shared.group.tree.memory_bytes()
+    }
+
     /// Puts bytes where a record lies, whatever they are: for tests of what the store does about damage.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use fjall::compaction::filter::{CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
+use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
 use sysd_core::{
     Clock, Effect, Error, ErrorKind, Keep, Key, KeyBytes, Order, Page, Result, Row, Scan, Timestamp, Trim, Version,
 };
@@ -41,6 +41,7 @@ const PAGE_BYTES_MAX: usize = 4 << 20;
 pub(super) struct Fjall {
     path: PathBuf,
     keyspaces: Vec<Keyspace>,
+    memtable_bytes: u64,
     database: Database,
     mode: PersistMode,
     free_bytes_min: u64,
@@ -77,7 +78,7 @@ impl Fjall {
         }
         check_format(path, &tree)?;
         let database = open_database(&tree, config, &reclaim).map_err(|error| of_open(error, path))?;
-        let keyspaces = keyspaces(&database, config).map_err(|error| of_open(error, path))?;
+        let keyspaces = keyspaces(&database).map_err(|error| of_open(error, path))?;
         let mode = match config.sync {
             SyncMode::EachBatch => PersistMode::SyncData,
             SyncMode::Never => PersistMode::Buffer,
@@ -85,6 +86,7 @@ impl Fjall {
         let opened = Self {
             path: path.to_owned(),
             keyspaces,
+            memtable_bytes: config.memtable_bytes,
             database,
             mode,
             free_bytes_min: config.free_bytes_min,
@@ -115,6 +117,15 @@ impl Fjall {
     /// What is stored.
     pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Image> {
         self.keyspace(family, key).get(key).map_err(of_read)
+    }
+
+    /// Bytes of the newest records, and about as many as are being written out.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let sealed = |part: &Keyspace| u64::try_from(part.tree.sealed_memtable_count()).unwrap_or(u64::MAX);
+        let of_part = |part: &Keyspace| {
+            sealed(part).saturating_mul(self.memtable_bytes).saturating_add(part.tree.active_memtable().size())
+        };
+        self.keyspaces.iter().map(of_part).fold(0, u64::saturating_add)
     }
 
     /// Bytes of the tree's files.
@@ -180,6 +191,33 @@ impl Fjall {
     }
 }
 
+impl Fjall {
+    /// Has parts that are large in memory written out in order: each that is too large, and the largest if all together are.
+    ///
+    /// The library (3.1) would do so itself, by a message for each batch until its worker has time for it. While that is busy the queue of
+    /// a thousand messages fills, and then the worker, which puts the next message there, waits for itself.
+    fn write_out(&self) -> fjall::Result<()> {
+        let (mut all, mut largest) = (0_u64, None);
+        for part in &self.keyspaces {
+            let size = part.tree.active_memtable().size();
+            if size > self.memtable_bytes {
+                part.rotate_memtable()?;
+                continue;
+            }
+            all = all.saturating_add(size);
+            if largest.is_none_or(|(of_largest, _)| size > of_largest) {
+                largest = Some((size, part));
+            }
+        }
+        if let Some((_, part)) = largest
+            && all > self.memtable_bytes.saturating_mul(MEMTABLES_MAX)
+        {
+            part.rotate_memtable()?;
+        }
+        Ok(())
+    }
+}
+
 impl Tree for Fjall {
     fn commit(&self, batch: &Batch) -> Result<()> {
         let mut write = OwnedWriteBatch::with_capacity(self.database.clone(), batch.len()).durability(Some(self.mode));
@@ -191,6 +229,7 @@ impl Tree for Fjall {
             }
         }
         write.commit().map_err(of_commit)?;
+        self.write_out().map_err(of_commit)?;
         self.look_at_room();
         Ok(())
     }
@@ -225,7 +264,7 @@ fn make(path: &Path, config: &LocalConfig, reclaim: &Arc<Reclaim>) -> Result<()>
     }
     let made = || -> fjall::Result<()> {
         let database = open_database(&new, config, reclaim)?;
-        keyspaces(&database, config)?;
+        keyspaces(&database)?;
         database.persist(PersistMode::SyncAll)
     };
     made().map_err(|error| of_open(error, path))?;
@@ -271,7 +310,7 @@ fn open_database(tree: &Path, config: &LocalConfig, reclaim: &Arc<Reclaim>) -> f
     let reclaim = Arc::clone(reclaim);
     Database::builder(tree)
         .cache_size(config.cache_bytes)
-        // Of all parts; what is in memory is in these files, too.
+        // Of all parts; what is in memory is in these files, too. Beyond it those that keep the oldest file are written out.
         .max_journaling_size(config.memtable_bytes.saturating_mul(MEMTABLES_MAX).max(64 << 20))
         // With more, one of them turns in a circle as long as another merges files, and takes a whole processor.
         .worker_threads(1)
@@ -283,8 +322,9 @@ fn open_database(tree: &Path, config: &LocalConfig, reclaim: &Arc<Reclaim>) -> f
 ///
 /// Large values lie beside the small ones. Apart from them they would be merged less, but the library (3.1) does not sync the directory of
 /// their files: `tests/local_power.rs` loses some with the power.
-fn keyspaces(database: &Database, config: &LocalConfig) -> fjall::Result<Vec<Keyspace>> {
-    let options = || KeyspaceCreateOptions::default().max_memtable_size(config.memtable_bytes);
+fn keyspaces(database: &Database) -> fjall::Result<Vec<Keyspace>> {
+    // See `Fjall::write_out`.
+    let options = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
     KEYSPACES.into_iter().map(|name| database.keyspace(name, options)).collect()
 }
 

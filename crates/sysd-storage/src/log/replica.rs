@@ -58,8 +58,9 @@ pub(super) struct Snapshots {
     driver: AtomicWaker,
 }
 
-/// A snapshot is due at the earliest after so many times its bytes of the log: so all of them together add a third to that at most, and who
-/// opens a log reads at most four times the bytes of its state.
+/// A snapshot is due at the earliest after so many times the bytes of the last one of the log: so all of them together add at most a third to
+/// that, and once the bytes of the last. Who opens a log reads the last snapshot, and three times its bytes (or
+/// [`snapshot_log_bytes`](ReplicaConfig::snapshot_log_bytes)), and what came while the next was written.
 const LOG_PER_SNAPSHOT: u64 = 3;
 
 impl Snapshots {

@@ -180,7 +180,7 @@ impl<L: Replicated<ReviewQueue>> Reviews<L> {
     /// refuses is a reply, as of [`Reviews::review`].
     ///
     /// # Cost
-    /// A read of the ledger and a command of the queue's.
+    /// Two or three reads of the ledger and a command of the queue's.
     ///
     /// # Cancel safety
     /// It may be carried out all the same; the same again does nothing more.
@@ -203,7 +203,7 @@ impl<L: Replicated<ReviewQueue>> Reviews<L> {
     /// As [`Reviews::resolve`].
     ///
     /// # Cost
-    /// A read of the ledger and a command of the queue's.
+    /// Two or three reads of the ledger and a command of the queue's.
     ///
     /// # Cancel safety
     /// It may be carried out all the same; the same again does nothing more.

@@ -3,7 +3,7 @@
 //! So whatever is asked under an id meets at its home. Cut off after a claim, nothing is recorded, and the same shard may be asked again by
 //! anybody. A claim says nothing of the content: that is compared where it is recorded.
 //!
-//! Before, what it reverses is looked for: what lies across shards is reversed in none, for each would note it by itself.
+//! Before, what it reverses is looked for: only the shard in which it lies notes that, and none does of what lies across several.
 
 use sysd_core::{Effect, Error, ErrorKind, Result};
 
@@ -38,8 +38,8 @@ struct Claim {
 
 #[derive(Debug)]
 enum Phase {
-    /// What the last of those that are reversed is.
-    Reversed(Box<Lookup>, TransactionId),
+    /// What those are that are reversed.
+    Reversed(Vec<(Lookup, TransactionId)>),
     Claim,
     /// What is recorded under the ids of claims.
     Find(Vec<(Lookup, usize)>),
@@ -55,8 +55,6 @@ pub(crate) struct Within {
     shard: ShardId,
     layout: Layout,
     command: Option<Command>,
-    /// What it reverses, as far as it was not looked for.
-    reverses: Vec<TransactionId>,
     claims: Vec<Claim>,
     phase: Phase,
     /// Of a question: the claim, or one of its two accounts.
@@ -119,20 +117,11 @@ impl Within {
                 claims.push(Claim { id, home, effective, state, tries: 0 });
             }
         }
-        let (command, asked) = (Some(command), Vec::new());
-        let mut this = Self { shard, layout, command, reverses, claims, phase: Phase::Claim, asked, done: None };
-        this.look_at_reversed();
-        Ok(this)
-    }
-
-    fn look_at_reversed(&mut self) {
-        while let Some(id) = self.reverses.pop() {
-            // What is at home nowhere is not there, as the books will say.
-            if let Ok(home) = home(self.layout, id) {
-                return self.phase = Phase::Reversed(Box::new(Lookup::new(id, home, Some(self.shard))), id);
-            }
-        }
-        self.phase = Phase::Claim;
+        // What is at home nowhere is not there, as the books will say.
+        let look = |id| home(layout, id).ok().map(|home| (Lookup::new(id, home, Some(shard)), id));
+        let lookups: Vec<_> = reverses.into_iter().filter_map(look).collect();
+        let phase = if lookups.is_empty() { Phase::Claim } else { Phase::Reversed(lookups) };
+        Ok(Self { shard, layout, command: Some(command), claims, phase, asked: Vec::new(), done: None })
     }
 
     fn found_reversed(&mut self, reverses: TransactionId, found: &Found) {
@@ -142,10 +131,10 @@ impl Within {
             // The home of one in another shard knows its id, too.
             Found::Across(_) => self.done = Some(Ok(Refusal::Reversal.into())),
             Found::Within(shard, _) if !is_here(shard) => self.done = Some(Ok(Refusal::Reversal.into())),
-            Found::Within(..) => self.look_at_reversed(),
-            Found::Claimed(shard) if is_here(shard) => self.look_at_reversed(),
+            Found::Within(..) => {}
+            Found::Claimed(shard) if is_here(shard) => {}
             // One of the same group comes with it.
-            Found::Nothing if all.iter().any(|transaction| transaction.id == reverses) => self.look_at_reversed(),
+            Found::Nothing if all.iter().any(|transaction| transaction.id == reverses) => {}
             // It may come, somewhere, before this does.
             Found::Claimed(_) | Found::Nothing => {
                 let by = all.iter().find(|transaction| transaction.reverses == Some(reverses));
@@ -174,12 +163,13 @@ impl Within {
                     let lookups: Vec<_> = known.map(|(at, claim)| (look(claim), at)).collect();
                     self.phase = if lookups.is_empty() { Phase::Tell } else { Phase::Find(lookups) };
                 }
+                Phase::Reversed(lookups) => {
+                    return Todo::Recall(lookups.iter().flat_map(|(lookup, _)| lookup.recalls()).collect());
+                }
                 Phase::Find(lookups) => {
                     return Todo::Recall(lookups.iter().flat_map(|(lookup, _)| lookup.recalls()).collect());
                 }
-                Phase::Reversed(lookup, _) | Phase::Differ(lookup, _) => {
-                    return Todo::Recall(lookup.recalls());
-                }
+                Phase::Differ(lookup, _) => return Todo::Recall(lookup.recalls()),
                 Phase::Tell => {
                     if let Some(command) = self.command.take() {
                         return Todo::Tell(self.shard, command);
@@ -292,37 +282,41 @@ impl Within {
 
     /// What was read of ids.
     pub(crate) fn recalled(&mut self, answers: Vec<Result<Option<Recorded>>>) {
-        let lookup = match &mut self.phase {
-            Phase::Find(lookups) => {
-                let lookups = std::mem::take(lookups);
-                return self.recalled_claims(lookups, answers);
-            }
-            Phase::Reversed(lookup, _) | Phase::Differ(lookup, _) => lookup,
-            Phase::Claim | Phase::Tell | Phase::Done => return,
-        };
-        let found = match lookup.recalled(answers) {
-            Ok(None) => return,
-            Ok(Some(found)) => found,
-            Err(error) => return self.done = Some(Err(error)),
-        };
         match std::mem::replace(&mut self.phase, Phase::Claim) {
-            Phase::Reversed(_, reverses) => self.found_reversed(reverses, &found),
-            Phase::Differ(_, asked) => self.done = Some(self.taken(found, *asked)),
-            Phase::Claim | Phase::Find(_) | Phase::Tell | Phase::Done => {}
+            Phase::Reversed(lookups) => {
+                let rest = self.recalled_each(lookups, answers, |this, id, found| this.found_reversed(id, &found));
+                self.phase = if rest.is_empty() { Phase::Claim } else { Phase::Reversed(rest) };
+            }
+            Phase::Find(lookups) => {
+                let rest = self.recalled_each(lookups, answers, Self::found_claim);
+                self.phase = if rest.is_empty() { Phase::Claim } else { Phase::Find(rest) };
+            }
+            Phase::Differ(mut lookup, asked) => match lookup.recalled(answers) {
+                Ok(None) => self.phase = Phase::Differ(lookup, asked),
+                Ok(Some(found)) => self.done = Some(self.taken(found, *asked)),
+                Err(error) => self.done = Some(Err(error)),
+            },
+            phase @ (Phase::Claim | Phase::Tell | Phase::Done) => self.phase = phase,
         }
     }
 
-    fn recalled_claims(&mut self, lookups: Vec<(Lookup, usize)>, answers: Vec<Result<Option<Recorded>>>) {
+    /// Each lookup takes as many answers as it has asked for. Answers those that are not at their end.
+    fn recalled_each<T: Copy>(
+        &mut self,
+        lookups: Vec<(Lookup, T)>,
+        answers: Vec<Result<Option<Recorded>>>,
+        mut take: impl FnMut(&mut Self, T, Found),
+    ) -> Vec<(Lookup, T)> {
         let (mut answers, mut rest) = (answers.into_iter(), Vec::new());
-        for (mut lookup, at) in lookups {
+        for (mut lookup, of) in lookups {
             let count = lookup.recalls().len();
             match lookup.recalled(answers.by_ref().take(count).collect()) {
-                Ok(None) => rest.push((lookup, at)),
-                Ok(Some(found)) => self.found_claim(at, found),
+                Ok(None) => rest.push((lookup, of)),
+                Ok(Some(found)) => take(self, of, found),
                 Err(error) => self.done = Some(Err(error)),
             }
         }
-        self.phase = if rest.is_empty() { Phase::Claim } else { Phase::Find(rest) };
+        rest
     }
 
     fn found_claim(&mut self, at: usize, found: Found) {
