@@ -78,7 +78,14 @@ async fn a_killed_server_loses_nothing_acknowledged_and_applies_nothing_twice() 
         acknowledged.extend(known);
         unknown.extend(unsure);
     }
-    let (follower, driver) = Follower::<Counters>::open(store, LOG, ReplicaConfig::default()).await.unwrap();
+    // A server that syncs each write may take long to come back on a busy disk.
+    let back = Instant::now();
+    let (follower, driver) = loop {
+        match Follower::<Counters>::open(store.clone(), LOG, ReplicaConfig::default()).await {
+            Ok(opened) => break opened,
+            Err(error) => assert!(error.kind().is_transient() && back.elapsed() < Duration::from_secs(60), "{error}"),
+        }
+    };
     tokio::spawn(driver);
     let ids = |counters: &Counters| counters.journal().iter().map(|(_, command)| command.id).collect::<Vec<_>>();
     let journal = follower.read_latest(ids).await.unwrap();
