@@ -439,17 +439,7 @@ fn the_same_seed_is_the_same_run() {
 
 #[test]
 fn each_mistake_is_seen() {
-    let bugs = [
-        Bug::PostBeforeHolds,
-        Bug::PartsExpire,
-        Bug::VoidUnasked,
-        Bug::FreshIds,
-        Bug::AnyContent,
-        Bug::TakenIsDecided,
-        Bug::PostAnyAttempt,
-        Bug::Unclaimed,
-    ];
-    for bug in bugs {
+    for bug in Bug::ALL {
         let caught = first_failure(0..BUG_SEEDS, |seed| run(seed, Some(bug)).map(drop));
         let (seed, what) = caught.unwrap_or_else(|| panic!("{bug:?} went unseen for {BUG_SEEDS} seeds"));
         println!("{bug:?} is caught by seed {seed}: {what}");

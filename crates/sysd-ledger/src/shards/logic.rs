@@ -40,6 +40,20 @@ pub enum Bug {
     Unclaimed,
 }
 
+impl Bug {
+    /// Each of them.
+    pub const ALL: [Self; 8] = [
+        Self::PostBeforeHolds,
+        Self::PartsExpire,
+        Self::VoidUnasked,
+        Self::FreshIds,
+        Self::AnyContent,
+        Self::TakenIsDecided,
+        Self::PostAnyAttempt,
+        Self::Unclaimed,
+    ];
+}
+
 /// What is to be done next.
 #[derive(Debug)]
 pub(crate) enum Todo {

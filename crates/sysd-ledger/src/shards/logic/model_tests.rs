@@ -482,17 +482,7 @@ fn all_or_nothing_whatever_is_lost() {
 
 #[test]
 fn each_mistake_is_seen() {
-    let bugs = [
-        Bug::PostBeforeHolds,
-        Bug::PartsExpire,
-        Bug::VoidUnasked,
-        Bug::FreshIds,
-        Bug::AnyContent,
-        Bug::TakenIsDecided,
-        Bug::PostAnyAttempt,
-        Bug::Unclaimed,
-    ];
-    for bug in bugs {
+    for bug in Bug::ALL {
         let caught = (0..BUG_SEEDS).find_map(|seed| run(seed, Some(bug)).err().map(|what| (seed, what)));
         let (seed, what) = caught.unwrap_or_else(|| panic!("{bug:?} went unseen for {BUG_SEEDS} seeds"));
         println!("{bug:?} is caught by seed {seed}: {what}");

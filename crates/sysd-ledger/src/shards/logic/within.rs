@@ -71,6 +71,10 @@ pub(crate) fn transactions(command: &Command) -> &[Transaction] {
     }
 }
 
+fn recalls<T>(lookups: &[(Lookup, T)]) -> Vec<(ShardId, TransactionId)> {
+    lookups.iter().flat_map(|(lookup, _)| lookup.recalls()).collect()
+}
+
 /// Whether books may record it: the rules that need no books.
 fn may_be_recorded(command: &Command) -> bool {
     let is_whole = |transaction: &Transaction| match transaction.action {
@@ -163,12 +167,8 @@ impl Within {
                     let lookups: Vec<_> = known.map(|(at, claim)| (look(claim), at)).collect();
                     self.phase = if lookups.is_empty() { Phase::Tell } else { Phase::Find(lookups) };
                 }
-                Phase::Reversed(lookups) => {
-                    return Todo::Recall(lookups.iter().flat_map(|(lookup, _)| lookup.recalls()).collect());
-                }
-                Phase::Find(lookups) => {
-                    return Todo::Recall(lookups.iter().flat_map(|(lookup, _)| lookup.recalls()).collect());
-                }
+                Phase::Reversed(lookups) => return Todo::Recall(recalls(lookups)),
+                Phase::Find(lookups) => return Todo::Recall(recalls(lookups)),
                 Phase::Differ(lookup, _) => return Todo::Recall(lookup.recalls()),
                 Phase::Tell => {
                     if let Some(command) = self.command.take() {
