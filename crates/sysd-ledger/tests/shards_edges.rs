@@ -208,16 +208,14 @@ async fn an_id_is_tried_so_often_and_no_more() {
     assert_eq!(shards.transact(poor).await.unwrap(), ShardsReply::Conflict(Box::new(conflict)));
 }
 
-/// The shards' own holds have ids that anybody can read in a journal.
+/// The shards' own holds have ids that anybody can read in a journal. Those that are over are as any hold that is.
 #[tokio::test]
-async fn what_shards_hold_is_ended_by_shards_alone() {
+async fn a_part_that_was_posted_is_no_hold_any_more() {
     let shards = made(2).await;
-    // Decided, and the payee can't be posted to meanwhile.
     let reply = shards.transact(pay(id(0, 1), account(1, 1), account(0, 2))).await.unwrap();
     assert!(matches!(&reply, ShardsReply::Recorded { in_transit, .. } if in_transit.is_empty()), "{reply:?}");
     let entries = shards.ledgers()[1].entries(0, 10).await.unwrap();
     let Event::Transaction(held) = &entries[0].event else { panic!("{entries:?}") };
-    // It is over, as any hold may be.
     let void = Transaction::void(id(1, 2), held.id);
     let reply = shards.transact_in(ShardId(1), void).await.unwrap();
     let ShardsReply::Within { reply: Reply::Rejected(why), .. } = &reply else { panic!("{reply:?}") };

@@ -173,6 +173,11 @@ impl Own {
     }
 }
 
+/// The shards' own among the accounts of these.
+pub(super) fn own(postings: &[Posting]) -> impl Iterator<Item = Own> {
+    postings.iter().filter_map(|posting| Own::of(posting.account))
+}
+
 /// What says at an id's home that it is of a transaction that lies in another shard alone.
 pub(super) fn claim(id: TransactionId, home: ShardId, shard: ShardId, notes: Currency) -> Transaction {
     let posting = |side| {

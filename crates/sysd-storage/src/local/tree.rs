@@ -189,9 +189,7 @@ impl Fjall {
         }
         Ok((victims, last))
     }
-}
 
-impl Fjall {
     /// Has parts that are large in memory written out in order: each that is too large, and the largest if all together are.
     ///
     /// The library (3.1) would do so itself, by a message for each batch until its worker has time for it. While that is busy the queue of

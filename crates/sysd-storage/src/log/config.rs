@@ -25,7 +25,8 @@ pub struct ReplicaConfig {
     /// Zero is refused.
     pub poll_every: Option<Duration>,
     /// After how many bytes of entries the replica that appended the last of them takes a snapshot; at the earliest after
-    /// three times as many bytes as the last snapshot had, so that snapshots add at most a third to what is written, and the state's bytes once. `None`: only on request.
+    /// three times as many bytes as the last snapshot had, so that snapshots add at most a third to what is written, and the
+    /// state's bytes once. `None`: only on request.
     pub snapshot_log_bytes: Option<u64>,
     /// How long a snapshot may take to be written.
     pub snapshot_wait_max: Duration,

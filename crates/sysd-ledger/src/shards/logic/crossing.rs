@@ -20,8 +20,8 @@ use super::recovery::Standing;
 use super::split::Part;
 use super::{Bug, Todo};
 use crate::logic::Command;
-use crate::model::{Action, Date, Details, Rejection, Reply, Transaction, TransactionId};
-use crate::shards::schema::{Derivation, Purpose, is_reserved};
+use crate::model::{Action, Date, Details, Posting, Rejection, Reply, Transaction, TransactionId};
+use crate::shards::schema::{Derivation, Purpose, is_reserved, own};
 use crate::shards::{Refusal, ShardId, ShardReceipt, ShardsConflict, ShardsReply};
 
 /// The most attempts under one id.
@@ -29,7 +29,7 @@ pub(crate) const ATTEMPTS_MAX: u8 = 64;
 /// How often a caller looks who was before it.
 const LOOKS_MAX: u8 = 4;
 /// How often a part is asked for again that was rejected for a reason that passes.
-pub(crate) const TRIES_MAX: u8 = 3;
+const TRIES_MAX: u8 = 3;
 
 /// Each is asked for until no part has anything left to ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,6 @@ pub(crate) struct Crossing {
     /// Whether this attempt's holds are this caller's.
     is_holding: bool,
     lookup: Option<Lookup>,
-    recalled: Vec<ShardId>,
     receipts: Vec<ShardReceipt>,
     why: Option<Why>,
     done: Option<Result<ShardsReply>>,
@@ -127,6 +126,19 @@ pub(crate) struct Crossing {
 /// An error of a call that no decision can follow.
 fn without_effect(kind: ErrorKind, message: &'static str) -> Error {
     Error::new(kind, Effect::None, message)
+}
+
+/// Whether the shards' own accounts are to be opened before it is asked again.
+pub(crate) fn lacks_own_account(why: &Rejection, tries: &mut u8) -> bool {
+    let is_lacking =
+        matches!(why, Rejection::UnknownAccount { account } if is_reserved(*account)) && *tries < TRIES_MAX;
+    *tries += u8::from(is_lacking);
+    is_lacking
+}
+
+/// Opens the shards' own accounts that these need.
+pub(crate) fn open_own(postings: &[Posting]) -> impl Iterator<Item = Command> {
+    own(postings).map(|own| Command::Open(Box::new(own.account())))
 }
 
 impl Crossing {
@@ -155,7 +167,6 @@ impl Crossing {
             looks: 0,
             is_holding: false,
             lookup: None,
-            recalled: Vec::new(),
             receipts: Vec::new(),
             why: None,
             done: None,
@@ -205,10 +216,7 @@ impl Crossing {
             match self.phase {
                 Phase::Look => return Todo::Look(self.coordinator(), self.id),
                 Phase::Find => return Todo::Recall(self.lookup.as_ref().map(Lookup::recalls).unwrap_or_default()),
-                Phase::Receipts => {
-                    self.recalled = self.without_receipt().map(|working| working.part.shard).collect();
-                    return Todo::Recall(self.recalled.iter().map(|shard| (*shard, self.id)).collect());
-                }
+                Phase::Receipts => return Todo::Recall(self.unread().map(|shard| (shard, self.id)).collect()),
                 _ => {}
             }
             let asks = self.asks();
@@ -232,8 +240,7 @@ impl Crossing {
                     asks.push((Asked::Hold(at), shard, self.hold(working, first)));
                 }
                 (Phase::HoldFirst | Phase::HoldRest, State::Unopened) => {
-                    let open = |account| (Asked::Open(at), shard, Command::Open(Box::new(account)));
-                    asks.extend(working.part.own().map(|own| open(own.account())));
+                    asks.extend(open_own(&working.part.postings).map(|open| (Asked::Open(at), shard, open)));
                 }
                 // New is what somebody else had held: it was decided before.
                 (Phase::Decide | Phase::Finish, State::Held) | (Phase::Finish, State::New) => {
@@ -316,10 +323,7 @@ impl Crossing {
             }
             (Asked::Post(_) | Asked::Void(_), Ok(Reply::Recorded(_) | Reply::Exists { .. }), _) => State::Settled,
             (Asked::Hold(_), Ok(Reply::Rejected(rejection)), _) => match *rejection {
-                Rejection::UnknownAccount { account } if is_reserved(account) && working.tries < TRIES_MAX => {
-                    working.tries += 1;
-                    State::Unopened
-                }
+                ref why if lacks_own_account(why, &mut working.tries) => State::Unopened,
                 _ => State::Rejected(rejection),
             },
             (_, Ok(Reply::Rejected(rejection)), state) => match *rejection {
@@ -350,10 +354,7 @@ impl Crossing {
             return self.done = Some(standing.map(rejected).map_err(|error| error.with_effect(Effect::None)));
         }
         match standing {
-            Ok(Standing::Taken) => {
-                self.is_holding = false;
-                self.find();
-            }
+            Ok(Standing::Taken) => self.find(),
             Err(error) => self.done = Some(Err(error.with_effect(Effect::Unknown))),
             Ok(Standing::Spent) => {
                 self.done = Some(Ok(Refusal::Spent { id: self.id, attempts: ATTEMPTS_MAX.into() }.into()));
@@ -387,7 +388,7 @@ impl Crossing {
 
     fn found(&mut self, found: Found) {
         let recorded = match found {
-            // The answer to the decision was another's to a command that is not known any more, and it is this one.
+            // It is what this attempt held: its decision was recorded, and answered as if it were another's.
             Found::Across(crossed) if self.is_holding && crossed.attempt == self.attempt => return self.go_on(crossed),
             _ if self.is_holding => return self.give_up(Why::Taken),
             Found::Across(crossed) if self.is_same(&crossed) => {
@@ -435,7 +436,8 @@ impl Crossing {
     }
 
     fn hear_receipts(&mut self, answers: Vec<Result<Option<Recorded>>>) {
-        for (shard, answer) in std::mem::take(&mut self.recalled).into_iter().zip(answers) {
+        let asked: Vec<_> = self.unread().collect();
+        for (shard, answer) in asked.into_iter().zip(answers) {
             // It is decided all the same.
             if let Ok(Some(Recorded { transaction, receipt })) = answer
                 && attempt_of(&transaction, shard) == Some(self.attempt)
@@ -450,6 +452,7 @@ impl Crossing {
     fn give_up(&mut self, why: Why) {
         self.why = Some(why);
         self.phase = Phase::UndoFirst;
+        self.is_holding = false;
         for (at, working) in self.parts.iter_mut().enumerate() {
             // One whose answer was lost may be held.
             let may_be_held = at == 0 || matches!(working.state, State::Held | State::Failed(_));
@@ -547,8 +550,13 @@ impl Crossing {
         self.parts.iter().filter(|working| self.receipts.iter().all(|told| told.shard != working.part.shard))
     }
 
+    /// The shards of those.
+    fn unread(&self) -> impl Iterator<Item = ShardId> {
+        self.without_receipt().map(|working| working.part.shard)
+    }
+
     fn finished(&mut self) -> ShardsReply {
-        let in_transit = self.without_receipt().map(|working| working.part.shard).collect();
+        let in_transit = self.unread().collect();
         let mut receipts = std::mem::take(&mut self.receipts);
         receipts.sort_unstable_by_key(|told| told.shard);
         ShardsReply::Recorded { receipts, in_transit }

@@ -30,7 +30,7 @@ pub(crate) enum Found {
 }
 
 /// A transaction across shards that was decided.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Crossed {
     pub(crate) attempt: u8,
     /// What each shard held, the home first.
@@ -124,9 +124,8 @@ pub(crate) struct Lookup {
 
 impl Lookup {
     /// For `asker`, if it is one that has claimed the id or would: what that has itself is not read.
-    pub(crate) const fn new(id: TransactionId, home: ShardId, asker: Option<ShardId>) -> Self {
-        let crossed = Crossed { attempt: 0, held: Vec::new(), receipts: Vec::new() };
-        Self { id, home, asker, step: Step::Home, crossed, others: Vec::new() }
+    pub(crate) fn new(id: TransactionId, home: ShardId, asker: Option<ShardId>) -> Self {
+        Self { id, home, asker, step: Step::Home, crossed: Crossed::default(), others: Vec::new() }
     }
 
     /// What to read.
@@ -191,8 +190,7 @@ impl Lookup {
                         self.crossed.receipts.push(ShardReceipt { shard, receipt });
                     }
                 }
-                let nothing = Crossed { attempt: 0, held: Vec::new(), receipts: Vec::new() };
-                Ok(Some(Found::Across(std::mem::replace(&mut self.crossed, nothing))))
+                Ok(Some(Found::Across(std::mem::take(&mut self.crossed))))
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::logic::keeps_rate;
 use crate::model::{
     AccountId, Action, Currency, Details, DetailsError, Posting, Postings, Rejection, Side, Transaction, TransactionId,
 };
-use crate::shards::schema::{Own, home_of, is_reserved, note_amount, shard_of};
+use crate::shards::schema::{Own, home_of, is_reserved, note_amount, own, shard_of};
 use crate::shards::{Placement, Refusal, ShardId};
 
 /// Under which key of the metadata the rate of an exchange across shards stands.
@@ -32,13 +32,7 @@ pub(crate) struct Part {
 impl Part {
     /// Of a coordinator's part: the other shards.
     pub(crate) fn others(postings: &[Posting], coordinator: ShardId) -> BTreeSet<ShardId> {
-        let peers = postings.iter().filter_map(|posting| Own::of(posting.account)).map(Own::peer);
-        peers.filter(|peer| *peer != coordinator).collect()
-    }
-
-    /// The shards' own accounts that it needs.
-    pub(crate) fn own(&self) -> impl Iterator<Item = Own> {
-        self.postings.iter().filter_map(|posting| Own::of(posting.account))
+        own(postings).map(Own::peer).filter(|peer| *peer != coordinator).collect()
     }
 }
 

@@ -7,13 +7,13 @@
 
 use sysd_core::{Effect, Error, ErrorKind, Result};
 
-use super::crossing::TRIES_MAX;
+use super::crossing::{lacks_own_account, open_own};
 use super::lookup::{Found, Lookup, Recorded, attempt_of, not_shown};
 use super::split::{Layout, differences, home};
 use super::{Bug, Todo};
 use crate::logic::{Command, GROUP_MAX};
-use crate::model::{Action, Conflict, Date, Rejection, Reply, Side, Transaction, TransactionId};
-use crate::shards::schema::{Own, claim, claimed_for, is_reserved};
+use crate::model::{Action, Conflict, Date, Rejection, Reply, Transaction, TransactionId};
+use crate::shards::schema::{claim, claimed_for};
 use crate::shards::{Refusal, ShardId, ShardsConflict, ShardsReply};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,9 +202,8 @@ impl Within {
                     self.asked.push(at);
                 }
                 State::Unopened => {
-                    for side in [Side::Debit, Side::Credit] {
-                        let account = Own::Note { shard: home, peer: shard, side, currency }.account();
-                        asks.push((home, Command::Open(Box::new(account))));
+                    for open in open_own(&claim(id, home, shard, currency).postings) {
+                        asks.push((home, open));
                         self.asked.push(at);
                     }
                 }
@@ -232,10 +231,7 @@ impl Within {
             Ok(Reply::Recorded(_)) => claiming.state = State::Claimed,
             Ok(Reply::Exists { .. }) => claiming.state = State::Known,
             Ok(Reply::Rejected(rejection)) => match *rejection {
-                Rejection::UnknownAccount { account } if is_reserved(account) && claiming.tries < TRIES_MAX => {
-                    claiming.tries += 1;
-                    claiming.state = State::Unopened;
-                }
+                ref why if lacks_own_account(why, &mut claiming.tries) => claiming.state = State::Unopened,
                 rejection => {
                     let id = Some(claiming.id);
                     self.done = Some(Ok(ShardsReply::Rejected(Box::new(self.of_group(id, rejection)))));
